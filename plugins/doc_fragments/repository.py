@@ -1,0 +1,30 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+"""The option that says which one store of backups is meant."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """Read by ansible-doc."""
+
+    DOCUMENTATION = r"""
+options:
+  repository:
+    description: The store of backups.
+    type: dict
+    suboptions:
+      type:
+        description: The kind of store.
+        type: str
+        choices: [local]
+        default: local
+      path:
+        description:
+          - The directory of a V(local) repository, also on a mounted NFS or SMB share.
+          - It must exist and be no symbolic link. It is never created, since a missing directory may be a share that is not mounted.
+        type: path
+"""

@@ -1,0 +1,362 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Taking a backup: snapshot, dump, compress, encrypt, digest, store in every repository, and last the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from . import __version__
+from .catalogue import Catalogue, newest_good, place_of, scan
+from .cipher import Sealer
+from .command import program_version
+from .databases import open_engine
+from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
+from .errors import BadInput, NoSpace, Shrunk, TimedOut, ToolFailed
+from .interrupts import interruptible
+from .model import (
+    Artefact,
+    Backup,
+    Compression,
+    Content,
+    Database,
+    EncryptionSettings,
+    Fingerprint,
+    FingerprintKind,
+    KeySlot,
+    Manifest,
+    Place,
+    Previous,
+)
+from .names import id_of_file, make_id
+from .publication import Publication
+from .repositories.base import Repository
+from .state import Host, Progress, audit, locked
+from .stream.compression import compressing
+from .stream.pipe import Pipe
+from .timespan import format_size
+
+
+@dataclass(frozen=True)
+class BackupRequest:
+    """What to back up, where to, and how. Times are in seconds where they are floats."""
+
+    database: Database
+    repositories: Tuple[Repository, ...]
+    encryption: EncryptionSettings
+    source_host: str
+    compression: Compression = Compression.ZSTD
+    compression_level: Optional[int] = None
+    tier: Optional[str] = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_age: Optional[timedelta] = None
+    fingerprint: FingerprintKind = FingerprintKind.COUNTS
+    globals: bool = False
+    exclude_tables: Tuple[str, ...] = ()
+    min_size_ratio: float = 0.5
+    lock_timeout: float = 60.0
+    timeout: Optional[float] = None
+
+    @property
+    def place(self) -> Place:
+        return place_of(self.source_host, self.database)
+
+    @property
+    def dump_options(self) -> DumpOptions:
+        return DumpOptions(self.fingerprint, self.globals, self.exclude_tables, self.lock_timeout)
+
+
+@dataclass(frozen=True)
+class BackupPlan:
+    """What a run would do: nothing but point to ``fresh``, or take a backup of about ``expected_bytes``."""
+
+    fresh: Optional[Backup]
+    inspection: Inspection
+    expected_bytes: Optional[int]
+    leftovers: Tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class BackupResult:
+    """What a run did. ``manifest`` is the new backup's, or that of the fresh one that made a new one needless."""
+
+    changed: bool
+    manifest: Manifest
+    repositories: Tuple[str, ...]
+    tidied: Tuple[str, ...] = ()
+    warnings: Tuple[str, ...] = ()
+
+
+def plan_backup(request: BackupRequest, host: Host) -> BackupPlan:
+    """Check everything that can be checked beforehand, and change nothing. Raises what a run would raise."""
+    _check_request(request)
+    for repository in request.repositories:
+        repository.check(writing=True)
+    catalogues = [scan(repository, request.place) for repository in request.repositories]
+    fresh = _fresh(request, catalogues, host.now())
+    engine = open_engine(request.database)
+    inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
+    last = [backup for backup in map(newest_good, catalogues) if backup]
+    expected = max((backup.manifest.bytes for backup in last), default=None)
+    if not fresh:
+        compressing(request.compression, request.compression_level)
+        Sealer(request.encryption)
+        _check_space(request, expected)
+    leftovers = [name for repository in request.repositories for name in repository.tidy(request.place, dry_run=True)]
+    return BackupPlan(fresh, inspection, expected, () if fresh else tuple(leftovers))
+
+
+def take_backup(request: BackupRequest, host: Host) -> BackupResult:
+    """Take a backup, or do nothing where a fresh one exists.
+
+    Raises an EngineError; then no repository has any of it (but see PartlyDone), and what it held is as it was.
+    """
+    _check_request(request)
+    subject = request.place.path
+    with interruptible(), locked(host, subject, request.lock_timeout):
+        try:
+            result = _run(request, host)
+        except BaseException as error:
+            audit(host, "backup", subject, "failed", {"reason": str(error)})
+            raise
+        if result.changed:
+            audit(
+                host, "backup", subject, "done", {"id": result.manifest.id, "repositories": list(result.repositories)}
+            )
+        return result
+
+
+def _run(request: BackupRequest, host: Host) -> BackupResult:
+    # Planned under the lock: a backup that another process made while this one waited for it counts as fresh.
+    plan = plan_backup(request, host)
+    if plan.fresh:
+        return BackupResult(False, plan.fresh.manifest, tuple(r.label for r in request.repositories))
+    tidied = [name for repository in request.repositories for name in repository.tidy(request.place, dry_run=False)]
+    catalogues = [scan(repository, request.place) for repository in request.repositories]
+    engine = open_engine(request.database)
+    with Progress(host, "backup", request.place.path) as progress:
+        progress.stage("snapshot")
+        # Taken before the snapshot: all that was committed by then is in the backup.
+        started = host.now()
+        with engine.snapshot(request.dump_options) as snapshot:
+            run = _Run(request, host, started, engine, snapshot, catalogues, progress)
+            with Publication(request.repositories, request.place) as publication:
+                manifest = run.store(publication)
+                run.refuse_shrunk(manifest)
+                publication.publish(manifest)
+                warnings = (*snapshot.facts.warnings, *run.row_warnings(manifest))
+                return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), warnings)
+
+
+class _Run:
+    """One backup on its way: what its parts share."""
+
+    def __init__(
+        self,
+        request: BackupRequest,
+        host: Host,
+        started: datetime,
+        engine: Engine,
+        snapshot: Snapshot,
+        catalogues: Sequence[Catalogue],
+        progress: Progress,
+    ) -> None:
+        self._request, self._engine, self._snapshot = request, engine, snapshot
+        self._host, self._progress = host, progress
+        self._started = started
+        self._last = _last(catalogues)
+        self._id = _free_id(request, catalogues, self._started)
+        self._sealer = Sealer(request.encryption)
+        self._slots: List[KeySlot] = []
+        self._tools: Dict[str, str] = {}
+
+    def store(self, publication: Publication) -> Manifest:
+        """Write all artefacts, counting the tables meanwhile; the manifest that makes them a backup."""
+        request, facts = self._request, self._snapshot.facts
+        with _Counting(self._snapshot) as counting:
+            artefacts = [self._store(publication, self._snapshot.dump, Content.DATABASE)]
+            if self._snapshot.globals:
+                artefacts.append(self._store(publication, self._snapshot.globals, Content.GLOBALS))
+            self._progress.stage("fingerprint")
+            fingerprint = counting.result()
+        self._progress.stage("publish")
+        return Manifest(
+            id=self._id,
+            host=request.source_host,
+            engine=request.database.engine.value,
+            database=request.database.name,
+            started=self._started,
+            finished=self._host.now(),
+            artefacts=tuple(artefacts),
+            tier=request.tier,
+            key_slots=tuple(self._slots),
+            server_version=facts.server_version,
+            tool_versions={**facts.tool_versions, **self._tools, "fleet.backup": __version__},
+            fingerprint=fingerprint,
+            opaque=facts.opaque,
+            properties=facts.properties,
+            durations=dict(self._progress.durations),
+            previous=Previous(self._last.id, self._last.manifest.main.sha256) if self._last else None,
+            labels=request.labels,
+        )
+
+    def _store(self, publication: Publication, stream: Stream, content: Content) -> Artefact:
+        request = self._request
+        kind = self._engine.extension if content is Content.DATABASE else ".globals.sql"
+        name = self._id + kind + request.compression.extension + request.encryption.method.extension
+        compressor = compressing(request.compression, request.compression_level)
+        sealing = self._sealer.seal(name)
+        self._slots += sealing.slots
+        for command in filter(None, (compressor, sealing.command)):
+            self._tools[command.name] = program_version(str(command.arguments[0]))
+        self._progress.stage("dump" if content is Content.DATABASE else "globals", self._expected_bytes())
+        publication.begin(name)
+        digest, stored = hashlib.sha256(), 0
+        with Pipe(self._time_left(), f"The backup of {request.database.name}") as pipe:
+            try:
+                descriptor, plain = pipe.counted(pipe.source(stream))
+                descriptor = pipe.through(compressor, descriptor)
+                descriptor = pipe.through(sealing.command, descriptor)
+                for block in pipe.blocks(descriptor):
+                    sealed = sealing.transform.update(block) if sealing.transform else block
+                    digest.update(sealed)
+                    publication.write(sealed)
+                    stored += len(sealed)
+                    self._progress.advance(len(sealed))
+                # Only when every program ended well is the end of the stream the end of the dump.
+                pipe.wait()
+            except ToolFailed as failure:
+                raise self._engine.explain(self._sealer.explain(failure)) from None
+            last = sealing.transform.finish() if sealing.transform else b""
+            digest.update(last)
+            publication.write(last)
+            stored += len(last)
+        publication.finish()
+        return Artefact(
+            name=name,
+            bytes=stored,
+            sha256=digest.hexdigest(),
+            plain_bytes=plain.count,
+            compression=request.compression,
+            encryption=request.encryption.method,
+            content=content,
+        )
+
+    def refuse_shrunk(self, manifest: Manifest) -> None:
+        """Raise Shrunk where the dump is empty, or much smaller than the last good one."""
+        size, name = manifest.main.plain_bytes, self._request.database.name
+        if size == 0:
+            raise Shrunk(f"The dump of {name} is empty. It was not published; look at the database.")
+        if self._last is None:
+            return
+        before = self._last.manifest.main.plain_bytes
+        if size < before * self._request.min_size_ratio:
+            raise Shrunk(
+                f"The dump of {name} shrank from {format_size(before)} ({self._last.id}) to {format_size(size)}, below the "
+                f"share of {self._request.min_size_ratio:g} that min_size_ratio allows. It was not published; look at the "
+                "database, and lower min_size_ratio if the loss was meant."
+            )
+
+    def row_warnings(self, manifest: Manifest) -> List[str]:
+        """Rows that went missing: no dump shrinks when SQLite merely marks its pages as free."""
+        before = self._last.manifest.fingerprint if self._last else None
+        if not before or not manifest.fingerprint:
+            return []
+        rows = manifest.fingerprint.rows
+        if rows >= before.rows * self._request.min_size_ratio:
+            return []
+        return [f"{self._request.database.name} has {rows} rows; its last backup had {before.rows}."]
+
+    def _expected_bytes(self) -> int:
+        return self._last.manifest.main.bytes if self._last else 0
+
+    def _time_left(self) -> Optional[float]:
+        if self._request.timeout is None:
+            return None
+        left = self._request.timeout - (self._host.now() - self._started).total_seconds()
+        if left <= 0:
+            raise TimedOut(f"The backup of {self._request.database.name} took longer than its timeout. Raise timeout.")
+        return left
+
+
+class _Counting:
+    """Counts a snapshot's tables in a thread of its own, beside the dump."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._thread = threading.Thread(target=self._count, daemon=True)
+        self._fingerprint: Optional[Fingerprint] = None
+        self._error: Optional[BaseException] = None
+
+    def __enter__(self) -> _Counting:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_exception: object) -> None:
+        if kind is not None:
+            self._snapshot.cancel_fingerprint()
+        self._thread.join()
+
+    def _count(self) -> None:
+        try:
+            self._fingerprint = self._snapshot.fingerprint()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Optional[Fingerprint]:
+        self._thread.join()
+        if self._error:
+            raise self._error
+        return self._fingerprint
+
+
+def _check_request(request: BackupRequest) -> None:
+    if not request.repositories:
+        raise BadInput("There is no repository to back up to. Give at least one in repositories.")
+    labels = [repository.label for repository in request.repositories]
+    if len(set(labels)) != len(labels):
+        raise BadInput(f"A repository is named twice in repositories: {', '.join(labels)}. Name each once.")
+    if not 0 <= request.min_size_ratio <= 1:
+        raise BadInput(f"min_size_ratio is {request.min_size_ratio:g}. Choose a share from 0 to 1.")
+
+
+def _fresh(request: BackupRequest, catalogues: Sequence[Catalogue], now: datetime) -> Optional[Backup]:
+    """The newest good backup, where every repository has one that is young enough."""
+    if request.max_age is None:
+        return None
+    newest = [newest_good(catalogue) for catalogue in catalogues]
+    fresh = [backup for backup in newest if backup and timedelta(0) <= now - backup.time <= request.max_age]
+    return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(catalogues) else None
+
+
+def _last(catalogues: Sequence[Catalogue]) -> Optional[Backup]:
+    """The newest good backup of any repository."""
+    found = [backup for backup in map(newest_good, catalogues) if backup]
+    return max(found, key=lambda backup: backup.time) if found else None
+
+
+def _free_id(request: BackupRequest, catalogues: Sequence[Catalogue], moment: datetime) -> str:
+    """The first id of this second that no repository has used."""
+    taken = {backup.id for catalogue in catalogues for backup in catalogue.backups}
+    taken |= {id_of_file(problem.name) or "" for catalogue in catalogues for problem in catalogue.problems}
+    number = 1
+    while make_id(request.database.name, moment, number) in taken:
+        number += 1
+    return make_id(request.database.name, moment, number)
+
+
+def _check_space(request: BackupRequest, expected: Optional[int]) -> None:
+    for repository in request.repositories:
+        free = repository.free()
+        if free is not None and free < (expected or 1):
+            raise NoSpace(
+                f"Repository {repository.label} has {format_size(free)} free, and the last backup of "
+                f"{request.database.name} took {format_size(expected or 0)}. Free space or rotate backups, and run this again."
+            )

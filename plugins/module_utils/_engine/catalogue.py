@@ -1,0 +1,179 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which backups a repository holds, and which one a user means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
+
+from .errors import BadManifest, Damaged, NotFound
+from .manifest import MANIFEST_LIMIT, read_manifest, read_proofs
+from .model import Artefact, Backup, Database, Place, Problem, Proof
+from .names import MANIFEST, PROOF, id_of_file, is_id, safe_name
+from .repositories.base import Repository
+from .timespan import format_time
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The backups of one or more places, oldest first, and what is not in order there."""
+
+    backups: Tuple[Backup, ...]
+    problems: Tuple[Problem, ...]
+
+    @property
+    def good(self) -> Tuple[Backup, ...]:
+        """The backups that are complete and not known to be bad, oldest first; no safety backups."""
+        return tuple(backup for backup in self.regular if backup.known_bad is None)
+
+    @property
+    def regular(self) -> Tuple[Backup, ...]:
+        """All but the safety backups, which hold what somebody wanted to be rid of, oldest first."""
+        return tuple(backup for backup in self.backups if not backup.manifest.safety)
+
+
+def place_of(source_host: str, database: Database) -> Place:
+    """Where the backups of a database of a host are."""
+    return Place(safe_name(source_host), database.engine.value, safe_name(database.name))
+
+
+def scan(repository: Repository, place: Place) -> Catalogue:
+    """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup."""
+    sizes = {entry.name: entry.bytes for entry in repository.entries(place)}
+    backups: List[Backup] = []
+    problems: List[Problem] = []
+    owned = set()
+    for name in sizes:
+        if not name.endswith(MANIFEST):
+            continue
+        owned.add(name[: -len(MANIFEST)])
+        try:
+            backups.append(_read_backup(repository, place, name, sizes))
+        except (BadManifest, Damaged, NotFound) as error:
+            problems.append(Problem(place, name, str(error)))
+    for name in sizes:
+        if id_of_file(name) not in owned:
+            problems.append(Problem(place, name, _stray(repository, place, name)))
+    backups.sort(key=lambda backup: (backup.time, len(backup.id), backup.id))
+    return Catalogue(tuple(backups), tuple(problems))
+
+
+def scan_all(repository: Repository, places: Iterable[Place]) -> Catalogue:
+    """Read what several places hold."""
+    found = [scan(repository, place) for place in places]
+    return Catalogue(
+        tuple(backup for catalogue in found for backup in catalogue.backups),
+        tuple(problem for catalogue in found for problem in catalogue.problems),
+    )
+
+
+def choose(
+    catalogue: Catalogue, repository: Repository, place: Place, wanted: str, before: Optional[datetime]
+) -> Backup:
+    """The backup that a user means by ``latest``, an id or a file's name, and by ``before``.
+
+    Nothing is chosen silently: where the newest one is known to be bad, that is an error, which names the one before.
+    """
+    if wanted != "latest":
+        return _by_name(catalogue, repository, place, wanted)
+    candidates = [backup for backup in catalogue.regular if before is None or backup.time <= before]
+    if not candidates:
+        _raise_unreadable(catalogue, before)
+        raise NotFound(_nothing(catalogue, repository, place, before))
+    newest = candidates[-1]
+    if newest.known_bad:
+        good = [backup for backup in candidates if backup.known_bad is None]
+        hint = (
+            f"The newest good one is {good[-1].id}; name it in backup." if good else "There is no good one before it."
+        )
+        raise Damaged(
+            f"The newest backup {newest.id} in {repository.label} is known to be bad: {newest.known_bad}. {hint}"
+        )
+    _raise_newer_unreadable(catalogue, newest, before)
+    return newest
+
+
+def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted: str) -> Backup:
+    backup_id = wanted if is_id(wanted) else id_of_file(wanted)
+    for backup in catalogue.backups:
+        if backup.id == backup_id:
+            return backup
+    for problem in catalogue.problems:
+        if backup_id is not None and id_of_file(problem.name) == backup_id:
+            raise BadManifest(problem.reason)
+    newest = f"The newest is {catalogue.backups[-1].id}." if catalogue.backups else "It holds none of this database."
+    raise NotFound(f'There is no backup "{wanted}" in {repository.label}/{place.path}. {newest}')
+
+
+def _nothing(catalogue: Catalogue, repository: Repository, place: Place, before: Optional[datetime]) -> str:
+    where = f"{repository.label}/{place.path}"
+    if before is None or not catalogue.regular:
+        return f"There is no backup in {where}. Check source_host and the database's name; backup_info lists what there is."
+    oldest = catalogue.regular[0]
+    return (
+        f"There is no backup in {where} from before {format_time(before)}. "
+        f"The oldest is {oldest.id} of {format_time(oldest.time)}."
+    )
+
+
+def _raise_unreadable(catalogue: Catalogue, before: Optional[datetime]) -> None:
+    broken = [problem for problem in catalogue.problems if problem.name.endswith(MANIFEST)]
+    if broken and before is None:
+        raise BadManifest(broken[-1].reason)
+
+
+def _raise_newer_unreadable(catalogue: Catalogue, newest: Backup, before: Optional[datetime]) -> None:
+    """A newer backup whose manifest cannot be read must not be passed over in silence."""
+    for problem in catalogue.problems:
+        broken = id_of_file(problem.name) or ""
+        if before is None and problem.name.endswith(MANIFEST) and _stamp(broken) > _stamp(newest.id):
+            raise BadManifest(f"{problem.reason} The newest backup that can be read is {newest.id}; name it in backup.")
+
+
+def _stamp(backup_id: str) -> str:
+    """The time in an id, which sorts as text."""
+    index = backup_id.rfind("T")
+    return backup_id[index - 8 :] if index >= 8 else ""
+
+
+def _read_backup(repository: Repository, place: Place, name: str, sizes: Dict[str, int]) -> Backup:
+    where = f"Manifest {repository.label}/{place.path}/{name}"
+    manifest = read_manifest(repository.read(place, name, MANIFEST_LIMIT), where)
+    if manifest.id + MANIFEST != name:
+        raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
+    if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:
+        raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
+    return Backup(
+        place, manifest, _read_proofs(repository, place, manifest.id, sizes), _defect(manifest.artefacts, sizes)
+    )
+
+
+def _read_proofs(repository: Repository, place: Place, backup_id: str, sizes: Dict[str, int]) -> Tuple[Proof, ...]:
+    name = backup_id + PROOF
+    return read_proofs(repository.read(place, name, MANIFEST_LIMIT)) if name in sizes else ()
+
+
+def _defect(artefacts: Sequence[Artefact], sizes: Dict[str, int]) -> Optional[str]:
+    for artefact in artefacts:
+        size = sizes.get(artefact.name)
+        if size is None:
+            return f"its artefact {artefact.name} is missing"
+        if size != artefact.bytes:
+            return f"its artefact {artefact.name} has {size} bytes instead of {artefact.bytes}"
+    return None
+
+
+def _stray(repository: Repository, place: Place, name: str) -> str:
+    where = f"{repository.label}/{place.path}/{name}"
+    if id_of_file(name) is None:
+        return f"{where} is not a file of a backup. Move it elsewhere."
+    return f"{where} has no manifest, so it is no backup. Put its manifest back, or remove the file."
+
+
+def newest_good(catalogue: Catalogue) -> Optional[Backup]:
+    """The newest backup that is complete and not known to be bad."""
+    return catalogue.good[-1] if catalogue.good else None

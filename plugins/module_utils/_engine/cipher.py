@@ -1,0 +1,126 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How artefacts are encrypted and decrypted with the user's keys: joins the methods of stream/ with the slots of keys."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Callable, Iterator, Optional, Tuple
+
+from . import keys
+from .command import Command
+from .errors import BadInput, Damaged, EngineError, ToolFailed
+from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest
+from .stream import age, gpg, openssl
+from .stream.tink import Decryptor, Encryptor
+from .stream.transform import Transform
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One artefact's encryption or decryption: a program, or a transform in this process, or neither."""
+
+    command: Optional[Command] = None
+    transform: Optional[Transform] = None
+    slots: Tuple[KeySlot, ...] = ()
+
+
+class Sealer:
+    """Encrypts artefacts. Raises BadInput at once when the settings cannot encrypt, and never encrypts less."""
+
+    def __init__(self, settings: EncryptionSettings) -> None:
+        self._settings = settings
+        self.method = settings.method
+        _check_settings(settings)
+        if self.method is Encryption.AES256_GCM:
+            self._recipients = keys.load_recipients(settings.recipients)
+            if not self._recipients and not settings.passphrase:
+                raise BadInput(
+                    "Encryption aes256-gcm needs encryption.recipients or encryption.passphrase. "
+                    "Give one of them; backup_key makes a key pair. Only encryption.method none stores plain backups."
+                )
+        elif self.method is Encryption.GPG:
+            gpg.check_recipients(settings.recipients)
+
+    def seal(self, artefact: str) -> Stage:
+        """The stage that encrypts the artefact of this name, under a fresh key."""
+        settings = self._settings
+        if self.method is Encryption.AES256_GCM:
+            data_key = keys.new_data_key()
+            slots = keys.wrap(data_key, artefact, self._recipients, settings.passphrase)
+            return Stage(transform=Encryptor(data_key, artefact.encode("utf-8")), slots=slots)
+        if self.method is Encryption.GPG:
+            return Stage(gpg.encrypting(settings.recipients, settings.passphrase))
+        if self.method is Encryption.AGE:
+            return Stage(age.encrypting(settings.recipients, settings.passphrase))
+        if self.method is Encryption.AES256_CBC:
+            return Stage(openssl.encrypting(settings.passphrase))
+        return Stage()
+
+    def explain(self, failure: ToolFailed) -> EngineError:
+        """What a program's failure means, where it was the one that encrypts."""
+        if failure.name == "gpg":
+            return gpg.explain_encryption(failure)
+        if failure.name == "age":
+            return age.explain_encryption(failure)
+        return failure
+
+
+@contextmanager
+def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> Iterator[Stage]:
+    """The stage that decrypts an artefact; the right key is found among those given. Raises NoKey and WrongKey."""
+    method = artefact.encryption
+    if method is Encryption.AES256_GCM:
+        slots = tuple(slot for slot in manifest.key_slots if slot.artefact == artefact.name)
+        identities = keys.load_identities(settings.identities)
+        data_key = keys.unwrap(slots, artefact.name, identities, settings.passphrase)
+        yield Stage(transform=Decryptor(data_key, artefact.name.encode("utf-8"), artefact.name))
+    elif method is Encryption.GPG:
+        with gpg.decrypting(settings.passphrase, settings.identities) as command:
+            yield Stage(command)
+    elif method is Encryption.AGE:
+        yield Stage(age.decrypting(settings.passphrase, settings.identities))
+    elif method is Encryption.AES256_CBC:
+        yield Stage(openssl.decrypting(settings.passphrase))
+    else:
+        yield Stage()
+
+
+def explain_opening(failure: ToolFailed, artefact: Artefact) -> EngineError:
+    """What a failure between the stored bytes and the plain ones means."""
+    explain: Optional[Callable[[ToolFailed, str], EngineError]] = None
+    if artefact.encryption is Encryption.GPG and failure.name == "gpg":
+        explain = gpg.explain_decryption
+    elif artefact.encryption is Encryption.AGE and failure.name == "age":
+        explain = age.explain_decryption
+    elif artefact.encryption is Encryption.AES256_CBC and failure.name in ("openssl", "zstd", "gzip"):
+        # A wrong key makes noise, and it is often the decompressor that notices first.
+        explain = openssl.explain_decryption
+    if explain:
+        return explain(failure, artefact.name)
+    if failure.name in ("zstd", "gzip"):
+        return Damaged(
+            f"{artefact.name} cannot be decompressed, although its stored bytes are those that were written "
+            f"({failure.output or 'no reason given'}). Restore another backup."
+        )
+    return failure
+
+
+def _check_settings(settings: EncryptionSettings) -> None:
+    method = settings.method
+    given = settings.recipients or settings.passphrase
+    if method is Encryption.NONE and given:
+        raise BadInput(
+            "encryption.method is none, but recipients or a passphrase are given. Choose a method, or leave them out."
+        )
+    if method is Encryption.AES256_CBC and settings.recipients:
+        raise BadInput("Encryption aes256-cbc knows no recipients. Give a passphrase, or choose another method.")
+    if method in (Encryption.GPG, Encryption.AGE) and settings.recipients and settings.passphrase:
+        raise BadInput(
+            f"Encryption {method.value} takes either recipients or a passphrase when it encrypts. Give one of them."
+        )
+    if settings.passphrase and "\n" in settings.passphrase:
+        raise BadInput("encryption.passphrase holds a line break, which the programs that read it take for its end.")

@@ -1,0 +1,70 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""An external program, described: what to run, and which secrets reach it. Describing runs nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from typing import Dict, Mapping, Sequence, Tuple, Union
+
+from .errors import MissingTool
+
+
+@dataclass(frozen=True)
+class Secret:
+    """Bytes that a program gets to read through a file descriptor, and through nothing else.
+
+    ``form`` is the argument or environment value that the program sees; ``{fd}`` stands for the descriptor's number and
+    ``{path}`` for a path that opens it. The bytes are in an anonymous memory file: never on a disk, never in an
+    argument, never in the environment.
+    """
+
+    content: bytes = field(repr=False)
+    form: str = "{path}"
+
+
+Argument = Union[str, Secret]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to run. ``name`` is what messages call it; ``environment`` is added to the caller's own.
+
+    With ``terminal_answers``, the program gets a terminal of its own on which each of these secrets is typed when it
+    asks: ``age`` takes a passphrase in no other way.
+    """
+
+    name: str
+    arguments: Tuple[Argument, ...]
+    environment: Mapping[str, Argument] = field(default_factory=dict)
+    terminal_answers: Tuple[Secret, ...] = ()
+
+
+def find_program(name: str, package: str, purpose: str) -> str:
+    """The absolute path of a program, or MissingTool naming the package that brings it."""
+    path = shutil.which(name)
+    if path is None:
+        raise MissingTool(f"{purpose} needs the program {name}, which is not installed. Install the package {package}.")
+    return path
+
+
+_versions: Dict[Tuple[str, float], str] = {}
+
+
+def program_version(path: str, arguments: Sequence[str] = ("--version",)) -> str:
+    """The first version number that a program prints of itself, or an empty string when it prints none."""
+    # Asked once a process for each file: a backup names the same tools in its checks and in its manifest.
+    key = (path, os.stat(path).st_mtime)
+    if key not in _versions:
+        done = subprocess.run(
+            [path, *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+        match = re.search(rb"[0-9]+(?:\.[0-9]+)+", done.stdout)
+        _versions[key] = match.group(0).decode("ascii") if match else ""
+    return _versions[key]

@@ -1,0 +1,21 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The database engines, found by name."""
+
+from __future__ import annotations
+
+from ..model import Database, EngineName
+from .base import Engine
+
+
+def open_engine(database: Database) -> Engine:
+    """The engine that protects a database. Nothing is connected yet."""
+    if database.engine is EngineName.SQLITE:
+        from .sqlite import SqliteEngine
+
+        return SqliteEngine(database)
+    from .postgresql import PostgresqlEngine
+
+    return PostgresqlEngine(database)

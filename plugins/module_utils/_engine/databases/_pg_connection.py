@@ -1,0 +1,329 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reaching a PostgreSQL server: the same way for our own sessions and for PostgreSQL's programs.
+
+Everything that decides which database is reached is said in one connection string (PostgreSQL manual, "Connection
+Strings"), and what is left out is said as empty. A service file or variables like PGHOSTADDR in the caller's
+environment therefore cannot lead anywhere else. The password is the exception: programs read it from a password file in
+memory.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+from ..command import Argument, Secret
+from ..errors import (
+    BadInput,
+    EngineError,
+    Locked,
+    MissingTool,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    TimedOut,
+    Unreachable,
+)
+from ..model import Database, Server
+
+if TYPE_CHECKING:
+    import psycopg2
+
+Parameters = Union[Sequence[Any], Mapping[str, Any], None]
+
+#: NAMEDATALEN - 1: the server cuts a longer name, and would then connect to another database.
+LONGEST_NAME = 63
+_CONNECT_TIMEOUT = 15
+
+#: What a session of ours needs, whatever the server, the database or the role has as a default: no time limit on the
+#: long statements of a backup, a failure instead of rows that row security left out, and no function of a user's
+#: schema in the place of a built-in one (CVE-2018-1058).
+_SESSION = (
+    "SET search_path = ''; SET statement_timeout = 0; SET lock_timeout = 0;"
+    " SET idle_in_transaction_session_timeout = 0; SET row_security = off;"
+    " SET quote_all_identifiers = off"
+)
+_SESSION_SINCE = {14_00_00: "SET idle_session_timeout = 0", 17_00_00: "SET transaction_timeout = 0"}
+
+
+def quote_identifier(name: str) -> str:
+    """A name as SQL writes it, always in quotes."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+class Connection:
+    """One session on a server. Every statement stands alone unless it is put between BEGIN and COMMIT."""
+
+    def __init__(self, raw: psycopg2.extensions.connection, label: str) -> None:
+        self._raw, self.label = raw, label
+        self._raw.autocommit = True
+
+    @property
+    def version(self) -> int:
+        """The server's version as PostgreSQL numbers it: 150018 is 15.18."""
+        return self._raw.server_version
+
+    @property
+    def alive(self) -> bool:
+        """Whether the server still answers in this session."""
+        if self._raw.closed:
+            return False
+        try:
+            self.rows("SELECT 1")
+        except EngineError:
+            return False
+        return True
+
+    def run(self, sql: str, parameters: Parameters = None) -> None:
+        """Run a statement without a result. Raises a typed error."""
+        with translated(self.label), self._raw.cursor() as cursor:
+            cursor.execute(sql, parameters)
+
+    def rows(self, sql: str, parameters: Parameters = None) -> List[Tuple[Any, ...]]:
+        """All rows of a query. Raises a typed error."""
+        with translated(self.label), self._raw.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, sql: str, parameters: Parameters = None) -> Any:
+        """The only column of a query's only row."""
+        return self.rows(sql, parameters)[0][0]
+
+    def rows_or_none(self, sql: str) -> Optional[List[Tuple[Any, ...]]]:
+        """All rows of a statement, or None when it is one that returns no rows at all."""
+        with translated(self.label), self._raw.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall() if cursor.description else None
+
+    def cancel(self) -> None:
+        """Make the running statement fail, from any thread. A server that is gone has nothing to cancel."""
+        import psycopg2
+
+        try:
+            self._raw.cancel()
+        except psycopg2.Error:
+            self._raw.close()
+
+    def close(self) -> None:
+        """End the session; an open transaction is rolled back."""
+        self._raw.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class Access:
+    """How a server is reached, and as whom."""
+
+    host: str
+    port: str
+    user: str
+    label: str
+    ssl: Tuple[Tuple[str, str], ...]
+    password: Optional[Secret]
+
+    def connection_string(self, database: str) -> str:
+        """What a program's ``--dbname`` gets. Holds no password."""
+        said = {
+            "host": self.host,
+            "hostaddr": "",
+            "port": self.port,
+            "user": self.user,
+            "dbname": database,
+            "options": "",
+            "target_session_attrs": "any",
+            "application_name": "fleet-backup",
+            "connect_timeout": str(_CONNECT_TIMEOUT),
+            "keepalives_idle": "60",
+            "client_encoding": "",
+            **dict(self.ssl),
+        }
+        if self.password:
+            # An empty one hides the caller's PGPASSWORD, and makes libpq look into the password file.
+            said["password"] = ""
+        return _written(said)
+
+    def environment(self) -> Dict[str, Argument]:
+        """What a program needs besides its connection string."""
+        environment: Dict[str, Argument] = {"PGCLIENTENCODING": ""}
+        if self.password:
+            environment["PGPASSFILE"] = _password_file(self.password.content.decode("utf-8"))
+        if "PGSERVICE" in os.environ:
+            # It cannot be unset for a program, and libpq fails when the service is unknown: here is an empty one.
+            environment["PGSERVICE"] = "fleet-backup"
+            environment["PGSERVICEFILE"] = Secret(b"[fleet-backup]\n")
+        return environment
+
+    def connect(self, database: str, own_path: bool = True) -> Connection:
+        """Open a session. Without ``own_path`` it keeps the search path that applications see.
+
+        Raises Unreachable, PermissionDenied, or NotFound when there is no such database.
+        """
+        psycopg2 = _driver()
+        # Of a keyword that is said twice, the last one counts.
+        string = self.connection_string(database) + " client_encoding='UTF8'"
+        if self.password:
+            string += " " + _written({"password": self.password.content.decode("utf-8")})
+        try:
+            raw = psycopg2.connect(string)
+        except psycopg2.OperationalError as error:
+            raise _explained_refusal(str(error), database, self) from None
+        connection = Connection(raw, f'database "{database}" on {self.label}')
+        try:
+            connection.run(_SESSION)
+            for version, setting in _SESSION_SINCE.items():
+                if connection.version >= version:
+                    connection.run(setting)
+            if not own_path:
+                connection.run("RESET search_path")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def administer(self, database: str) -> Connection:
+        """Open a session in another database than this one, from which it can be renamed and dropped."""
+        places = [name for name in ("postgres", "template1") if name != database]
+        try:
+            return self.connect(places[0])
+        except (NotFound, PermissionDenied):
+            if len(places) == 1:
+                raise
+            return self.connect(places[1])
+
+
+def access_to(database: Database) -> Access:
+    """Read the user's login options. Raises BadInput for what cannot be meant."""
+    server = database.server
+    require_name(database.name)
+    if server.unix_socket and server.host not in (None, "", "localhost"):
+        raise BadInput("login_host and login_unix_socket name two ways to the server. Give one of them.")
+    if server.password and ("\n" in server.password or "\r" in server.password or "\0" in server.password):
+        raise BadInput("login_password holds a line break, which no PostgreSQL password file can. Change the password.")
+    host = server.unix_socket or server.host or ""
+    port = str(server.port or 5432)
+    return Access(
+        host=host,
+        port=port,
+        user=server.user or pwd.getpwuid(os.geteuid()).pw_name,
+        label=f"{host}:{port}" if host else f"the local server (port {port})",
+        ssl=_ssl(server),
+        password=Secret(server.password.encode("utf-8")) if server.password else None,
+    )
+
+
+def require_name(name: str) -> str:
+    """A database's name that PostgreSQL takes as it is. Raises BadInput."""
+    if not name or "\0" in name:
+        raise BadInput("database: a PostgreSQL database needs a name. Write its name, without a path.")
+    if len(name.encode("utf-8")) > LONGEST_NAME:
+        raise BadInput(
+            f'database: "{name}" is longer than {LONGEST_NAME} bytes, and PostgreSQL would cut it to another name. '
+            "Write the name as the server shows it."
+        )
+    return name
+
+
+def sqlstate(error: BaseException) -> str:
+    """The SQLSTATE behind a typed error (PostgreSQL manual, appendix A), or an empty string."""
+    return str(getattr(error.__cause__, "pgcode", None) or "")
+
+
+@contextmanager
+def translated(label: str) -> Iterator[None]:
+    """Turn the driver's errors into typed ones, with the driver's as their cause."""
+    import psycopg2
+
+    try:
+        yield
+    except psycopg2.Error as error:
+        raise _explained(error, label) from error
+    except UnicodeError as error:
+        raise BadInput(
+            f"{label}: a name there is not valid in the database's encoding ({error}). Rename the object."
+        ) from error
+
+
+def _driver() -> Any:
+    try:
+        import psycopg2
+        import psycopg2.extensions
+    except ImportError:
+        raise MissingTool(
+            "PostgreSQL databases need the Python library psycopg2, which is not installed. "
+            "Install the package python3-psycopg2."
+        ) from None
+    return psycopg2
+
+
+def _explained(error: psycopg2.Error, label: str) -> EngineError:
+    # The message alone: the full text of an error quotes the statement, and a statement may hold a password's hash.
+    said = (error.diag.message_primary or str(error)).strip()
+    state = error.pgcode or ""
+    if state == "42501":
+        return PermissionDenied(f"{label}: {said}. Grant what is missing, or log in as the owner or a superuser.")
+    if state in ("55P03", "55006", "40P01"):
+        return Locked(f"{label}: {said}. Find the session that holds it in pg_stat_activity, or try again later.")
+    if state == "57014":
+        return TimedOut(f"{label}: {said}. Something cancelled the statement; run this again.")
+    if state in ("53100", "53200"):
+        return NoSpace(f"{label}: {said}. Free space on the database server, or raise the limit that it names.")
+    if state == "3D000":
+        return NotFound(f"{label}: {said}. Check the name.")
+    if not state or state.startswith(("08", "57P")):
+        return Unreachable(f"{label}: the session broke ({said}). See the server's log, and run this again.")
+    return EngineError(f"{label}: {said} (SQLSTATE {state}). See the server's log for more.")
+
+
+def _explained_refusal(said: str, database: str, access: Access) -> EngineError:
+    """Why a session could not be opened. Here libpq gives no SQLSTATE, only text."""
+    text = " ".join(line.strip() for line in said.splitlines() if line.strip()).rstrip(".")
+    where, low = access.label, text.lower()
+    if f'database "{database}" does not exist'.lower() in low:
+        return NotFound(
+            f'database "{database}" does not exist on {where}. Check the name, and that this is the right server.'
+        )
+    if "permission denied for database" in low:
+        return PermissionDenied(
+            f'database "{database}" on {where} does not let user "{access.user}" connect. '
+            "Grant it CONNECT on the database."
+        )
+    if "authentication failed" in low or "no password supplied" in low or "pg_hba.conf" in low or "role" in low:
+        return Unreachable(
+            f'{where} refused to log in user "{access.user}": {text}. '
+            "Check login_user, login_password and the server's pg_hba.conf."
+        )
+    if "ssl" in low or "certificate" in low:
+        return Unreachable(f"{where} cannot be reached over TLS: {text}. Check ssl_mode and ca_cert.")
+    if "fatal:" in low:
+        return Unreachable(f"{where} refused the session: {text}. See the server's log, and try again.")
+    return Unreachable(
+        f"{where} does not answer: {text}. Check login_host and login_port, and that PostgreSQL runs there."
+    )
+
+
+def _ssl(server: Server) -> Tuple[Tuple[str, str], ...]:
+    said = {"sslmode": server.ssl_mode, "sslrootcert": server.ca_cert}
+    return tuple((key, value) for key, value in said.items() if value)
+
+
+def _written(parameters: Dict[str, str]) -> str:
+    """A connection string; PostgreSQL manual, "Keyword/Value Connection Strings"."""
+    quoted = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in parameters.items()}
+    return " ".join(f"{key}='{value}'" for key, value in quoted.items())
+
+
+def _password_file(password: str) -> Secret:
+    """A password file; PostgreSQL manual, "The Password File"."""
+    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+    return Secret(f"*:*:*:*:{escaped}\n".encode())

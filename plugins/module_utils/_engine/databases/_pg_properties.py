@@ -1,0 +1,284 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a PostgreSQL database is besides its contents: encoding, locale, owner, privileges, settings.
+
+A dump without ``--create`` holds none of that, so the manifest does, and a restore makes the database anew with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from ..errors import BadManifest
+from ._pg_connection import Connection, quote_identifier
+
+_DATABASE = """
+SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_get_userbyid(d.datdba), t.spcname,
+       d.datconnlimit, d.datallowconn, d.datistemplate, shobj_description(d.oid, 'pg_database'),
+       d.datacl IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'), {locale}
+  FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
+ WHERE d.datname = current_database()
+"""
+#: Locale provider, locale of the provider, ICU rules and version of the collation, by the server that has them first.
+_LOCALE_SINCE = (
+    (17_00_00, "d.datlocprovider::text, d.datlocale, d.daticurules, d.datcollversion"),
+    (16_00_00, "d.datlocprovider::text, d.daticulocale, d.daticurules, d.datcollversion"),
+    (15_00_00, "d.datlocprovider::text, d.daticulocale, NULL, d.datcollversion"),
+    (0, "'c', NULL, NULL, NULL"),
+)
+
+_GRANTS = """
+SELECT CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable
+  FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2
+"""
+
+_SETTINGS = """
+SELECT CASE WHEN s.setrole <> 0 THEN pg_get_userbyid(s.setrole) END, split_part(c.line, '=', 1),
+       substr(c.line, strpos(c.line, '=') + 1)
+  FROM pg_db_role_setting s, unnest(s.setconfig) WITH ORDINALITY AS c (line, place)
+ WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
+ ORDER BY 1 NULLS FIRST, c.place
+"""
+
+#: Roles that objects belong to, are granted to, or that policies are for. The server does not track dependencies on
+#: the role that initdb made, so that objects of this one are looked for by themselves.
+_ROLES = """
+SELECT r.rolname, bool_or(s.deptype = 'r') FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
+ WHERE s.refclassid = 'pg_authid'::regclass
+   AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY 1
+UNION ALL
+SELECT pg_get_userbyid(10), false WHERE EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     WHERE c.relowner = 10 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+     UNION ALL SELECT FROM pg_namespace WHERE nspowner = 10 AND nspname !~ '^(pg_|information_schema$|public$)'
+     UNION ALL SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+     WHERE p.proowner = 10 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema')
+ORDER BY 1
+"""
+
+_TABLESPACES = """
+SELECT DISTINCT t.spcname FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
+ WHERE t.spcname NOT LIKE 'pg\\_%' ORDER BY 1
+"""
+
+_PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+
+#: Settings whose value is a list of quoted names: each name is a literal of its own in SET (GUC_LIST_QUOTE in the
+#: server's guc_tables.c; pg_dump keeps the same list in variable_is_guc_list_quote()).
+_LISTS_OF_NAMES = frozenset(
+    (
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    )
+)
+
+_TEXTS = ("encoding", "collate", "ctype", "owner", "tablespace")
+
+
+@dataclass(frozen=True)
+class Grant:
+    """One privilege on the database; the role is None for PUBLIC."""
+
+    role: Optional[str]
+    privilege: str
+    grantable: bool
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A configuration parameter's default in the database; the role is None where it is for all of them."""
+
+    role: Optional[str]
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class Properties:
+    """What CREATE DATABASE and ALTER DATABASE need to make the database the same again.
+
+    ``grants`` is None where nobody ever changed the privileges. ``roles`` and ``policy_roles`` (those that row security
+    policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server.
+    """
+
+    encoding: str
+    collate: str
+    ctype: str
+    owner: str
+    tablespace: str
+    connection_limit: int = -1
+    allow_connections: bool = True
+    is_template: bool = False
+    comment: Optional[str] = None
+    public_schema: bool = True
+    locale_provider: str = "c"
+    locale: Optional[str] = None
+    icu_rules: Optional[str] = None
+    collation_version: Optional[str] = None
+    grants: Optional[Tuple[Grant, ...]] = None
+    settings: Tuple[Setting, ...] = ()
+    roles: Tuple[str, ...] = ()
+    policy_roles: Tuple[str, ...] = ()
+    tablespaces: Tuple[str, ...] = ()
+    extensions: Tuple[str, ...] = ()
+
+    def written(self) -> Mapping[str, Any]:
+        """As the manifest has it."""
+        return asdict(self)
+
+    def needed_roles(self, owner: Optional[str]) -> List[str]:
+        """Roles that must exist where this is restored; ``owner`` stands for all but those of policies."""
+        if owner is not None:
+            return sorted({owner, *self.policy_roles})
+        named = {one.role for one in self.grants or ()} | {one.role for one in self.settings}
+        return sorted({self.owner, *self.roles, *(role for role in named if role is not None)})
+
+
+def read(connection: Connection) -> Properties:
+    """Ask for the properties of the database that the session is in."""
+    locale = next(columns for since, columns in _LOCALE_SINCE if connection.version >= since)
+    row = connection.rows(_DATABASE.format(locale=locale))[0]
+    encoding, collate, ctype, owner, tablespace, limit, allow, template, comment, granted, public = row[:11]
+    provider, provider_locale, icu_rules, collation_version = row[11:]
+    roles = connection.rows(_ROLES)
+    return Properties(
+        encoding=encoding,
+        collate=collate,
+        ctype=ctype,
+        owner=owner,
+        tablespace=tablespace,
+        connection_limit=limit,
+        allow_connections=allow,
+        is_template=template,
+        comment=comment,
+        public_schema=public,
+        locale_provider=provider,
+        locale=provider_locale,
+        icu_rules=icu_rules,
+        collation_version=collation_version,
+        grants=tuple(Grant(*grant) for grant in connection.rows(_GRANTS)) if granted else None,
+        settings=tuple(Setting(*setting) for setting in connection.rows(_SETTINGS)),
+        roles=tuple(sorted({role for role, _policy in roles})),
+        policy_roles=tuple(role for role, policy in roles if policy),
+        tablespaces=tuple(name for (name,) in connection.rows(_TABLESPACES)),
+        extensions=tuple(name for (name,) in connection.rows("SELECT extname FROM pg_extension ORDER BY 1")),
+    )
+
+
+def from_manifest(written: Mapping[str, Any], backup: str) -> Properties:
+    """Read what ``Properties.written`` made. Raises BadManifest."""
+    try:
+        fields: Dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in written.items()
+        }
+        if fields.get("grants") is not None:
+            fields["grants"] = tuple(Grant(**one) for one in fields["grants"])
+        fields["settings"] = tuple(Setting(**one) for one in fields.get("settings", ()))
+        read_back = Properties(**{name: fields[name] for name in Properties.__dataclass_fields__ if name in fields})
+        if not all(isinstance(getattr(read_back, name), str) for name in _TEXTS):
+            raise TypeError("a text is missing")
+        return read_back
+    except (TypeError, KeyError, AttributeError):
+        raise BadManifest(
+            f"The manifest of {backup} does not say how its database is to be created (properties). "
+            "Restore another backup, or create the database by hand and use pg_restore (docs/formats.md)."
+        ) from None
+
+
+def creation(properties: Properties, name: str, owner: Optional[str], version: int) -> str:
+    """CREATE DATABASE for an empty database with these properties, on a server of this version number."""
+    clauses = [
+        f"CREATE DATABASE {quote_identifier(name)} TEMPLATE template0",
+        f"OWNER {quote_identifier(owner or properties.owner)}",
+        f"ENCODING {literal(properties.encoding)}",
+        f"LC_COLLATE {literal(properties.collate)} LC_CTYPE {literal(properties.ctype)}",
+    ]
+    if version >= 15_00_00:
+        clauses.append(f"LOCALE_PROVIDER {_PROVIDERS.get(properties.locale_provider, 'libc')}")
+    if properties.locale is not None:
+        keyword = "BUILTIN_LOCALE" if properties.locale_provider == "b" else "ICU_LOCALE"
+        clauses.append(f"{keyword} {literal(properties.locale)}")
+    if properties.icu_rules is not None:
+        clauses.append(f"ICU_RULES {literal(properties.icu_rules)}")
+    if properties.tablespace != "pg_default":
+        clauses.append(f"TABLESPACE {quote_identifier(properties.tablespace)}")
+    return " ".join(clauses)
+
+
+def settlement(properties: Properties, name: str, owner: Optional[str]) -> List[str]:
+    """What to run once the contents are there: comment, privileges, settings.
+
+    With ``owner``, privileges and settings of roles are left out: those roles belong to another server.
+    """
+    database = quote_identifier(name)
+    statements = []
+    if properties.comment is not None:
+        statements.append(f"COMMENT ON DATABASE {database} IS {literal(properties.comment)}")
+    if properties.grants is not None and owner is None:
+        statements.append(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+        statements.append(f"REVOKE ALL ON DATABASE {database} FROM {quote_identifier(properties.owner)}")
+        statements += [_granted(grant, database) for grant in properties.grants]
+    for setting in properties.settings:
+        if setting.role is None:
+            statements.append(f"ALTER DATABASE {database} {_set(setting)}")
+        elif owner is None:
+            statements.append(f"ALTER ROLE {quote_identifier(setting.role)} IN DATABASE {database} {_set(setting)}")
+    return statements
+
+
+def opening(properties: Properties, name: str) -> List[str]:
+    """What to run at the very end, in the transaction that puts the database in its place: who may connect."""
+    database = quote_identifier(name)
+    statements = []
+    if properties.connection_limit != -1:
+        statements.append(f"ALTER DATABASE {database} CONNECTION LIMIT {int(properties.connection_limit)}")
+    if properties.is_template:
+        statements.append(f"ALTER DATABASE {database} IS_TEMPLATE true")
+    if not properties.allow_connections:
+        statements.append(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    return statements
+
+
+def literal(text: str) -> str:
+    """A string constant for SQL, whatever ``standard_conforming_strings`` says."""
+    quoted = "'" + text.replace("'", "''").replace("\\", "\\\\") + "'"
+    return "E" + quoted if "\\" in text else quoted
+
+
+def split_names(value: str) -> List[str]:
+    """The names in a list like ``"$user", public``; a quote in a name is doubled."""
+    names, current, quoted, place = [], "", False, 0
+    while place < len(value):
+        letter = value[place]
+        if letter == '"' and quoted and value[place + 1 : place + 2] == '"':
+            current += letter
+            place += 1
+        elif letter == '"':
+            quoted = not quoted
+        elif letter == "," and not quoted:
+            names.append(current)
+            current = ""
+        elif quoted or not letter.isspace():
+            current += letter
+        place += 1
+    return [*names, current]
+
+
+def _set(setting: Setting) -> str:
+    values = split_names(setting.value) if setting.name.lower() in _LISTS_OF_NAMES else [setting.value]
+    return f"SET {quote_identifier(setting.name)} TO " + ", ".join(literal(value) for value in values)
+
+
+def _granted(grant: Grant, database: str) -> str:
+    # The privilege is a keyword and cannot be quoted: only these exist (PostgreSQL manual, "Privileges").
+    if grant.privilege not in ("CREATE", "CONNECT", "TEMPORARY"):
+        raise BadManifest(f'The manifest names "{grant.privilege}", which is no privilege on a database.')
+    to = "PUBLIC" if grant.role is None else quote_identifier(grant.role)
+    return f"GRANT {grant.privilege} ON DATABASE {database} TO {to}" + (" WITH GRANT OPTION" if grant.grantable else "")

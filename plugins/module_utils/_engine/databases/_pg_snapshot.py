@@ -1,0 +1,162 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A PostgreSQL database held still: one exported snapshot that pg_dump reads and that the fingerprint is counted on.
+
+The tables are locked (ACCESS SHARE, as a SELECT does) before the snapshot is taken, and stay locked until the dump
+ended. TRUNCATE and some forms of ALTER TABLE ignore snapshots (PostgreSQL manual, "Caveats" of concurrency control): a
+table emptied between the snapshot and pg_dump's own lock would be empty in the dump. The fingerprint is counted in the
+session that holds the locks, as any other session could get in line behind somebody who waits for this one to end.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+from ..command import Command
+from ..errors import EngineError, Locked
+from ..model import Fingerprint, FingerprintKind
+from . import _pg_catalogue, _pg_fingerprint, _pg_properties
+from ._pg_catalogue import Relation, Selection
+from ._pg_connection import Access, Connection, sqlstate
+from ._pg_tools import Tool, dumper
+from .base import DumpFacts, DumpOptions, Snapshot
+
+_LOCKED_AT_ONCE = 500
+_ATTEMPTS = 5
+_UNDEFINED = ("42P01", "3F000")
+
+_NO_PASSWORDS = (
+    "The roles are backed up without their passwords: only a superuser may read them. "
+    "Log in as a superuser for a backup that brings them back."
+)
+
+
+class PostgresqlSnapshot(Snapshot):
+    """See the module. Made by ``hold``."""
+
+    def __init__(self, held: Connection, access: Access, database: str, options: DumpOptions) -> None:
+        self._held, self._options = held, options
+        self._unwanted = False
+        self._idle = threading.Event()
+        self._idle.set()
+        standby = bool(held.value("SELECT pg_is_in_recovery()"))
+        selection = _lock_and_freeze(held, options)
+        self._tables = selection.counted(unlogged=not standby)
+        major = held.version // 10000
+        tool = dumper("pg_dump", major)
+        tools = {"pg_dump": tool.version}
+        warnings = [f'exclude_tables: "{one}" matches no table of {held.label}.' for one in selection.unmatched]
+        name = held.value("SELECT pg_export_snapshot()")
+        self.dump = _dump(tool, access, database, options, selection, name, standby)
+        if options.globals:
+            dump_all = dumper("pg_dumpall", major)
+            passwords = held.value("SELECT has_table_privilege('pg_authid', 'SELECT')")
+            self.globals = _globals(dump_all, access, database, passwords)
+            tools["pg_dumpall"] = dump_all.version
+            warnings += [] if passwords else [_NO_PASSWORDS]
+        self.facts = DumpFacts(
+            server_version=server_version(held),
+            tool_versions=tools,
+            properties=_pg_properties.read(held).written(),
+            warnings=tuple(warnings),
+        )
+
+    def fingerprint(self) -> Optional[Fingerprint]:
+        if self._options.fingerprint is FingerprintKind.NONE:
+            return None
+        self._idle.clear()
+        try:
+            return None if self._unwanted else self._count()
+        finally:
+            self._idle.set()
+
+    def cancel_fingerprint(self) -> None:
+        self._unwanted = True
+        # A request that comes between two statements has no effect, and is made again.
+        while not self._idle.wait(0.05):
+            self._held.cancel()
+
+    def _count(self) -> Fingerprint:
+        return _pg_fingerprint.count(self._held, self._tables, self._options.fingerprint)
+
+
+@contextmanager
+def hold(access: Access, database: str, options: DumpOptions) -> Iterator[PostgresqlSnapshot]:
+    """Lock, freeze and describe a database. Raises Locked when a table's lock is not free within the timeout."""
+    with access.connect(database) as held:
+        snapshot = PostgresqlSnapshot(held, access, database, options)
+        try:
+            yield snapshot
+        finally:
+            # psycopg2 closes a session only after its running statement.
+            snapshot.cancel_fingerprint()
+
+
+def server_version(connection: Connection) -> str:
+    """The server's version without its packager's name: ``15.18``."""
+    return str(connection.value("SHOW server_version")).split()[0]
+
+
+def _lock_and_freeze(held: Connection, options: DumpOptions) -> Selection:
+    """Lock every table that will be dumped, then take the transaction's snapshot. A table may vanish meanwhile."""
+    held.run(f"SET lock_timeout = {_milliseconds(options.lock_timeout)}")
+    for attempt in range(1, _ATTEMPTS + 1):
+        selection = _pg_catalogue.select(held, options.exclude_tables)
+        held.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        try:
+            # A snapshot is taken by the first statement that needs one, and LOCK TABLE does not.
+            _lock(held, [one for one in selection.included if one.holds_rows])
+        except EngineError as error:
+            held.run("ROLLBACK")
+            if sqlstate(error) in _UNDEFINED and attempt < _ATTEMPTS:
+                continue
+            if sqlstate(error) == "55P03":
+                raise Locked(
+                    f"{held.label}: a table stayed locked for {options.lock_timeout:g} s ({error}) "
+                    "Raise lock_timeout, or back up at another time."
+                ) from error
+            raise
+        return _pg_catalogue.select(held, options.exclude_tables)
+    raise AssertionError("unreachable")
+
+
+def _lock(held: Connection, tables: Sequence[Relation]) -> None:
+    for start in range(0, len(tables), _LOCKED_AT_ONCE):
+        names = ", ".join(f"ONLY {table.identifier}" for table in tables[start : start + _LOCKED_AT_ONCE])
+        held.run(f"LOCK TABLE {names} IN ACCESS SHARE MODE")
+
+
+def _dump(
+    tool: Tool, access: Access, database: str, options: DumpOptions, selection: Selection, snapshot: str, standby: bool
+) -> Command:
+    arguments: List[str] = [
+        tool.path,
+        "--format=custom",
+        "--compress=0",
+        "--no-password",
+        f"--snapshot={snapshot}",
+        f"--lock-wait-timeout={_milliseconds(options.lock_timeout)}",
+    ]
+    if standby:
+        arguments.append("--no-unlogged-table-data")
+    arguments += [f"--exclude-table={one.identifier}" for one in selection.left_out]
+    arguments.append(f"--dbname={access.connection_string(database)}")
+    return Command("pg_dump", tuple(arguments), access.environment())
+
+
+def _globals(tool: Tool, access: Access, database: str, passwords: bool) -> Command:
+    arguments: Tuple[str, ...] = (tool.path, "--globals-only", "--no-password", "--encoding=UTF8")
+    if not passwords:
+        arguments += ("--no-role-passwords",)
+    # Of --dbname, pg_dumpall drops the empty parts; of --database it takes a connection string as it is.
+    arguments += (f"--database={access.connection_string(database)}",)
+    return Command("pg_dumpall", arguments, access.environment())
+
+
+def _milliseconds(seconds: float) -> int:
+    # Zero would mean to wait for ever.
+    return max(1, round(seconds * 1000))

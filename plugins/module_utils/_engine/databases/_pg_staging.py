@@ -1,0 +1,284 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A dump restored into a database of its own beside the target, checked there, and put in the target's place.
+
+With ``parallel`` above 1, pg_restore reads the dump several times and needs it as a file: a private one in the
+temporary directory (TMPDIR), which holds the dump unencrypted until it is loaded. With 1, nothing is written anywhere
+but on the server.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
+
+from ..command import Command
+from ..errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, TargetExists, Unreachable
+from ..model import Fingerprint, Manifest
+from ..process import run
+from . import _pg_catalogue, _pg_fingerprint, _pg_promotion, _pg_properties, _pg_tools
+from ._pg_connection import Access, Connection, quote_identifier
+from ._pg_properties import Properties
+from .base import Staging, differing
+
+_INVALID_INDEXES = """
+SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1
+"""
+
+
+class PostgresqlStaging(Staging):
+    """See the module. Made by ``prepare``."""
+
+    def __init__(self, access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int) -> None:
+        self._access, self._target, self._manifest = access, target, manifest
+        self._properties: Properties = _pg_properties.from_manifest(manifest.properties, manifest.id)
+        self._owner, self._parallel = owner, parallel
+        self._staged = _pg_promotion.beside(target, _pg_promotion.RESTORING, manifest.id)
+        self._session: Optional[Connection] = None
+        self._spool: Optional[Path] = None
+        self._here = False
+        self.label = f'database "{self._staged}" on {access.label}'
+
+    def create(self) -> None:
+        """Claim the name, remove what killed restores left, and create the empty database."""
+        control = self._control()
+        _pg_promotion.sweep(control, self._target)
+        if not _pg_promotion.claim(control, self._staged):
+            raise Locked(f"Backup {self._manifest.id} is being restored to {self._target} already. Wait for its end.")
+        if _pg_promotion.exists(control, self._staged):
+            raise Locked(f"{self.label} is left over from a killed restore, and somebody is connected to it. Drop it.")
+        properties = self._properties
+        self._here = True
+        control.run(_pg_properties.creation(properties, self._staged, self._owner, control.version))
+        if not properties.public_schema:
+            with self._access.connect(self._staged) as inside:
+                inside.run("DROP SCHEMA public")
+        self.load = self._spooled() if self._parallel > 1 else self._restorer(())
+
+    def loaded(self) -> None:
+        if self._spool:
+            try:
+                run(self._restorer((f"--jobs={self._parallel}", str(self._spool))))
+            except EngineError as failure:
+                raise _pg_tools.explained(failure) from failure
+            finally:
+                self._remove_spool()
+        for statement in _pg_properties.settlement(self._properties, self._staged, self._owner):
+            self._control().run(statement)
+
+    def check_integrity(self) -> None:
+        with self._access.connect(self._staged) as inside:
+            invalid = [name for (name,) in inside.rows(_INVALID_INDEXES)]
+        if invalid:
+            raise Mismatch(
+                differing([f"index {name} is not valid" for name in invalid], self.label) + ". Nothing was replaced."
+            )
+
+    def fingerprint(self, like: Fingerprint) -> Fingerprint:
+        with self._access.connect(self._staged) as inside:
+            _pg_fingerprint.require_countable(inside, like.kind)
+            inside.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            tables = _pg_catalogue.select(inside, ()).counted(unlogged=True)
+            # A standby has no rows of unlogged tables, so that its backups hold such tables without counting them.
+            counted = [table for table in tables if table.label in like.tables or not table.unlogged]
+            return _pg_fingerprint.count(inside, counted, like.kind)
+
+    def query(self, sql: str) -> List[Tuple[Any, ...]]:
+        with self._access.connect(self._staged, own_path=False) as inside:
+            try:
+                inside.run("BEGIN READ ONLY")
+                rows = inside.rows_or_none(sql)
+            except Unreachable:
+                raise
+            except EngineError as error:
+                raise Mismatch(f"The query failed on the restored copy: {error}") from error
+        if rows is None:
+            raise Mismatch(
+                "The query returned no rows and no columns: it is no SELECT. Write one that returns what to expect."
+            )
+        return rows
+
+    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+        control = self._control()
+        occupied = _pg_promotion.exists(control, self._target)
+        if occupied and not replace:
+            raise TargetExists(
+                f'Cannot restore {self._target}: database "{self._target}" exists on {self._access.label}. '
+                "Set replace to replace it, or restore under another name."
+            )
+        if occupied:
+            _pg_promotion.require_replaceable(control, self._target)
+        aside = self._aside(control, keep_replaced) if occupied else None
+        opening = _pg_properties.opening(self._properties, self._staged)
+        _pg_promotion.swap(self._access, control, self._staged, self._target, aside, opening)
+        self._here = False
+        if aside is None or keep_replaced:
+            return aside
+        try:
+            _pg_promotion.drop(self._control(), aside)
+        except EngineError:
+            # The new database serves; the old one is reported as kept, and the next restore drops it.
+            return aside
+        return None
+
+    def leave(self) -> None:
+        """Remove what was not promoted. Raises a typed error when the server does not let go of it."""
+        self._remove_spool()
+        try:
+            if self._here:
+                _pg_promotion.drop(self._control(), self._staged)
+        finally:
+            if self._session:
+                self._session.close()
+
+    def _control(self) -> Connection:
+        """The session from which databases are created and renamed; opened again when the server ended it."""
+        if self._session is None or not self._session.alive:
+            lost = self._session is not None
+            self._session = self._access.administer(self._target)
+            if lost and not _pg_promotion.claim(self._session, self._staged):
+                raise Locked(f"{self.label} was taken over by another restore. Restore again.")
+        return self._session
+
+    def _aside(self, control: Connection, keep: bool) -> str:
+        purpose = _pg_promotion.REPLACED if keep else _pg_promotion.DISCARDED
+        number = 1
+        while True:
+            suffix = "" if number == 1 else f"-{number}"
+            name = _pg_promotion.beside(self._target, purpose, self._manifest.id + suffix)
+            if not _pg_promotion.exists(control, name):
+                return name
+            number += 1
+
+    def _restorer(self, further: Tuple[str, ...]) -> Command:
+        tool = _pg_tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
+        arguments = [
+            tool.path,
+            "--exit-on-error",
+            "--no-password",
+            f"--dbname={self._access.connection_string(self._staged)}",
+        ]
+        if self._owner is not None:
+            arguments += ["--no-owner", f"--role={self._owner}", "--no-acl"]
+        return Command("pg_restore", (*arguments, *further), self._access.environment())
+
+    def _spooled(self) -> Path:
+        # mkdtemp() makes it 0700, so that the dump is nobody else's to read.
+        self._spool = Path(tempfile.mkdtemp(prefix="fleet-backup-")) / "dump"
+        os.close(os.open(self._spool, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        return self._spool
+
+    def _remove_spool(self) -> None:
+        if self._spool:
+            shutil.rmtree(self._spool.parent)
+            self._spool = None
+
+
+@contextmanager
+def prepare(
+    access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int
+) -> Iterator[PostgresqlStaging]:
+    """An empty database beside the target, which is dropped again unless it is promoted."""
+    staging = PostgresqlStaging(access, target, manifest, owner, parallel)
+    try:
+        staging.create()
+        yield staging
+    except BaseException:
+        # What went wrong first is what to tell. The next restore drops what is left over.
+        with suppress(EngineError):
+            staging.leave()
+        raise
+    staging.leave()
+
+
+def check(control: Connection, target: str, manifest: Manifest, replace: bool, owner: Optional[str]) -> None:
+    """Raise unless this server and this user can be expected to take the backup."""
+    properties = _pg_properties.from_manifest(manifest.properties, manifest.id)
+    where = control.label
+    if control.value("SELECT pg_is_in_recovery()"):
+        raise PermissionDenied(f"{where} is a standby, which takes no changes. Restore on its primary.")
+    if _pg_promotion.exists(control, target):
+        if not replace:
+            raise TargetExists(
+                f'Cannot restore {target}: database "{target}" exists ({where}). '
+                "Set replace to replace it, or restore under another name."
+            )
+        _pg_promotion.require_replaceable(control, target)
+    if not control.value("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"):
+        raise PermissionDenied(
+            f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."
+        )
+    _require_roles(control, properties, owner, manifest)
+    _require_names(
+        control,
+        "pg_available_extensions",
+        "name",
+        properties.extensions,
+        "extension",
+        "Install their packages on the server",
+    )
+    tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
+    _require_names(
+        control,
+        "pg_tablespace",
+        "spcname",
+        sorted(tablespaces),
+        "tablespace",
+        "Restore the globals first, or create them",
+    )
+    if owner is not None:
+        _require_extensions_for(control, properties, owner)
+
+
+def dumped_by(manifest: Manifest) -> str:
+    """The version of the pg_dump that made a backup; where a manifest lacks it, the server's, which it is not below."""
+    return manifest.tool_versions.get("pg_dump") or manifest.server_version
+
+
+def _require_roles(control: Connection, properties: Properties, owner: Optional[str], manifest: Manifest) -> None:
+    needed = properties.needed_roles(owner)
+    there = {name for (name,) in control.rows("SELECT rolname FROM pg_roles")}
+    missing = [name for name in needed if name not in there]
+    if owner in missing:
+        raise NotFound(f'owner: {control.label} has no role "{owner}". Create it, or name another.')
+    if missing:
+        raise NotFound(
+            f"{control.label} lacks roles that {manifest.id} needs: {', '.join(missing)}. "
+            "Restore the globals first, create the roles, or give owner to let one role own everything."
+        )
+    heir = owner or properties.owner
+    if not control.value("SELECT pg_has_role(%s, 'MEMBER')", [heir]):
+        raise PermissionDenied(
+            f'{control.label}: this user is no member of the role "{heir}", which is to own the database.'
+        )
+
+
+def _require_names(control: Connection, view: str, column: str, needed: Sequence[str], kind: str, advice: str) -> None:
+    there = {name for (name,) in control.rows(f"SELECT {quote_identifier(column)} FROM {quote_identifier(view)}")}
+    missing = [name for name in needed if name not in there]
+    if missing:
+        raise NotFound(f"{control.label} lacks what the backup needs: the {kind} {', '.join(missing)}. {advice}.")
+
+
+def _require_extensions_for(control: Connection, properties: Properties, owner: str) -> None:
+    """With ``owner``, pg_restore acts as that role, which may create trusted extensions only."""
+    if control.version < 13_00_00 or control.value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [owner]):
+        return
+    forbidden = control.rows(
+        "SELECT e.name FROM pg_available_extensions e JOIN pg_available_extension_versions v"
+        " ON v.name = e.name AND v.version = e.default_version"
+        " WHERE e.name = ANY (%s) AND v.superuser AND NOT v.trusted ORDER BY 1",
+        [list(properties.extensions)],
+    )
+    if forbidden:
+        raise PermissionDenied(
+            f'owner: the role "{owner}" may not create the extension {", ".join(name for (name,) in forbidden)}, '
+            "which only a superuser may. Leave owner out, or restore as an owner with more rights."
+        )

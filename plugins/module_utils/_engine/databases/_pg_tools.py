@@ -1,0 +1,159 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""PostgreSQL's own programs: which of the installed ones fits, and what their failures mean."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple, Type
+
+from ..command import program_version
+from ..errors import (
+    Damaged,
+    EngineError,
+    Locked,
+    Mismatch,
+    MissingTool,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    ToolFailed,
+    Unreachable,
+)
+
+#: Where Debian's and the PostgreSQL project's RPM packages install a major version each.
+_PACKAGE_DIRECTORIES = (("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"))
+_NUMBER = re.compile(r"[0-9]+")
+
+
+@dataclass(frozen=True)
+class Tool:
+    """An installed program of PostgreSQL's."""
+
+    path: str
+    version: str
+
+    @property
+    def major(self) -> int:
+        return major_of(self.version)
+
+
+def major_of(version: str) -> int:
+    """The major version in a version number like ``15.18``; 0 where there is none."""
+    match = _NUMBER.match(version)
+    return int(match.group(0)) if match else 0
+
+
+def dumper(name: str, server_major: int) -> Tool:
+    """The ``pg_dump`` or ``pg_dumpall`` of the server's own major version, or else the next above it.
+
+    Raises MissingTool: an older one refuses a newer server.
+    """
+    found = installed(name)
+    fitting = [tool for tool in found if tool.major >= server_major]
+    if fitting:
+        return fitting[0]
+    raise MissingTool(
+        f"The server is PostgreSQL {server_major}, and {name} must not be older: {_listed(found)}. "
+        f"{_install(server_major)}"
+    )
+
+
+def restorer(dumped_by: str, server_major: int) -> Tool:
+    """The ``pg_restore`` for a dump that the ``pg_dump`` of version ``dumped_by`` wrote.
+
+    An older one cannot read the dump. One that is newer than the server may send settings that the server does not
+    know, so that the server's own version is taken where it is there, and otherwise the oldest that fits.
+    """
+    needed = major_of(dumped_by)
+    found = installed("pg_restore")
+    fitting = [tool for tool in found if tool.major >= needed]
+    if fitting:
+        return next((tool for tool in fitting if tool.major == server_major), fitting[0])
+    raise MissingTool(
+        f"The backup was made by pg_dump {dumped_by}, and pg_restore must not be older: {_listed(found)}. "
+        f"{_install(needed)}"
+    )
+
+
+def installed(name: str) -> List[Tool]:
+    """All installed versions of a program, the oldest first; the newest minor version of each major one."""
+    newest: Dict[int, Tool] = {}
+    for path in _candidates(name):
+        tool = Tool(path, program_version(path))
+        if tool.major and _order(tool.version) > _order(newest[tool.major].version if tool.major in newest else ""):
+            newest[tool.major] = tool
+    return [newest[major] for major in sorted(newest)]
+
+
+def explained(failure: EngineError) -> EngineError:
+    """What the failure of a PostgreSQL program means; any other failure is returned as it is."""
+    if not isinstance(failure, ToolFailed) or failure.name not in _PROGRAMS:
+        return failure
+    for pattern, kind, advice in _MEANINGS:
+        match = re.search(pattern, failure.output)
+        if match:
+            said = failure.output[match.start() :].splitlines()[0].strip().rstrip(".")
+            return kind(f"{failure.name}: {said}. {advice}")
+    return failure
+
+
+_PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore")
+
+_DAMAGE = (
+    "could not read from input file|input file is too short|does not appear to be a valid archive|corrupt|did not find magic string"
+    "|unexpected end of file|unrecognized data block type|found unexpected block ID"
+)
+_MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
+    (r"permission denied (for|to) ", PermissionDenied, "Grant what is missing, or log in as the owner or a superuser."),
+    (r"must be (owner of|superuser|member of|able to)", PermissionDenied, "Log in as a superuser, or give owner."),
+    (r"query would be affected by row-level security", PermissionDenied, "Log in as a role with BYPASSRLS."),
+    (r"lock timeout|could not obtain lock", Locked, "Another session holds the table; find it in pg_stat_activity."),
+    (r"out of shared memory", NoSpace, "Raise max_locks_per_transaction on the database server."),
+    (r"No space left on device|could not extend file", NoSpace, "The server's disk is full; free space there."),
+    (r'role "[^"]*" does not exist', NotFound, "Restore the globals first, or give owner."),
+    (r'tablespace "[^"]*" does not exist', NotFound, "Restore the globals first, or create it."),
+    (r'extension "[^"]*" is not available', NotFound, "Install the package that brings it on the database server."),
+    (r"unrecognized configuration parameter", MissingTool, "Install the client package of the server's own version."),
+    (r"unsupported version .* in file header", MissingTool, "Install the newer client package that made this dump."),
+    (_DAMAGE, Damaged, "The dump is damaged or cut short; restore another backup."),
+    (r"invalid snapshot identifier|invalid source process ID", Unreachable,
+     "The session that held the snapshot broke; run this again."),
+    (r"server closed the connection|connection to server|terminating connection|could not connect",
+     Unreachable, "See the server's log, and run this again."),
+    (r"violates (foreign key|check|unique|not-null|exclusion) constraint|could not create unique index",
+     Mismatch, "The dump holds rows that its own constraints refuse: the source was corrupt. Restore an older backup."),
+)  # fmt: skip
+
+
+def _candidates(name: str) -> List[str]:
+    directories = [path for base, pattern in _PACKAGE_DIRECTORIES for path in sorted(Path(base).glob(pattern))]
+    directories += [Path(part) for part in os.environ.get("PATH", "").split(os.pathsep) if part]
+    found = []
+    for directory in directories:
+        path = directory / name
+        # Debian's /usr/bin/pg_dump is a script that chooses a version by a cluster's configuration.
+        if path.is_file() and os.access(path, os.X_OK) and path.resolve().name != "pg_wrapper":
+            found.append(str(path))
+    return found
+
+
+def _order(version: str) -> Tuple[int, ...]:
+    return tuple(int(number) for number in _NUMBER.findall(version))
+
+
+def _listed(found: Sequence[Tool]) -> str:
+    if not found:
+        return "none is installed"
+    return (
+        "only " + " and ".join(tool.version for tool in found) + (" is" if len(found) == 1 else " are") + " installed"
+    )
+
+
+def _install(major: int) -> str:
+    return f"Install postgresql-client-{major} (Debian, Ubuntu) or postgresql{major} (RHEL)."

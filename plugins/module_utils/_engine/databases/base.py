@@ -1,0 +1,161 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What every database engine can do. One file an engine stands beside this one.
+
+An engine says what there is, gives a consistent snapshot to dump, and stages a dump beside its target until it is
+known to be good. It runs no pipe and knows no repository: it hands out commands and paths, and a verb joins them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
+
+from ..command import Command
+from ..errors import BadInput, EngineError
+from ..model import Fingerprint, FingerprintKind, Manifest
+
+#: Where a dump comes from or goes to: a program's standard output or input, or a file.
+Stream = Union[Command, Path]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What is known of a database before anything is done to it. ``bytes`` is its size on its server or disk."""
+
+    exists: bool
+    bytes: int
+    server_version: str
+
+
+@dataclass(frozen=True)
+class DumpOptions:
+    """What a dump shall hold. ``timeout`` is how long to wait for a lock on the database, in seconds."""
+
+    fingerprint: FingerprintKind
+    globals: bool = False
+    exclude_tables: Tuple[str, ...] = ()
+    lock_timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class DumpFacts:
+    """What the manifest records of the database that was dumped."""
+
+    server_version: str
+    tool_versions: Mapping[str, str]
+    opaque: bool = False
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Tuple[str, ...] = ()
+
+
+class Snapshot(ABC):
+    """A database as it was at one moment, held still until it is dumped."""
+
+    facts: DumpFacts
+    #: What to read the dump from.
+    dump: Stream
+    #: What to read roles and tablespaces from, where that was asked for.
+    globals: Optional[Command] = None
+
+    @abstractmethod
+    def fingerprint(self) -> Optional[Fingerprint]:
+        """Count the tables on this very snapshot; None where nothing can be counted.
+
+        It is called once, from another thread than the one that holds the snapshot, while the dump is read.
+        """
+
+    def cancel_fingerprint(self) -> None:
+        """Make a running ``fingerprint`` end soon, with any error: its result is no longer wanted. From any thread."""
+
+
+class Staging(ABC):
+    """A place beside the target into which a dump is loaded, checked, and from which it is promoted."""
+
+    #: What to write the dump into.
+    load: Stream
+    #: How messages name the staged copy.
+    label: str
+
+    @abstractmethod
+    def loaded(self) -> None:
+        """To be called when the dump is in: makes it durable and fit to be queried."""
+
+    @abstractmethod
+    def check_integrity(self) -> None:
+        """Ask the engine whether the copy is sound. Raises Mismatch, or Unverifiable where that cannot be known."""
+
+    @abstractmethod
+    def fingerprint(self, like: Fingerprint) -> Fingerprint:
+        """Count the copy as ``like`` was counted. Raises Unverifiable where that cannot be done."""
+
+    @abstractmethod
+    def query(self, sql: str) -> List[Tuple[Any, ...]]:
+        """All rows of a read-only query on the copy. Raises Mismatch when the query fails."""
+
+    @abstractmethod
+    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+        """Put the copy in the target's place at once and wholly, or raise and leave the target as it was.
+
+        Returns the name under which the replaced database is kept, where it is.
+        """
+
+
+class Examination(ABC):
+    """A dump that is read to its end."""
+
+    load: Stream
+
+    @abstractmethod
+    def conclude(self) -> None:
+        """Judge what was read. Raises Mismatch or Unverifiable."""
+
+
+class Engine(ABC):
+    """One kind of database."""
+
+    #: What undoes the dump, as a file name's extension.
+    extension: ClassVar[str]
+
+    def explain(self, failure: EngineError) -> EngineError:
+        """What the failure of one of this engine's own programs means; any other failure is returned as it is."""
+        return failure
+
+    def globals_loader(self) -> Command:
+        """The program that brings roles and tablespaces back; those that exist already stay as they are."""
+        raise BadInput("This kind of database has no roles and tablespaces. Leave globals out.")
+
+    @abstractmethod
+    def inspect(self) -> Inspection:
+        """Look at the database without changing a byte. Raises Unreachable, PermissionDenied, NotADatabase."""
+
+    @abstractmethod
+    def check_dump(self, options: DumpOptions) -> Inspection:
+        """Raise unless a dump with these options can be expected to succeed. Changes nothing."""
+
+    @abstractmethod
+    def snapshot(self, options: DumpOptions) -> AbstractContextManager[Snapshot]:
+        """Hold the database still (for readers: writers go on) and describe its dump."""
+
+    @abstractmethod
+    def check_restore(self, manifest: Manifest, replace: bool, owner: Optional[str]) -> Inspection:
+        """Raise unless this backup can be expected to restore here. Changes nothing."""
+
+    @abstractmethod
+    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
+        """Make an empty copy beside the target; leaving the context removes it unless it was promoted."""
+
+    @abstractmethod
+    def examine(self, manifest: Manifest) -> AbstractContextManager[Examination]:
+        """Read a dump to its end and judge it, without a server. Leaves nothing behind."""
+
+
+def differing(expected: Sequence[str], label: str, limit: int = 5) -> str:
+    """Join differences for a message, the first few by name."""
+    rest = f" and {len(expected) - limit} more" if len(expected) > limit else ""
+    return f"{label}: " + "; ".join(expected[:limit]) + rest

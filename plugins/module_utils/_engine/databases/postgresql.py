@@ -1,0 +1,121 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""PostgreSQL: dumped with pg_dump from one exported snapshot, restored with pg_restore beside the target.
+
+Connections go to the server itself: exported snapshots and session locks do not survive a pooler in between.
+
+``owner`` makes a restore fit another server's roles: that role then owns the database and all in it, and the
+privileges and per-role settings of the backup, which name roles of the old server, are left out.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, contextmanager
+from typing import ClassVar, Iterator, Optional
+
+from ..command import Command
+from ..errors import BadInput, EngineError, NotFound
+from ..model import Database, Manifest
+from . import _pg_catalogue, _pg_fingerprint, _pg_globals, _pg_snapshot, _pg_staging, _pg_tools
+from ._pg_connection import Access, Connection, access_to
+from .base import DumpOptions, Engine, Examination, Inspection, Snapshot, Staging, Stream
+
+#: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
+_OLDEST_SERVER = 10
+_NOT_FOR_RESTORES = ("template0", "template1")
+
+_SIZE = """
+SELECT CASE WHEN has_database_privilege(datname, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END
+  FROM pg_database WHERE datname = %s
+"""
+
+
+class PostgresqlEngine(Engine):
+    """One database on one PostgreSQL server."""
+
+    extension: ClassVar[str] = ".dump"
+
+    def __init__(self, database: Database) -> None:
+        self._access: Access = access_to(database)
+        self._name = database.name
+
+    def explain(self, failure: EngineError) -> EngineError:
+        return _pg_tools.explained(failure)
+
+    def inspect(self) -> Inspection:
+        try:
+            with self._access.connect(self._name) as connection:
+                return self._inspected(connection)
+        except NotFound:
+            with self._access.administer(self._name) as connection:
+                return self._inspected(connection)
+
+    def check_dump(self, options: DumpOptions) -> Inspection:
+        with self._access.connect(self._name) as connection:
+            if connection.version < _OLDEST_SERVER * 10000:
+                raise BadInput(f"{connection.label} is older than PostgreSQL {_OLDEST_SERVER}. Upgrade the server.")
+            major = connection.version // 10000
+            _pg_tools.dumper("pg_dump", major)
+            if options.globals:
+                _pg_tools.dumper("pg_dumpall", major)
+            _pg_fingerprint.require_countable(connection, options.fingerprint)
+            selection = _pg_catalogue.select(connection, options.exclude_tables)
+            _pg_catalogue.require_whole(connection, selection)
+            _pg_catalogue.require_readable(connection, selection)
+            return self._inspected(connection)
+
+    def snapshot(self, options: DumpOptions) -> AbstractContextManager[Snapshot]:
+        return _pg_snapshot.hold(self._access, self._name, options)
+
+    def check_restore(self, manifest: Manifest, replace: bool, owner: Optional[str]) -> Inspection:
+        if self._name in _NOT_FOR_RESTORES:
+            raise BadInput(f"{self._name} is what PostgreSQL makes new databases from. Restore under another name.")
+        with self._access.administer(self._name) as control:
+            made_on, here = _pg_tools.major_of(manifest.server_version), control.version // 10000
+            if here < made_on:
+                raise BadInput(
+                    f"{manifest.id} was made on PostgreSQL {made_on}, and {self._access.label} is {here}: an older "
+                    f"server does not understand a newer one's dump. Restore on PostgreSQL {made_on} or newer."
+                )
+            _pg_tools.restorer(_pg_staging.dumped_by(manifest), here)
+            if manifest.fingerprint:
+                _pg_fingerprint.require_countable(control, manifest.fingerprint.kind)
+            _pg_staging.check(control, self._name, manifest, replace, owner)
+            return self._inspected(control)
+
+    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
+        return _pg_staging.prepare(self._access, self._name, manifest, owner, parallel)
+
+    def examine(self, manifest: Manifest) -> AbstractContextManager[Examination]:
+        return _examination(manifest)
+
+    def load_globals(self) -> AbstractContextManager[_pg_globals.GlobalsLoading]:
+        """Bring roles and tablespaces back: write the globals artefact into ``load``, then call ``loaded``.
+
+        What exists already is kept and gets the attributes and passwords of the backup. Needs a superuser.
+        """
+        return _pg_globals.loading(self._access)
+
+    def _inspected(self, connection: Connection) -> Inspection:
+        size = connection.rows(_SIZE, [self._name])
+        version = _pg_snapshot.server_version(connection)
+        return Inspection(exists=bool(size), bytes=int(size[0][0]) if size else 0, server_version=version)
+
+
+class _PostgresqlExamination(Examination):
+    """The dump is turned into SQL that nobody reads, which takes pg_restore through all of it."""
+
+    def __init__(self, load: Stream) -> None:
+        self.load = load
+
+    def conclude(self) -> None:
+        # pg_restore has failed already when anything was wrong.
+        return
+
+
+@contextmanager
+def _examination(manifest: Manifest) -> Iterator[Examination]:
+    tool = _pg_tools.restorer(_pg_staging.dumped_by(manifest), 0)
+    yield _PostgresqlExamination(Command("pg_restore", (tool.path, "--file=/dev/null")))

@@ -1,0 +1,210 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""SQLite: a database is a file, and a dump is a consistent copy of it.
+
+A plain database is copied by SQLite's online backup; one that is encrypted (SQLCipher and kin) is copied as it is,
+under SQLite's own locks, and recorded as opaque. The copy is a private file, because its tables are counted on it and
+because SQLite writes a copy in no order that a pipe could take. It lies beside the database, where the same data
+already lies and its permissions are thought about. Who may read a database but not write its directory names another
+directory by SQLite's own variable SQLITE_TMPDIR; the copy is never put anywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional
+
+from ..errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied
+from ..model import Database, Fingerprint, FingerprintKind, Manifest
+from .base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snapshot, Staging
+from .sqlite_access import parse_mode, parse_owner, require_grantable
+from .sqlite_connect import Cancellation
+from .sqlite_copy import copy_plain
+from .sqlite_file import Kind, classify, raise_os_error, require, require_space, resolve, size_of
+from .sqlite_opaque import copy_opaque
+from .sqlite_scratch import BACKUP, RESTORING, ScratchFile, examination_file, scratch_file, sweep
+from .sqlite_staging import SqliteExamination, SqliteStaging
+from .sqlite_swap import Swap, drop_half_done, target_exists
+from .sqlite_tables import count_tables, problems
+
+_TEMPORARY = "SQLITE_TMPDIR"
+
+
+class SqliteSnapshot(Snapshot):
+    """A copy of a database, made at one moment."""
+
+    def __init__(self, source: Path, copy: Path, facts: DumpFacts, kind: FingerprintKind) -> None:
+        self.facts = facts
+        self.dump: Path = copy
+        self.globals = None
+        self._source = source
+        self._kind = kind
+        self._cancellation = Cancellation()
+
+    def fingerprint(self) -> Optional[Fingerprint]:
+        """Check the copy's structure, then count its tables; for kind NONE only check it. None for an opaque copy.
+
+        Raises Damaged with what SQLite found: copying a page does not look into it, so that without this check a
+        damaged database would be backed up over and over.
+        """
+        if self.facts.opaque:
+            return None
+        found = problems(self.dump, complete=False, cancellation=self._cancellation)
+        if found:
+            raise Damaged(
+                f"{self._source} is damaged. SQLite's quick_check says: {'; '.join(found)}. Restore an older backup, "
+                "or rescue what can be read with the .recover command of sqlite3."
+            )
+        if self._kind is FingerprintKind.NONE:
+            return None
+        return count_tables(self.dump, self._kind, self._cancellation)
+
+    def cancel_fingerprint(self) -> None:
+        self._cancellation.cancel()
+
+
+class SqliteEngine(Engine):
+    """One SQLite file, at an absolute path; links on the way to it are followed."""
+
+    extension = ".db"
+
+    def __init__(self, database: Database) -> None:
+        self._path = resolve(database.name)
+
+    def inspect(self) -> Inspection:
+        if classify(self._path) is None:
+            return Inspection(exists=False, bytes=0, server_version=sqlite3.sqlite_version)
+        return self._inspection()
+
+    def check_dump(self, options: DumpOptions) -> Inspection:
+        """Raises BadInput, NotFound, NotADatabase, PermissionDenied, and NoSpace where the copy would not fit."""
+        _refuse_options(options)
+        require(self._path)
+        inspection = self._inspection()
+        require_space(_copies_directory(self._path), inspection.bytes, f"The backup of {self._path}")
+        return inspection
+
+    @contextmanager
+    def snapshot(self, options: DumpOptions) -> Iterator[Snapshot]:
+        """Copy the database. Raises what ``check_dump`` raises, Locked after ``lock_timeout``, and Damaged."""
+        self.check_dump(options)
+        directory = _copies_directory(self._path)
+        sweep(directory, self._path.name, BACKUP)
+        if _is_writable(self._path.parent):
+            self._clean_up_restores()
+        kind = require(self._path)
+        with scratch_file(directory, self._path.name, BACKUP) as copy:
+            properties = _copy(kind, self._path, copy, options.lock_timeout)
+            facts = DumpFacts(
+                server_version=sqlite3.sqlite_version,
+                tool_versions={"sqlite": sqlite3.sqlite_version},
+                opaque=kind is Kind.OPAQUE,
+                properties=properties,
+            )
+            yield SqliteSnapshot(self._path, copy.path, facts, options.fingerprint)
+
+    def check_restore(self, manifest: Manifest, replace: bool, owner: Optional[str]) -> Inspection:
+        """Raises TargetExists, NotFound (the directory), NotADatabase (it is a directory), BadInput, BadManifest,
+        PermissionDenied and NoSpace. A target that is no database any more can be replaced: that is what restores are
+        for. Whether somebody has it open is only known when it is replaced.
+        """
+        target, directory = self._path, self._path.parent
+        asked = parse_owner(owner)
+        parse_mode(manifest.properties)
+        try:
+            exists = target.exists()
+            if exists and not target.is_file():
+                raise NotADatabase(f"Cannot restore to {target}: it is not a file. Restore to another path.")
+            if not directory.is_dir():
+                raise NotFound(f"Cannot restore to {target}: there is no directory {directory}. Make it first.")
+        except OSError as error:
+            raise_os_error(error, f"Cannot restore to {target}")
+        if exists and not replace:
+            raise target_exists(target)
+        _require_writable(directory, f"Cannot restore to {target}", "")
+        require_grantable(target, asked)
+        require_space(directory, manifest.main.plain_bytes, f"The restore of {manifest.id}")
+        size = size_of(target) if exists else 0
+        return Inspection(exists=exists, bytes=size, server_version=sqlite3.sqlite_version)
+
+    @contextmanager
+    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> Iterator[Staging]:
+        """Make an empty file beside the target. ``parallel`` has no meaning for a file."""
+        asked, mode = parse_owner(owner), parse_mode(manifest.properties)
+        if not self._path.parent.is_dir():
+            raise NotFound(f"Cannot restore to {self._path}: there is no directory {self._path.parent}. Make it first.")
+        self._clean_up_restores()
+        with scratch_file(self._path.parent, self._path.name, RESTORING) as file:
+            swap = Swap(file.path, file.descriptor, self._path, asked, mode)
+            yield SqliteStaging(swap, manifest.opaque)
+
+    @contextmanager
+    def examine(self, manifest: Manifest) -> Iterator[Examination]:
+        """Read a dump into a private temporary directory (TMPDIR, else the system's)."""
+        with examination_file() as file:
+            yield SqliteExamination(file, manifest.opaque)
+
+    def _inspection(self) -> Inspection:
+        try:
+            size = size_of(self._path)
+        except OSError as error:
+            raise_os_error(error, f"Cannot look at {self._path}")
+        return Inspection(exists=True, bytes=size, server_version=sqlite3.sqlite_version)
+
+    def _clean_up_restores(self) -> None:
+        """Remove what restores that were killed have left beside the database."""
+        sweep(self._path.parent, self._path.name, RESTORING)
+        drop_half_done(self._path)
+
+
+def _refuse_options(options: DumpOptions) -> None:
+    if options.globals:
+        raise BadInput("globals: an SQLite database has no roles and tablespaces. Leave it out.")
+    if options.exclude_tables:
+        raise BadInput("exclude_tables: an SQLite database is backed up as one whole. Leave it out.")
+
+
+def _copies_directory(source: Path) -> Path:
+    """Where the private copy goes: SQLITE_TMPDIR where it is set, else beside the database."""
+    chosen = os.environ.get(_TEMPORARY)
+    directory = Path(chosen) if chosen else source.parent
+    if not directory.is_dir():
+        raise NotFound(f"{_TEMPORARY} names {directory}, which is not a directory. Make it, or unset the variable.")
+    hint = f" or set {_TEMPORARY} to a private directory with room for a copy of the database,"
+    _require_writable(directory, f"Cannot make a private copy of {source}", hint)
+    return directory
+
+
+def _require_writable(directory: Path, attempt: str, hint: str) -> None:
+    if not _is_writable(directory):
+        raise PermissionDenied(
+            f"{attempt}: this account may not write the directory {directory}. "
+            f"Give it access,{hint} or run this as root."
+        )
+
+
+def _is_writable(directory: Path) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+
+
+def _copy(kind: Kind, source: Path, copy: ScratchFile, lock_timeout: float) -> Dict[str, Any]:
+    """Fill the copy and return what the manifest records of the database."""
+    properties: Dict[str, Any] = {"mode": f"{stat.S_IMODE(source.stat().st_mode):04o}"}
+    if kind is Kind.OPAQUE:
+        copy_opaque(source, copy.descriptor, lock_timeout)
+        return properties
+    header = copy_plain(source, copy.path, lock_timeout)
+    return {
+        **properties,
+        "page_size": header.page_size,
+        "encoding": header.encoding,
+        "journal_mode": "wal" if header.wal else "delete",
+        "user_version": header.user_version,
+        "application_id": header.application_id,
+    }

@@ -1,0 +1,146 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Files that exist only while somebody works on them, and that a later run removes when their maker was killed.
+
+Each is locked with flock(2) by its maker. That lock dies with the process, so a file that can be locked is abandoned.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import secrets
+import stat
+import tempfile
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, List, Optional
+
+from .sqlite_file import raise_os_error
+
+BACKUP = "backup"
+RESTORING = "restoring"
+_EXAMINATION = "fleet-backup-examination-"
+_RANDOM_BYTES = 4
+#: 255 bytes is the limit of a name on Linux; the longest purpose, the random part and a ``-journal`` must fit in.
+_NAME_BYTES = 200
+
+
+@dataclass(frozen=True)
+class ScratchFile:
+    """A private file, and its descriptor, which holds its lock."""
+
+    path: Path
+    descriptor: int
+
+
+def scratch_prefix(name: str, purpose: str) -> str:
+    """How the hidden files of a database begin: ``.<name>.<purpose>-``."""
+    return os.fsdecode(b"." + os.fsencode(name)[:_NAME_BYTES]) + f".{purpose}-"
+
+
+@contextmanager
+def scratch_file(directory: Path, name: str, purpose: str) -> Iterator[ScratchFile]:
+    """A new empty file ``.<name>.<purpose>-<random>`` of mode 0600; leaving the context removes it,
+    unless it got another name."""
+    try:
+        file = _create(directory, scratch_prefix(name, purpose))
+    except OSError as error:
+        raise_os_error(error, f"Cannot write a private copy of {name} into {directory}")
+    try:
+        yield file
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(file.path)
+        os.close(file.descriptor)
+
+
+@contextmanager
+def examination_file() -> Iterator[ScratchFile]:
+    """A new empty file in a directory of its own, of mode 0700, in the place for temporary files (TMPDIR)."""
+    base = Path(tempfile.gettempdir())
+    for directory in base.glob(f"{_EXAMINATION}*"):
+        if _is_own(directory):
+            sweep(directory, "dump", "examined")
+            # Not empty: somebody is at work in it.
+            with suppress(OSError):
+                directory.rmdir()
+    try:
+        directory = Path(tempfile.mkdtemp(prefix=_EXAMINATION, dir=base))
+    except OSError as error:
+        raise_os_error(error, f"Cannot make a temporary directory in {base}")
+    try:
+        with scratch_file(directory, "dump", "examined") as file:
+            yield file
+    finally:
+        with suppress(FileNotFoundError):
+            directory.rmdir()
+
+
+def sweep(directory: Path, name: str, purpose: str) -> List[str]:
+    """Remove the files that killed runs left behind, and none that a living process holds; the names removed."""
+    pattern = re.compile(re.escape(scratch_prefix(name, purpose)) + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
+    try:
+        names = [entry for entry in os.listdir(directory) if pattern.fullmatch(entry)]
+    except OSError as error:
+        raise_os_error(error, f"Cannot list {directory}")
+    return [entry for entry in names if _remove_abandoned(directory / entry)]
+
+
+def _create(directory: Path, prefix: str) -> ScratchFile:
+    while True:
+        path = directory / f"{prefix}{secrets.token_hex(_RANDOM_BYTES)}"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except FileExistsError:
+            continue
+        try:
+            os.fchmod(descriptor, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Between its creation and its lock, another run could take the file for abandoned.
+            if os.fstat(descriptor).st_nlink:
+                return ScratchFile(path, descriptor)
+        except BaseException:
+            os.unlink(path)
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _remove_abandoned(path: Path) -> bool:
+    descriptor = _open_own(path)
+    if descriptor is None:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _open_own(path: Path) -> Optional[int]:
+    """Open a regular file of this account; in a shared directory others can have made one of that name."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    status = os.fstat(descriptor)
+    if stat.S_ISREG(status.st_mode) and (status.st_uid == os.geteuid() or os.geteuid() == 0):
+        return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _is_own(directory: Path) -> bool:
+    try:
+        status = os.lstat(directory)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()

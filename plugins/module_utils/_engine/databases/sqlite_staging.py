@@ -1,0 +1,87 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A restored SQLite file before it is promoted, and one that is only read to its end."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+from ..errors import Damaged, Mismatch, NotADatabase, Unverifiable
+from ..model import Fingerprint
+from .base import Examination, Staging
+from .sqlite_connect import private
+from .sqlite_scratch import ScratchFile
+from .sqlite_swap import Swap, promote
+from .sqlite_tables import count_tables, problems, require_sqlite
+
+
+class SqliteStaging(Staging):
+    """A file beside its target. It is read without locks and logs, so that checking it changes and leaves nothing."""
+
+    def __init__(self, swap: Swap, opaque: bool) -> None:
+        self._swap = swap
+        self._opaque = opaque
+        self.load: Path = swap.staged
+        self.label = str(swap.staged)
+
+    def loaded(self) -> None:
+        os.fsync(self._swap.descriptor)
+
+    def check_integrity(self) -> None:
+        require_sound(self.load, self._opaque)
+
+    def fingerprint(self, like: Fingerprint) -> Fingerprint:
+        _require_readable(self.load, self._opaque)
+        try:
+            return count_tables(self.load, like.kind)
+        except Damaged as error:
+            raise Mismatch(str(error)) from error
+
+    def query(self, sql: str) -> List[Tuple[Any, ...]]:
+        _require_readable(self.load, self._opaque)
+        try:
+            with private(self.load) as connection:
+                connection.execute("PRAGMA query_only = ON")
+                return connection.execute(sql).fetchall()
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise Mismatch(f"The query failed on the restored copy: {error}. The query was: {sql}") from error
+
+    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+        kept = promote(self._swap, replace, keep_replaced)
+        return None if kept is None else str(kept)
+
+
+class SqliteExamination(Examination):
+    """A file in a private directory."""
+
+    def __init__(self, file: ScratchFile, opaque: bool) -> None:
+        self.load: Path = file.path
+        self._opaque = opaque
+
+    def conclude(self) -> None:
+        require_sound(self.load, self._opaque)
+
+
+def require_sound(path: Path, opaque: bool) -> None:
+    """Raise Mismatch unless SQLite finds the whole file sound, and Unverifiable where it has no way to know."""
+    _require_readable(path, opaque)
+    try:
+        require_sqlite(path)
+        found = problems(path, complete=True)
+    except (Damaged, NotADatabase) as error:
+        raise Mismatch(str(error)) from error
+    if found:
+        raise Mismatch(f"The restored copy is damaged. SQLite's integrity_check says: {'; '.join(found)}")
+
+
+def _require_readable(path: Path, opaque: bool) -> None:
+    if opaque:
+        raise Unverifiable(
+            f"{path.name} is encrypted by its application, so that nobody can check it without that key. "
+            "Open the restored database with the application to check it."
+        )

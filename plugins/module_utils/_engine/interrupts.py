@@ -1,0 +1,39 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Signals that ask this process to stop become an exception, so that everything it began is cleaned up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from contextlib import contextmanager
+from types import FrameType
+from typing import Iterator, Optional
+
+from .errors import Interrupted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While this lasts, SIGTERM, SIGHUP and SIGINT raise Interrupted in the main thread, once."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python delivers signals to the main thread alone; whoever runs this elsewhere handles them there.
+        yield
+        return
+    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
+    # The cleaning up that follows must not itself be cut short by an impatient second signal.
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise Interrupted(f"Stopped by {signal.Signals(number).name}. What was begun has been removed; run this again.")

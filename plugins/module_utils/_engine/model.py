@@ -1,0 +1,366 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The words of this project, as types: databases, backups, manifests, proofs. No input or output here.
+
+Times are aware datetimes in UTC, sizes are bytes, and spans are timedeltas, everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+
+#: The tier of backups that a restore takes of what it is about to replace.
+SAFETY_TIER = "safety"
+
+
+class EngineName(str, Enum):
+    """The kinds of database that can be protected."""
+
+    SQLITE = "sqlite"
+    POSTGRESQL = "postgresql"
+
+
+class Compression(str, Enum):
+    """How an artefact is compressed."""
+
+    ZSTD = "zstd"
+    GZIP = "gzip"
+    NONE = "none"
+
+    @property
+    def extension(self) -> str:
+        return {"zstd": ".zst", "gzip": ".gz", "none": ""}[self.value]
+
+
+class Encryption(str, Enum):
+    """How an artefact is encrypted; docs/formats.md describes each."""
+
+    AES256_GCM = "aes256-gcm"
+    GPG = "gpg"
+    AGE = "age"
+    AES256_CBC = "aes256-cbc"
+    NONE = "none"
+
+    @property
+    def extension(self) -> str:
+        return {"aes256-gcm": ".aes", "gpg": ".gpg", "age": ".age", "aes256-cbc": ".enc", "none": ""}[self.value]
+
+
+class Content(str, Enum):
+    """What an artefact holds."""
+
+    DATABASE = "database"
+    GLOBALS = "globals"
+
+
+class SlotKind(str, Enum):
+    """How a key slot wraps a data key."""
+
+    X25519 = "x25519"
+    PASSPHRASE = "passphrase"
+
+
+class FingerprintKind(str, Enum):
+    """What a fingerprint counts."""
+
+    NONE = "none"
+    COUNTS = "counts"
+    DIGEST = "digest"
+
+
+class Level(str, Enum):
+    """How far a verification went; each level includes the ones before it."""
+
+    CHECKSUM = "checksum"
+    CONTENTS = "contents"
+    RESTORE = "restore"
+
+    @property
+    def strength(self) -> int:
+        return list(Level).index(self)
+
+
+class Outcome(str, Enum):
+    """How a verification ended."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNVERIFIABLE = "unverifiable"
+
+
+@dataclass(frozen=True)
+class Server:
+    """How to reach a database server. What is None is left to the client library's own defaults."""
+
+    host: Optional[str] = None
+    port: Optional[int] = None
+    user: Optional[str] = None
+    password: Optional[str] = field(default=None, repr=False)
+    unix_socket: Optional[str] = None
+    ssl_mode: Optional[str] = None
+    ca_cert: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Database:
+    """What is protected: an engine, a name (for SQLite an absolute path), and for servers how to reach it."""
+
+    engine: EngineName
+    name: str
+    server: Server = Server()
+
+
+@dataclass(frozen=True)
+class EncryptionSettings:
+    """What the user says of encryption: a method, and the keys as inline text, paths or, for gpg, key ids.
+
+    ``identities`` are private keys, needed only to read.
+    """
+
+    method: Encryption = Encryption.AES256_GCM
+    recipients: Tuple[str, ...] = ()
+    passphrase: Optional[str] = field(default=None, repr=False)
+    identities: Tuple[str, ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The directory of one database's backups in a repository, as three safe path components."""
+
+    host: str
+    engine: str
+    database: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.host}/{self.engine}/{self.database}"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One stored file of a backup. ``bytes`` and ``sha256`` describe it as stored, ``plain_bytes`` what is inside."""
+
+    name: str
+    bytes: int
+    sha256: str
+    plain_bytes: int
+    compression: Compression
+    encryption: Encryption
+    content: Content = Content.DATABASE
+
+
+@dataclass(frozen=True)
+class KeySlot:
+    """An artefact's data key, wrapped for one recipient.
+
+    ``recipient`` is the SHA-256 of the recipient's SubjectPublicKeyInfo in hexadecimal, or empty for a passphrase.
+    ``parameters`` are the kind's own fields, binary ones in base64 (see keys.py).
+    """
+
+    artefact: str
+    kind: SlotKind
+    recipient: str
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TableFingerprint:
+    """What was in one table: its number of rows, and where asked for a digest that does not depend on their order."""
+
+    rows: int
+    digest: Optional[str] = None
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What was in a database, by table, on the snapshot that was dumped."""
+
+    kind: FingerprintKind
+    tables: Mapping[str, TableFingerprint]
+
+    @property
+    def rows(self) -> int:
+        return sum(table.rows for table in self.tables.values())
+
+    def differences(self, other: Fingerprint) -> List[str]:
+        """How ``other`` (what came back) differs from this one (what was backed up), a sentence each."""
+        found = []
+        for name in sorted(set(self.tables) | set(other.tables)):
+            here, there = self.tables.get(name), other.tables.get(name)
+            if there is None:
+                found.append(f"table {name} is missing")
+            elif here is None:
+                found.append(f"table {name} was not in the backup")
+            elif here.rows != there.rows:
+                found.append(f"table {name} has {there.rows} rows instead of {here.rows}")
+            elif here.digest is not None and here.digest != there.digest:
+                found.append(f"table {name} has other contents")
+        return found
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The database's backup before this one."""
+
+    id: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that is known of a backup. Written last: without it, the backup does not exist."""
+
+    id: str
+    host: str
+    engine: str
+    database: str
+    started: datetime
+    finished: datetime
+    artefacts: Tuple[Artefact, ...]
+    tier: Optional[str] = None
+    key_slots: Tuple[KeySlot, ...] = ()
+    server_version: str = ""
+    tool_versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: Optional[Fingerprint] = None
+    opaque: bool = False
+    #: What the engine needs to create the database again: encoding, locale, owner, settings. Its own affair.
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    durations: Mapping[str, float] = field(default_factory=dict)
+    previous: Optional[Previous] = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    #: Fields that this version does not know; kept when the manifest is written again.
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def safety(self) -> bool:
+        """Whether a restore took it of what it replaced. Such a backup is never meant by "latest"."""
+        return self.tier == SAFETY_TIER
+
+    @property
+    def main(self) -> Artefact:
+        """The artefact that holds the database itself."""
+        return next(artefact for artefact in self.artefacts if artefact.content is Content.DATABASE)
+
+    @property
+    def globals(self) -> Optional[Artefact]:
+        """The artefact that holds roles and tablespaces, where there is one."""
+        return next((artefact for artefact in self.artefacts if artefact.content is Content.GLOBALS), None)
+
+    @property
+    def bytes(self) -> int:
+        return sum(artefact.bytes for artefact in self.artefacts)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One recorded verification."""
+
+    level: Level
+    outcome: Outcome
+    time: datetime
+    host: str
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Backup:
+    """A backup as found in a repository: its manifest, its proofs, and what of it is missing."""
+
+    place: Place
+    manifest: Manifest
+    proofs: Tuple[Proof, ...] = ()
+    #: Why it cannot be restored, where that shows without reading the artefact: a file is gone or has another size.
+    defect: Optional[str] = None
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    @property
+    def time(self) -> datetime:
+        """The time of the snapshot: what was committed before it is in the backup."""
+        return self.manifest.started
+
+    def proven(self, level: Level) -> Optional[Proof]:
+        """The newest proof that this or a stronger level passed; None where a later one failed."""
+        if self.known_bad:
+            return None
+        passed = [p for p in self.proofs if p.outcome is Outcome.PASSED and p.level.strength >= level.strength]
+        return max(passed, key=lambda proof: proof.time) if passed else None
+
+    @property
+    def known_bad(self) -> Optional[str]:
+        """Why this backup must not be counted on: a defect, or a failed proof that no later one took back.
+
+        Only a proof of the same or a stronger level takes a failure back: a good checksum says nothing about a
+        database that did not come up.
+        """
+        if self.defect:
+            return self.defect
+        failures = [proof for proof in self.proofs if proof.outcome is Outcome.FAILED]
+        if not failures:
+            return None
+        last = max(failures, key=lambda proof: proof.time)
+        strongest = max(failure.level.strength for failure in failures)
+        for proof in self.proofs:
+            redeems = proof.outcome is Outcome.PASSED and proof.level.strength >= strongest
+            if redeems and proof.time > last.time:
+                return None
+        return f"{last.level.value} verification failed: {last.detail}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in a repository that is not a backup and not in order."""
+
+    place: Place
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How long backups are kept. Counts are buckets as restic's forget counts them; -1 keeps every bucket."""
+
+    last: int = 0
+    within: Optional[timedelta] = None
+    hourly: int = 0
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+    yearly: int = 0
+    timezone: str = "UTC"
+    minimum_keep: int = 1
+    max_age: Optional[timedelta] = None
+    protect_proven: bool = True
+
+    @property
+    def counts(self) -> Dict[str, int]:
+        return {
+            "last": self.last,
+            "hourly": self.hourly,
+            "daily": self.daily,
+            "weekly": self.weekly,
+            "monthly": self.monthly,
+            "yearly": self.yearly,
+        }
+
+    @property
+    def empty(self) -> bool:
+        return self.within is None and not any(self.counts.values())
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a policy says of one backup, and why."""
+
+    backup: Backup
+    keep: bool
+    reasons: Tuple[str, ...]

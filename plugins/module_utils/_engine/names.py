@@ -1,0 +1,77 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Names in a repository: made safe when written, distrusted when read. Pure functions.
+
+```
+<repository>/<host>/<engine>/<database>/<id>.<extensions>
+<repository>/<host>/<engine>/<database>/<id>.manifest.json
+<repository>/<host>/<engine>/<database>/<id>.proof.json
+```
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime, timezone
+from typing import Optional
+
+from .errors import BadManifest
+
+MANIFEST = ".manifest.json"
+PROOF = ".proof.json"
+
+#: Everything that may stand as one component of a path in a repository: no separator, no leading dot, no control
+#: character, at most 200 bytes (temporary names are longer by a prefix and a suffix, and 255 is the limit of Linux).
+_COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
+_PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}")
+_HASHED = re.compile(r".*-[0-9a-f]{12}")
+_ID = re.compile(r"(?P<database>.+)-(?P<stamp>[0-9]{8}T[0-9]{6}Z)(?:-(?P<number>[1-9][0-9]*))?")
+
+
+def safe_name(true_name: str) -> str:
+    """The component that stands for a database or host in paths; two true names never share one.
+
+    A name of lower-case letters, digits, ``_``, ``.`` and ``-`` stands for itself. Any other (also one in upper case,
+    because a mounted SMB share does not tell "Shop" from "shop") is cut down to such letters, and 48 bits of its
+    SHA-256 are appended. Of a path only the last part stays readable.
+    """
+    if _PLAIN.fullmatch(true_name) and not _HASHED.fullmatch(true_name):
+        return true_name
+    readable = re.sub(r"[^a-z0-9_.]+", "-", true_name.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-.")[:60]
+    digest = hashlib.sha256(true_name.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    return f"{readable or 'database'}-{digest}"
+
+
+def is_component(name: str) -> bool:
+    """Whether a name can stand alone as a file or directory in a repository."""
+    return _COMPONENT.fullmatch(name) is not None
+
+
+def require_component(name: str, where: str) -> str:
+    """Return a name read from a repository, or raise BadManifest when it could lead anywhere else."""
+    if not is_component(name):
+        raise BadManifest(
+            f"{where} holds the name {name!r}, which could lead out of the repository. "
+            "Nothing was read; find out who wrote that file."
+        )
+    return name
+
+
+def make_id(database: str, moment: datetime, number: int = 1) -> str:
+    """The id of a backup: ``<safe database>-<YYYYMMDD>T<HHMMSS>Z``, then ``-2``, ``-3`` … within one second."""
+    stamp = moment.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    return f"{safe_name(database)}-{stamp}" + (f"-{number}" if number > 1 else "")
+
+
+def id_of_file(name: str) -> Optional[str]:
+    """The id in a file's name (``<id>.dump.zst.aes``, ``<id>.manifest.json``), or None where there is none."""
+    match = re.match(r"(.+-[0-9]{8}T[0-9]{6}Z(?:-[1-9][0-9]*)?)(?:\.|$)", name)
+    return match.group(1) if match else None
+
+
+def is_id(text: str) -> bool:
+    """Whether a text has the form of a backup's id."""
+    return is_component(text) and _ID.fullmatch(text) is not None

@@ -1,0 +1,174 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one way in which this project runs an external program.
+
+Arguments are a list and never a shell's; secrets arrive through anonymous memory files (memfd_create(2)); what the program
+writes on standard error is kept for the message; and no exit status goes unread.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import subprocess
+import termios
+import threading
+from typing import Dict, List, Optional, Tuple
+
+from .command import Argument, Command, Secret
+from .errors import MissingTool, ToolFailed
+
+_OUTPUT_KEPT = 4000
+
+
+class Process:
+    """A running program. ``stdin`` and ``stdout`` are open descriptors, or None for nothing."""
+
+    def __init__(self, command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:
+        self.command = command
+        self._errors = os.memfd_create("stderr")
+        # Held open until the program has ended: a terminal that nobody has open hangs up, and the program with it.
+        self._terminal: Optional[int] = None
+        handed_over: List[int] = []
+        try:
+            arguments = [_present(argument, handed_over) for argument in command.arguments]
+            environment = dict(os.environ, LC_ALL="C.UTF-8")
+            environment.update({key: _present(value, handed_over) for key, value in command.environment.items()})
+            if command.terminal_answers:
+                self._terminal, self._typist = _open_terminal(command)
+            self._popen = self._spawn(arguments, environment, stdin, stdout, handed_over)
+        except BaseException:
+            self._take_output()
+            raise
+        finally:
+            for descriptor in handed_over:
+                os.close(descriptor)
+
+    def _spawn(
+        self,
+        arguments: List[str],
+        environment: Dict[str, str],
+        stdin: Optional[int],
+        stdout: Optional[int],
+        handed_over: List[int],
+    ) -> "subprocess.Popen[bytes]":
+        def take_terminal() -> None:
+            fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)  # type: ignore[arg-type]
+
+        try:
+            return subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL if stdin is None else stdin,
+                stdout=subprocess.DEVNULL if stdout is None else stdout,
+                stderr=self._errors,
+                env=environment,
+                pass_fds=handed_over,
+                # A session of its own: the terminal's Ctrl-C reaches this project, which then ends its programs in
+                # order; and only a session leader can be given a terminal.
+                start_new_session=True,
+                preexec_fn=None if self._terminal is None else take_terminal,
+            )
+        except FileNotFoundError:
+            raise MissingTool(
+                f"{self.command.name} cannot be started: {arguments[0]} does not exist. Install the package that brings it."
+            ) from None
+        except PermissionError:
+            raise MissingTool(
+                f"{self.command.name} cannot be started: {arguments[0]} may not be executed. Check its file mode."
+            ) from None
+
+    def wait(self) -> int:
+        """Wait for the end; the exit status, negative for a signal."""
+        return self._popen.wait()
+
+    def failure(self) -> Optional[ToolFailed]:
+        """How the program failed, or None. Waits for its end, and may be asked once."""
+        status = self.wait()
+        output = self._take_output()
+        return ToolFailed(self.command.name, status, output) if status != 0 else None
+
+    def stop(self) -> None:
+        """End the program, politely first, and forget what it said."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            try:
+                self._popen.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait()
+        self._take_output()
+
+    def kill(self) -> None:
+        """End the program at once, from any thread. Its status is still to be waited for."""
+        self._popen.kill()
+
+    def _take_output(self) -> str:
+        if self._errors < 0:
+            return ""
+        size = os.fstat(self._errors).st_size
+        kept = os.pread(self._errors, _OUTPUT_KEPT, max(0, size - _OUTPUT_KEPT))
+        os.close(self._errors)
+        self._errors = -1
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
+            self._typist.join()
+        return kept.decode("utf-8", "replace").strip()
+
+
+def run(command: Command, stdin: Optional[int] = None) -> None:
+    """Run a program to its end. Raises ToolFailed, or MissingTool when it cannot be started."""
+    process = Process(command, stdin=stdin)
+    try:
+        failure = process.failure()
+    except BaseException:
+        process.stop()
+        raise
+    if failure:
+        raise failure
+
+
+def memory_file(content: bytes) -> int:
+    """An anonymous file in memory that holds ``content``, readable by its owner alone; its descriptor, at the start."""
+    descriptor = os.memfd_create("secret")
+    # libpq and gpg look at the mode of a password file, and memfd_create() makes it 0777.
+    os.fchmod(descriptor, 0o600)
+    written = 0
+    while written < len(content):
+        written += os.write(descriptor, content[written:])
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _present(argument: Argument, handed_over: List[int]) -> str:
+    if not isinstance(argument, Secret):
+        return argument
+    descriptor = memory_file(argument.content)
+    handed_over.append(descriptor)
+    return argument.form.format(fd=descriptor, path=f"/proc/self/fd/{descriptor}")
+
+
+def _open_terminal(command: Command) -> Tuple[int, threading.Thread]:
+    ours, theirs = pty.openpty()
+    answers = [secret.content for secret in command.terminal_answers]
+    typist = threading.Thread(target=_answer, args=(ours, answers), daemon=True)
+    typist.start()
+    return theirs, typist
+
+
+def _answer(terminal: int, answers: List[bytes]) -> None:
+    """Type each answer when the program has written a prompt, then read on until the program closes the terminal."""
+    waiting = list(answers)
+    seen = b""
+    try:
+        while True:
+            seen += os.read(terminal, 1024)
+            if waiting and seen.rstrip().endswith(b":"):
+                os.write(terminal, waiting.pop(0) + b"\n")
+                seen = b""
+    except OSError:
+        # EIO is how Linux says that the other side of a pseudo terminal is closed: the program has ended (pty(7)).
+        os.close(terminal)

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Writing one backup into several repositories at once, so that in each it appears whole or not at all.
+
+Order of writes in each repository: artefacts under hidden names, made durable; the manifest under a hidden name, made
+durable; then the artefacts appear, and last the manifest. A repository that fails is left behind, and the others go on:
+one full disk must not cost the copy on the other one.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
+
+from .errors import EngineError, PartlyDone
+from .manifest import write_manifest
+from .model import Manifest, Place
+from .names import MANIFEST
+from .repositories.base import Repository, Writer
+
+
+class Publication:
+    """A backup that is being written. Leaving the context before ``publish`` removes all of it."""
+
+    def __init__(self, repositories: Sequence[Repository], place: Place) -> None:
+        self._place = place
+        self._stack = ExitStack()
+        self._writers: Dict[Repository, List[Writer]] = {repository: [] for repository in repositories}
+        self._failures: List[Tuple[Repository, EngineError]] = []
+
+    def __enter__(self) -> Publication:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def repositories(self) -> List[str]:
+        """The labels of the repositories that still take part."""
+        return [repository.label for repository in self._writers]
+
+    def begin(self, name: str) -> None:
+        """Begin a file in every repository."""
+
+        def create(repository: Repository) -> None:
+            writer = self._stack.enter_context(repository.create(self._place, name))
+            self._writers[repository].append(writer)
+
+        self._each(create)
+
+    def write(self, block: bytes) -> None:
+        """Append to the file that was begun last."""
+        self._each(lambda repository: self._writers[repository][-1].write(block))
+
+    def finish(self) -> None:
+        """Make the file that was begun last durable."""
+        self._each(lambda repository: self._writers[repository][-1].finish())
+
+    def publish(self, manifest: Manifest) -> None:
+        """Write the manifest and let the backup appear. Raises PartlyDone when a repository failed on the way."""
+        self.begin(manifest.id + MANIFEST)
+        self.write(write_manifest(manifest))
+        self.finish()
+
+        self._each(lambda repository: self._commit(repository, manifest))
+        if self._failures:
+            done = ", ".join(self.repositories)
+            failed = "; ".join(str(error) for _repository, error in self._failures)
+            raise PartlyDone(f"Backup {manifest.id} is in {done}, but not everywhere: {failed}")
+
+    def _commit(self, repository: Repository, manifest: Manifest) -> None:
+        try:
+            for writer in self._writers[repository]:
+                writer.commit()
+        except BaseException:
+            # Its artefacts may be visible by now, and without this they would stay, unexplained by any mark.
+            artefacts = [artefact.name for artefact in manifest.artefacts]
+            repository.remove_backup(self._place, manifest.id + MANIFEST, artefacts)
+            raise
+
+    def _each(self, act: Callable[[Repository], None]) -> None:
+        for repository in list(self._writers):
+            try:
+                act(repository)
+            except EngineError as error:
+                del self._writers[repository]
+                self._failures.append((repository, error))
+        if not self._writers:
+            raise self._failures[0][1]

@@ -1,0 +1,170 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Changing who can read backups: rewrites the key slots in manifests and leaves every artefact's bytes alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Iterator, List, Optional, Tuple
+
+from . import keys
+from .catalogue import scan
+from .errors import BadInput, PartlyDone
+from .interrupts import interruptible
+from .manifest import write_manifest
+from .model import Backup, Encryption, EncryptionSettings, KeySlot, Place
+from .names import MANIFEST, safe_name
+from .repositories.base import Repository
+from .state import Host, audit, locked
+
+
+class SlotChange(Enum):
+    """What is to be true of the slots of each backup."""
+
+    #: Each recipient has a slot; others keep theirs.
+    INCLUDE = "include"
+    #: The recipients, and the passphrase where one is given, have the only slots.
+    EXACTLY = "exactly"
+    #: The named slots are gone.
+    EXCLUDE = "exclude"
+
+
+@dataclass(frozen=True)
+class RekeyRequest:
+    """Which backups to change, and how.
+
+    ``encryption`` names the recipients, and the identities or passphrase that open the data keys. ``slots`` are the ids of
+    recipients to exclude, an empty one for the passphrase; with ``destroy``, a backup may lose its last one.
+    """
+
+    repositories: Tuple[Repository, ...]
+    change: SlotChange
+    encryption: EncryptionSettings
+    source_host: str
+    engine: Optional[str] = None
+    database: Optional[str] = None
+    slots: Tuple[str, ...] = ()
+    destroy: bool = False
+    lock_timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class Rekeyed:
+    """One backup: who could read it and who can. ``reason`` says why it was left alone although it was asked for."""
+
+    repository: str
+    backup: Backup
+    slots: Tuple[KeySlot, ...]
+    reason: str = ""
+
+    @property
+    def changed(self) -> bool:
+        return self.slots != self.backup.manifest.key_slots
+
+
+def plan_rekeying(request: RekeyRequest) -> Tuple[Rekeyed, ...]:
+    """What a run would change. Changes nothing; raises what a run would raise."""
+    _check_request(request)
+    return tuple(
+        _rekey(request, repository, backup)
+        for repository, place in _places(request)
+        for backup in _backups(repository, place)
+    )
+
+
+def rekey(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
+    """Rewrite the slots. Nothing is written before it is known that every backup of a place can be changed."""
+    _check_request(request)
+    done: List[Rekeyed] = []
+    with interruptible():
+        for repository, place in list(_places(request)):
+            with locked(host, place.path, request.lock_timeout):
+                planned = [_rekey(request, repository, backup) for backup in _backups(repository, place)]
+                for item in planned:
+                    if item.changed:
+                        _write(request, host, repository, item)
+                done += planned
+    return tuple(done)
+
+
+def _write(request: RekeyRequest, host: Host, repository: Repository, item: Rekeyed) -> None:
+    manifest = replace(item.backup.manifest, key_slots=item.slots)
+    facts = {
+        "id": manifest.id,
+        "repository": repository.label,
+        "before": readers(item.backup.manifest.key_slots),
+        "after": readers(item.slots),
+    }
+    audit(host, "rekey", item.backup.place.path, request.change.value, facts)
+    repository.replace(item.backup.place, manifest.id + MANIFEST, write_manifest(manifest))
+
+
+def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:
+    manifest = backup.manifest
+    if manifest.main.encryption is not Encryption.AES256_GCM:
+        reason = f"It is encrypted with {manifest.main.encryption.value}, which has no key slots."
+        return Rekeyed(repository.label, backup, manifest.key_slots, reason)
+    if request.change is SlotChange.EXCLUDE:
+        present = {slot.recipient for slot in manifest.key_slots}
+        gone = [wanted for wanted in request.slots if any(_stands_for(wanted, found) for found in present)]
+        left = keys.without(manifest.key_slots, gone, request.destroy) if gone else manifest.key_slots
+        return Rekeyed(repository.label, backup, left)
+    slots: List[KeySlot] = []
+    for artefact in manifest.artefacts:
+        slots += _wrapped(request, artefact.name, [s for s in manifest.key_slots if s.artefact == artefact.name])
+    return Rekeyed(repository.label, backup, tuple(slots))
+
+
+def _wrapped(request: RekeyRequest, artefact: str, slots: List[KeySlot]) -> Tuple[KeySlot, ...]:
+    settings = request.encryption
+    recipients = keys.load_recipients(settings.recipients)
+    identities = keys.load_identities(settings.identities)
+    if request.change is SlotChange.EXACTLY:
+        return keys.rewrap(slots, artefact, identities, settings.passphrase, recipients, settings.passphrase)
+    present = {slot.recipient for slot in slots}
+    missing = [recipient for recipient in recipients if recipient.id not in present]
+    if not missing:
+        return tuple(slots)
+    data_key = keys.unwrap(slots, artefact, identities, settings.passphrase)
+    return (*slots, *keys.wrap(data_key, artefact, missing, None))
+
+
+def _backups(repository: Repository, place: Place) -> Tuple[Backup, ...]:
+    catalogue = scan(repository, place)
+    broken = [problem for problem in catalogue.problems if problem.name.endswith(MANIFEST)]
+    if broken:
+        # Whoever rotates keys has to know that an old one still opens something.
+        raise PartlyDone(f"{broken[0].reason} Its key slots cannot be changed; mend or remove it, and run this again.")
+    return catalogue.backups
+
+
+def _places(request: RekeyRequest) -> Iterator[Tuple[Repository, Place]]:
+    for repository in request.repositories:
+        repository.check(writing=True)
+        for place in repository.places():
+            if place.host != safe_name(request.source_host):
+                continue
+            if request.engine not in (None, place.engine):
+                continue
+            if request.database is None or place.database == safe_name(request.database):
+                yield repository, place
+
+
+def _check_request(request: RekeyRequest) -> None:
+    if request.change is SlotChange.EXCLUDE:
+        if not request.slots:
+            raise BadInput("There is no slot to remove. Name recipients' ids in slots; backup_info lists them.")
+    elif not request.encryption.recipients:
+        raise BadInput("There is no recipient to give a slot to. Name public keys in encryption.recipients.")
+
+
+def _stands_for(wanted: str, recipient: str) -> bool:
+    return recipient.startswith(wanted) if wanted else recipient == ""
+
+
+def readers(slots: Tuple[KeySlot, ...]) -> List[str]:
+    """Who can read a backup with these slots: ids of recipients, and "passphrase"."""
+    return sorted({slot.recipient or slot.kind.value for slot in slots})

@@ -1,0 +1,113 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What every store of backups can do. One file a store stands beside this one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Iterator, List, Optional
+
+from ..model import Place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file in a place: its name and its size in bytes."""
+
+    name: str
+    bytes: int
+
+
+class Writer(ABC):
+    """A file that is being written. Nobody sees it under its name before ``commit``.
+
+    The bytes are durable when ``finish`` returns and visible when ``commit`` returns, so that several files can be made
+    ready first and then appear in a chosen order. Leaving the context without ``commit`` removes them.
+    """
+
+    @abstractmethod
+    def write(self, block: bytes) -> None:
+        """Append a block. Raises NoSpace when the store is full."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Make what was written durable. Raises NoSpace, as some file systems say so only now."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make the file visible under its name, durably."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file; what was not committed is removed."""
+
+
+class Reader(ABC):
+    """A stored file that is being read from its beginning."""
+
+    @abstractmethod
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; empty at the end."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Repository(ABC):
+    """A store of backups, laid out ``<host>/<engine>/<database>/<file>``.
+
+    Methods raise RepositoryUnusable when the store itself is at fault, NotFound for a file that is not there, and
+    PermissionDenied and NoSpace for what they say. Names are single components; a link is never followed.
+    """
+
+    #: What messages call this repository; holds no secret.
+    label: str
+
+    @abstractmethod
+    def check(self, writing: bool) -> None:
+        """Raise unless the repository is there and can be read, and where asked for also written. Changes nothing."""
+
+    @abstractmethod
+    def places(self) -> Iterator[Place]:
+        """All directories that can hold backups."""
+
+    @abstractmethod
+    def entries(self, place: Place) -> List[Entry]:
+        """The visible files of a place in the order of their names; none where the place does not exist."""
+
+    @abstractmethod
+    def create(self, place: Place, name: str) -> AbstractContextManager[Writer]:
+        """Begin a new file. The name is taken from now on: a second writer of it gets TargetExists."""
+
+    @abstractmethod
+    def open(self, place: Place, name: str) -> AbstractContextManager[Reader]:
+        """Begin to read a file."""
+
+    @abstractmethod
+    def read(self, place: Place, name: str, limit: int) -> bytes:
+        """A small file whole. Raises Damaged when it is longer than ``limit`` bytes."""
+
+    @abstractmethod
+    def replace(self, place: Place, name: str, content: bytes) -> None:
+        """Write a small file so that a reader finds the old or the new content, whole, at any moment."""
+
+    @abstractmethod
+    def append(self, place: Place, name: str, line: bytes) -> None:
+        """Add one line to a small file, durably; it is created where it is missing."""
+
+    @abstractmethod
+    def remove_backup(self, place: Place, manifest: str, others: List[str]) -> None:
+        """Remove a backup: first its manifest, then its other files. What a crash leaves, ``tidy`` removes."""
+
+    @abstractmethod
+    def tidy(self, place: Place, dry_run: bool) -> List[str]:
+        """Remove what a crash left over in a place, and nothing that a living process writes; the names removed."""
+
+    @abstractmethod
+    def free(self) -> Optional[int]:
+        """Bytes that can still be written, or None where the store has no limit."""

@@ -1,0 +1,225 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Restoring: check everything, load beside, check what came back, save what is there, and only then swap."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import List, Optional, Tuple
+
+from . import keys
+from .backup import BackupRequest, take_backup
+from .catalogue import choose, place_of, scan
+from .cipher import Sealer, opening
+from .databases import open_engine
+from .databases.base import Engine, Inspection
+from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
+from .interrupts import interruptible
+from .loading import check_checksum, check_staged, load
+from .model import SAFETY_TIER, Backup, Database, Encryption, EncryptionSettings, Level
+from .pem import public_of
+from .repositories.base import Repository
+from .state import Host, Progress, audit, locked
+
+
+@dataclass(frozen=True)
+class RestoreRequest:
+    """What to restore, from where, into what. ``database`` is the target; the source has its name unless said otherwise."""
+
+    database: Database
+    repositories: Tuple[Repository, ...]
+    encryption: EncryptionSettings
+    source_host: str
+    source_database: Optional[str] = None
+    backup: str = "latest"
+    before: Optional[datetime] = None
+    replace: bool = False
+    safety_backup: bool = True
+    keep_replaced: bool = False
+    parallel: int = 1
+    verify_checksum: bool = True
+    owner: Optional[str] = None
+    globals: bool = False
+    lock_timeout: float = 60.0
+
+    @property
+    def source(self) -> Database:
+        return replace(self.database, name=self.source_database or self.database.name)
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """What a run would do: restore ``backup`` into a target, which it replaces where that exists."""
+
+    repository: Repository
+    backup: Backup
+    target: Inspection
+    #: About how long it takes, judged by the last restore of this backup or by how long its dump took.
+    expected_seconds: Optional[float]
+    #: Repositories that could not be asked, and why.
+    warnings: Tuple[str, ...] = ()
+
+    @property
+    def replaces(self) -> bool:
+        return self.target.exists
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    """What a run did. ``durations`` are seconds by stage, ``unverified`` what could not be checked of the copy."""
+
+    plan: RestorePlan
+    durations: Tuple[Tuple[str, float], ...]
+    safety_backup: Optional[str] = None
+    kept_as: Optional[str] = None
+    unverified: Optional[str] = None
+
+
+def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
+    """Check everything that can be checked beforehand, and change nothing. Raises what a run would raise."""
+    _check_request(request)
+    repository, backup, warnings = _choose(request)
+    _check_usable(request, repository, backup)
+    engine = open_engine(request.database)
+    target = engine.check_restore(backup.manifest, request.replace, request.owner)
+    for artefact in backup.manifest.artefacts:
+        with opening(request.encryption, backup.manifest, artefact):
+            pass
+    if target.exists and request.safety_backup:
+        Sealer(_safety_encryption(request.encryption))
+        repository.check(writing=True)
+    return RestorePlan(repository, backup, target, _expected_seconds(backup), warnings)
+
+
+def restore(request: RestoreRequest, host: Host) -> RestoreResult:
+    """Restore a backup. Raises an EngineError; then the target is as it was, or does not exist if it did not."""
+    subject = f"restore/{place_of(host.name, request.database).path}"
+    with interruptible(), locked(host, subject, request.lock_timeout):
+        try:
+            result = _run(request, host, subject)
+        except BaseException as error:
+            audit(host, "restore", subject, "failed", {"reason": str(error)})
+            raise
+        audit(host, "restore", subject, "done", {"id": result.plan.backup.id, "safety_backup": result.safety_backup})
+        return result
+
+
+def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
+    plan = plan_restore(request, host)
+    repository, backup, manifest = plan.repository, plan.backup, plan.backup.manifest
+    engine = open_engine(request.database)
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(host, "restore", subject))
+        if request.verify_checksum:
+            check_checksum(repository, backup, progress)
+        if request.globals:
+            _restore_globals(request, plan, engine, progress)
+        progress.stage("prepare")
+        stage = stack.enter_context(opening(request.encryption, manifest, manifest.main))
+        staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel))
+        load(repository, backup, manifest.main, stage, staging.load, engine, progress, request.verify_checksum)
+        staging.loaded()
+        try:
+            check_staged(staging, manifest, progress)
+            unverified = None
+        except Unverifiable as error:
+            # An encrypted database is closed to us, and its bytes are known to be right. The result says what was not seen.
+            if not manifest.opaque and manifest.fingerprint is not None:
+                raise
+            unverified = str(error)
+        safety = _save_target(request, host, plan) if plan.replaces and request.safety_backup else None
+        progress.stage("swap")
+        kept_as = staging.promote(request.replace, request.keep_replaced)
+    return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified)
+
+
+def _restore_globals(request: RestoreRequest, plan: RestorePlan, engine: Engine, progress: Progress) -> None:
+    backup, artefact = plan.backup, plan.backup.manifest.globals
+    if artefact is None:
+        raise NotFound(
+            f"{backup.id} holds no roles and tablespaces. Take backups with globals, or restore without them."
+        )
+    loader = engine.globals_loader()
+    with opening(request.encryption, backup.manifest, artefact) as stage:
+        load(plan.repository, backup, artefact, stage, loader, engine, progress, request.verify_checksum)
+
+
+def _save_target(request: RestoreRequest, host: Host, plan: RestorePlan) -> str:
+    """Back up what is about to be replaced; the id of that backup."""
+    safety = BackupRequest(
+        database=request.database,
+        repositories=(plan.repository,),
+        encryption=_safety_encryption(request.encryption),
+        source_host=host.name,
+        tier=SAFETY_TIER,
+        labels={"before_restore_of": plan.backup.id},
+        # What is replaced may well be a ruin: that is no reason not to keep it.
+        min_size_ratio=0.0,
+        lock_timeout=request.lock_timeout,
+    )
+    try:
+        return take_backup(safety, host).manifest.id
+    except EngineError as error:
+        raise Refused(
+            f"{request.database.name} was not replaced, because the safety backup of it failed: {error} "
+            "To replace it without one, set safety_backup to false; keep_replaced keeps it beside the restored one."
+        ) from error
+
+
+def _safety_encryption(settings: EncryptionSettings) -> EncryptionSettings:
+    """The same settings, able to encrypt: whoever can read the backups can also name their recipient."""
+    if settings.method is Encryption.AES256_GCM and not settings.recipients and settings.identities:
+        public = tuple(public_of(identity) for identity in keys.load_identities(settings.identities))
+        return replace(settings, recipients=public)
+    return settings
+
+
+def _check_request(request: RestoreRequest) -> None:
+    if not request.repositories:
+        raise BadInput("There is no repository to restore from. Give one in repository, or several in repositories.")
+    if request.parallel < 1:
+        raise BadInput(f"parallel is {request.parallel}. Give the number of jobs, 1 or more.")
+    if request.before is not None and request.backup != "latest":
+        raise BadInput("before and backup are both given. Name one backup, or ask for the newest one before a time.")
+
+
+def _choose(request: RestoreRequest) -> Tuple[Repository, Backup, Tuple[str, ...]]:
+    """The backup that is meant, and the first repository that has it; why others could not be asked."""
+    place = place_of(request.source_host, request.source)
+    found: List[Tuple[Repository, Backup]] = []
+    failures: List[EngineError] = []
+    for repository in request.repositories:
+        try:
+            repository.check(writing=False)
+            catalogue = scan(repository, place)
+            found.append((repository, choose(catalogue, repository, place, request.backup, request.before)))
+        except EngineError as error:
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    newest = max(backup.time for _repository, backup in found)
+    repository, backup = next(item for item in found if item[1].time == newest)
+    # That one repository does not hold what another one does is no news; that it cannot be read is.
+    return repository, backup, tuple(str(error) for error in failures if not isinstance(error, NotFound))
+
+
+def _check_usable(request: RestoreRequest, repository: Repository, backup: Backup) -> None:
+    if backup.manifest.engine != request.database.engine.value:
+        raise BadInput(
+            f"{backup.id} is a backup of {backup.manifest.engine}, and the target is {request.database.engine.value}. "
+            "Give the engine that it was taken with."
+        )
+    if backup.defect:
+        raise NotFound(f"{backup.id} in {repository.label} cannot be restored: {backup.defect}. Choose another backup.")
+
+
+def _expected_seconds(backup: Backup) -> Optional[float]:
+    proof = backup.proven(Level.RESTORE)
+    if proof and proof.seconds:
+        return proof.seconds
+    took = backup.manifest.durations.get("dump")
+    return float(took) if took is not None else None

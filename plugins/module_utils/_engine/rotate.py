@@ -1,0 +1,146 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Rotating: decide by policy which backups stay, remove the others, and tidy up what crashes left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Iterator, List, Optional, Tuple
+
+from .catalogue import Catalogue, place_of, scan
+from .errors import BadInput
+from .interrupts import interruptible
+from .model import Database, Decision, Place, Policy, Problem
+from .names import MANIFEST, PROOF, safe_name
+from .repositories.base import Repository
+from .retention import plan
+from .state import Host, audit, locked
+
+
+@dataclass(frozen=True)
+class RotateRequest:
+    """Which backups to rotate: those of one database of a host, or of all its databases.
+
+    Exactly one of ``policy`` and ``purge`` is given; ``purge`` removes all backups of the one database.
+    """
+
+    repositories: Tuple[Repository, ...]
+    source_host: str
+    policy: Optional[Policy] = None
+    database: Optional[Database] = None
+    purge: bool = False
+    lock_timeout: float = 60.0
+
+
+@dataclass(frozen=True)
+class PlaceRotation:
+    """What happens in one place of one repository, newest backup first."""
+
+    repository: str
+    place: Place
+    decisions: Tuple[Decision, ...]
+    leftovers: Tuple[str, ...]
+    problems: Tuple[Problem, ...]
+
+    @property
+    def removed(self) -> Tuple[Decision, ...]:
+        return tuple(decision for decision in self.decisions if not decision.keep)
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.removed or self.leftovers)
+
+
+@dataclass(frozen=True)
+class RotateResult:
+    """What happens in all places."""
+
+    rotations: Tuple[PlaceRotation, ...]
+
+    @property
+    def changed(self) -> bool:
+        return any(rotation.changed for rotation in self.rotations)
+
+
+def plan_rotation(request: RotateRequest, host: Host) -> RotateResult:
+    """What a run would remove and keep, and why. Changes nothing."""
+    _check_request(request)
+    now = host.now()
+    return RotateResult(tuple(_plan_place(request, repository, place, now) for repository, place in _places(request)))
+
+
+def rotate(request: RotateRequest, host: Host) -> RotateResult:
+    """Remove what the policy does not keep. Every removal is in the audit log before it happens."""
+    _check_request(request)
+    rotations = []
+    with interruptible():
+        for repository, place in list(_places(request)):
+            # Under the lock of the place's backups: what is planned here stays true until it is done.
+            with locked(host, place.path, request.lock_timeout):
+                rotation = _plan_place(request, repository, place, host.now())
+                _carry_out(request, host, repository, rotation)
+                rotations.append(rotation)
+    return RotateResult(tuple(rotations))
+
+
+def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotation: PlaceRotation) -> None:
+    place = rotation.place
+    action = "purge" if request.purge else "rotate"
+    # The oldest goes first: if this is interrupted, what is left is what a policy would rather keep.
+    for decision in reversed(rotation.removed):
+        backup = decision.backup
+        facts = {"id": backup.id, "repository": repository.label, "reasons": list(decision.reasons)}
+        audit(host, action, place.path, "removing", facts)
+        files = [artefact.name for artefact in backup.manifest.artefacts] + [backup.id + PROOF]
+        repository.remove_backup(place, backup.id + MANIFEST, files)
+    if rotation.leftovers:
+        audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
+        repository.tidy(place, dry_run=False)
+
+
+def _plan_place(request: RotateRequest, repository: Repository, place: Place, now: datetime) -> PlaceRotation:
+    catalogue = scan(repository, place)
+    decisions = _purge(catalogue) if request.policy is None else _decide(catalogue, request.policy, now)
+    leftovers = repository.tidy(place, dry_run=True)
+    return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), catalogue.problems)
+
+
+def _decide(catalogue: Catalogue, policy: Policy, now: datetime) -> List[Decision]:
+    """Safety backups are planned for themselves: they must not take the place of a regular one, nor outlive them all."""
+    safety = [backup for backup in catalogue.backups if backup.manifest.safety]
+    lenient = replace(policy, minimum_keep=0, max_age=None)
+    return plan(catalogue.regular, policy, now) + (plan(safety, lenient, now) if safety else [])
+
+
+def _purge(catalogue: Catalogue) -> List[Decision]:
+    return [
+        Decision(backup, False, ("purged: all backups of this database go",)) for backup in reversed(catalogue.backups)
+    ]
+
+
+def _places(request: RotateRequest) -> Iterator[Tuple[Repository, Place]]:
+    for repository in request.repositories:
+        repository.check(writing=True)
+        if request.database:
+            yield repository, place_of(request.source_host, request.database)
+            continue
+        for place in repository.places():
+            if place.host == safe_name(request.source_host):
+                yield repository, place
+
+
+def _check_request(request: RotateRequest) -> None:
+    if not request.repositories:
+        raise BadInput("There is no repository to rotate. Give at least one in repositories.")
+    if request.purge and request.policy is not None and not request.policy.empty:
+        raise BadInput("purge removes all backups, and a policy keeps some. Give one of them.")
+    if request.purge and request.database is None:
+        raise BadInput("purge needs engine and database: it removes all backups of one database, and of no other.")
+    if not request.purge and (request.policy is None or request.policy.empty):
+        raise BadInput(
+            "The retention policy is empty, and would keep nothing. Set at least one of keep_last, keep_within, "
+            "keep_hourly, keep_daily, keep_weekly, keep_monthly and keep_yearly."
+        )

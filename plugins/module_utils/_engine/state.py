@@ -1,0 +1,208 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host remembers: locks, the progress of running work, and the audit log.
+
+All of it lives in one directory: ``FLEET_BACKUP_STATE``, or /var/lib/fleet-backup for root, or
+``$XDG_STATE_HOME/fleet-backup`` (XDG Base Directory Specification) for anybody else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pwd
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
+
+from .errors import Locked, PermissionDenied
+from .timespan import format_time
+
+
+def _utc_now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@dataclass(frozen=True)
+class Host:
+    """The host that runs this, as the verbs see it: its name, where it keeps its state, and its clock."""
+
+    name: str
+    state: Path
+    now: Callable[[], datetime] = _utc_now
+
+
+def default_state() -> Path:
+    """The directory for state that this account uses."""
+    chosen = os.environ.get("FLEET_BACKUP_STATE")
+    if chosen:
+        return Path(chosen)
+    if os.geteuid() == 0:
+        return Path("/var/lib/fleet-backup")
+    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(base) / "fleet-backup"
+
+
+@contextmanager
+def locked(host: Host, subject: str, timeout: float) -> Iterator[None]:
+    """Hold the lock on a subject; it dies with its holder (flock(2)). Raises Locked after ``timeout`` seconds."""
+    path = _directory(host, "locks") / f"{subject.replace('/', '+')}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.monotonic() + timeout
+        while not _try_lock(descriptor):
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+                raise Locked(
+                    f"{subject} is in use by {holder}, and was for the {timeout:g} s that were waited. "
+                    "Wait for it to end, or raise lock_timeout."
+                )
+            time.sleep(0.05)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"process {os.getpid()} since {format_time(host.now())}".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class Progress:
+    """Writes how far the work on a subject is to a status file, at most twice a second, for others to read.
+
+    The file is removed when the work ends, well or not; one whose process is gone tells of work that was killed.
+    """
+
+    def __init__(self, host: Host, verb: str, subject: str) -> None:
+        self._path = _directory(host, "status") / f"{subject.replace('/', '+')}.json"
+        self._fields: Dict[str, Any] = {
+            "verb": verb,
+            "subject": subject,
+            "pid": os.getpid(),
+            "process_started": _process_started(os.getpid()),
+            "started": format_time(host.now()),
+        }
+        self._stage, self._expected, self._bytes = "", 0, 0
+        self._stage_began = self._written = 0.0
+        #: Seconds spent in each stage so far.
+        self.durations: Dict[str, float] = {}
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._end_stage()
+        if self._path.exists():
+            self._path.unlink()
+
+    def stage(self, name: str, expected: int = 0) -> None:
+        """Enter a stage, of which ``expected`` bytes are to be done where that is known."""
+        self._end_stage()
+        self._stage, self._expected, self._bytes = name, expected, 0
+        self._stage_began = time.monotonic()
+        self._write()
+
+    def advance(self, count: int) -> None:
+        """Count bytes as done."""
+        self._bytes += count
+        if time.monotonic() - self._written > 0.5:
+            self._write()
+
+    def _end_stage(self) -> None:
+        if self._stage:
+            spent = time.monotonic() - self._stage_began
+            self.durations[self._stage] = round(self.durations.get(self._stage, 0.0) + spent, 3)
+            self._stage = ""
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        spent = max(self._written - self._stage_began, 0.001)
+        fields = dict(
+            self._fields,
+            stage=self._stage,
+            bytes=self._bytes,
+            expected_bytes=self._expected,
+            bytes_per_second=int(self._bytes / spent),
+        )
+        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(fields))
+        os.replace(str(temporary), str(self._path))
+
+
+def running(host: Host) -> List[Mapping[str, Any]]:
+    """The status of all work on this host; ``alive`` says whether its process still is. Changes nothing."""
+    directory = host.state / "status"
+    found = []
+    for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
+        try:
+            fields = json.loads(path.read_text())
+        except FileNotFoundError:
+            # It ended between the listing and the reading.
+            continue
+        fields["alive"] = _process_started(fields["pid"]) == fields.pop("process_started")
+        found.append(fields)
+    return found
+
+
+def audit(host: Host, action: str, subject: str, outcome: str, detail: Optional[Mapping[str, Any]] = None) -> None:
+    """Add a line to the audit log: who did what to which backups, and how it ended. Holds no secret."""
+    entry = {
+        "time": format_time(host.now()),
+        "action": action,
+        "subject": subject,
+        "outcome": outcome,
+        "user": _account(),
+        "host": host.name,
+        **(detail or {}),
+    }
+    path = _directory(host, "") / "audit.jsonl"
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8"))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _account() -> str:
+    """Who runs this, and through whom: the login that sudo(8) records is the person."""
+    try:
+        name = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        name = str(os.geteuid())
+    behind = os.environ.get("SUDO_USER")
+    return f"{name} (sudo by {behind})" if behind else name
+
+
+def _directory(host: Host, name: str) -> Path:
+    path = host.state / name if name else host.state
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise PermissionDenied(
+            f"The state directory {path} cannot be made: {error.strerror}. "
+            "Make it writable for this account, or set FLEET_BACKUP_STATE to one that is."
+        ) from None
+    return path
+
+
+def _process_started(pid: int) -> Optional[str]:
+    """When a process started, in clock ticks since boot (proc(5), field 22 of stat): a pid alone is used again."""
+    try:
+        content = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return content.rpartition(")")[2].split()[19]

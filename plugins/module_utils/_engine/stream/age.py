@@ -1,0 +1,96 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""age v1 by age(1), to X25519 recipients or under a passphrase (C2SP age specification)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from ..command import Argument, Command, Secret, find_program
+from ..errors import BadInput, Damaged, EngineError, NoKey, ToolFailed, WrongKey
+
+
+def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Command:
+    """The age that encrypts. Recipients are ``age1…`` keys, or paths of files with one of them a line."""
+    program = _age()
+    if recipients:
+        arguments: List[Argument] = [program, "--encrypt"]
+        for recipient in recipients:
+            arguments += _recipient(recipient)
+        return Command("age", tuple(arguments))
+    if not passphrase:
+        raise BadInput("Encryption age needs encryption.recipients or encryption.passphrase. Give one of them.")
+    # age asks twice, and only on a terminal.
+    answer = Secret(passphrase.encode("utf-8"))
+    return Command("age", (program, "--encrypt", "--passphrase"), terminal_answers=(answer, answer))
+
+
+def decrypting(passphrase: Optional[str], identities: Sequence[str]) -> Command:
+    """The age that decrypts with identities (``AGE-SECRET-KEY-…``, or paths of files of them), or with a passphrase."""
+    program = _age()
+    if identities:
+        arguments: List[Argument] = [program, "--decrypt"]
+        for identity in identities:
+            arguments += ["--identity", Secret(_identity(identity))]
+        return Command("age", tuple(arguments))
+    if not passphrase:
+        raise NoKey("The backup is encrypted with age. Give encryption.identities, or encryption.passphrase.")
+    return Command("age", (program, "--decrypt"), terminal_answers=(Secret(passphrase.encode("utf-8")),))
+
+
+def explain_encryption(failure: ToolFailed) -> EngineError:
+    """Say what a failed encryption means."""
+    if "recipient" in failure.output:
+        return BadInput(
+            f"age cannot encrypt for a recipient: {failure.output.splitlines()[0]}. Check encryption.recipients."
+        )
+    return failure
+
+
+def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
+    """Say what a failed decryption of an artefact means, whose stored bytes are known to be unchanged."""
+    output = failure.output
+    if "no identity matched" in output:
+        return WrongKey(
+            f"{name} is encrypted for other keys than encryption.identities. Give the identity of a recipient."
+        )
+    if "incorrect passphrase" in output:
+        return WrongKey(f"{name} does not open with this passphrase. Check encryption.passphrase.")
+    if "passphrase-encrypted" in output or "file is not passphrase" in output:
+        return WrongKey(f"{name} is encrypted in the other way of age: keys instead of a passphrase, or the reverse.")
+    if "malformed" in output and "identit" in output:
+        return BadInput("An item of encryption.identities is no age identity. Give what age-keygen writes.")
+    return Damaged(
+        f"{name} is not what age wrote: {output.splitlines()[0] if output else 'no output'}. Restore another backup."
+    )
+
+
+def _age() -> str:
+    return find_program("age", "age", "Encryption age")
+
+
+def _recipient(recipient: str) -> List[Argument]:
+    if recipient.startswith(("age1", "ssh-")):
+        return ["--recipient", recipient]
+    path = os.path.expanduser(recipient)
+    if not os.access(path, os.R_OK):
+        raise BadInput(
+            f'The recipient "{recipient}" is neither an age public key nor a file that can be read. Check encryption.recipients.'
+        )
+    return ["--recipients-file", path]
+
+
+def _identity(identity: str) -> bytes:
+    if "AGE-SECRET-KEY-" in identity or "-----BEGIN" in identity:
+        return identity.encode("utf-8") + b"\n"
+    path = Path(identity).expanduser()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInput(
+            f"The identity {path.name} cannot be read: {error.strerror}. Check encryption.identities."
+        ) from None

@@ -1,0 +1,63 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Compression by external programs: zstd on all cores, and gzip."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Optional
+
+from ..command import Command, find_program
+from ..errors import BadInput
+from ..model import Compression
+
+#: The levels that a user may ask for, and the one taken when none is asked for (zstd(1), gzip(1)).
+_LEVELS = {Compression.ZSTD: (1, 19, 3), Compression.GZIP: (1, 9, 6)}
+
+
+def check_level(compression: Compression, level: Optional[int]) -> None:
+    """Raise BadInput for a level that the program does not have."""
+    if level is None:
+        return
+    if compression is Compression.NONE:
+        raise BadInput("compression_level has no meaning with compression none. Leave it out.")
+    lowest, highest, _default = _LEVELS[compression]
+    if not lowest <= level <= highest:
+        raise BadInput(
+            f"compression_level {level} is out of range for {compression.value}. Choose {lowest} to {highest}."
+        )
+
+
+def compressing(compression: Compression, level: Optional[int]) -> Optional[Command]:
+    """The program that compresses its standard input to its standard output; None for no compression.
+
+    Raises MissingTool and BadInput.
+    """
+    check_level(compression, level)
+    if compression is Compression.NONE:
+        return None
+    chosen = _LEVELS[compression][2] if level is None else level
+    if compression is Compression.ZSTD:
+        return Command("zstd", (_zstd(), f"-{chosen}", "-T0", "-q", "-c"))
+    # pigz writes the same format as gzip, on all cores.
+    program = shutil.which("pigz") or _gzip()
+    return Command("gzip", (program, f"-{chosen}", "-n", "-c"))
+
+
+def decompressing(compression: Compression) -> Optional[Command]:
+    """The program that undoes ``compressing``; None for no compression. Raises MissingTool."""
+    if compression is Compression.NONE:
+        return None
+    if compression is Compression.ZSTD:
+        return Command("zstd", (_zstd(), "-d", "-q", "-c"))
+    return Command("gzip", (_gzip(), "-d", "-c"))
+
+
+def _zstd() -> str:
+    return find_program("zstd", "zstd", "Compression zstd")
+
+
+def _gzip() -> str:
+    return find_program("gzip", "gzip", "Compression gzip")

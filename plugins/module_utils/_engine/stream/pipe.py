@@ -1,0 +1,223 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One pass from a source to a sink through programs and threads, which fails unless every part of it succeeded."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import signal
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Iterator, List, Optional, Tuple, Type, Union
+
+from ..command import Command
+from ..errors import EngineError, NoSpace, TimedOut, ToolFailed
+from ..process import Process
+
+#: How much is read and written at once, and what pipes are asked to hold (fcntl(2), F_SETPIPE_SZ).
+BLOCK = 1 << 20
+_F_SETPIPE_SZ = 1031
+
+
+class Copier(threading.Thread):
+    """Moves bytes from one descriptor to another and counts them; both are closed at the end."""
+
+    def __init__(self, source: int, target: int, label: str) -> None:
+        super().__init__(daemon=True)
+        self._source, self._target, self._label = source, target, label
+        # splice(2) moves pages between a pipe and anything else without a copy through this process (Python 3.10).
+        self._splice = hasattr(os, "splice")
+        self.count = 0
+        self.error: Optional[BaseException] = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                moved = self._move()
+                if not moved:
+                    break
+                self.count += moved
+        except BrokenPipeError:
+            # The program downstream is gone. Its own status says why, and is looked at.
+            pass
+        except OSError as error:
+            self.error = _explained(error, self._label)
+        finally:
+            os.close(self._source)
+            os.close(self._target)
+
+    def _move(self) -> int:
+        """Move up to a block; the number of bytes moved, 0 at the end."""
+        if self._splice:
+            try:
+                return int(os.splice(self._source, self._target, BLOCK))
+            except OSError as error:
+                # Some file systems cannot be spliced into.
+                if error.errno != errno.EINVAL:
+                    raise
+                self._splice = False
+        block = memoryview(os.read(self._source, BLOCK))
+        size = len(block)
+        while block:
+            block = block[os.write(self._target, block) :]
+        return size
+
+
+class Pipe:
+    """Programs joined by pipes, in the order in which they are added. Leaving the context ends whatever still runs.
+
+    ``timeout`` bounds the whole, in seconds.
+    """
+
+    def __init__(self, timeout: Optional[float] = None, label: str = "the work") -> None:
+        self._processes: List[Process] = []
+        self._copiers: List[Copier] = []
+        self._descriptors: List[int] = []
+        self._timeout, self._label = timeout, label
+        self._timer: Optional[threading.Timer] = None
+        self._timed_out = False
+
+    def __enter__(self) -> Pipe:
+        if self._timeout is not None:
+            self._timer = threading.Timer(self._timeout, self._expire)
+            self._timer.daemon = True
+            self._timer.start()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        if self._timer:
+            self._timer.cancel()
+        for process in self._processes:
+            process.stop()
+        self._close_all()
+        for copier in self._copiers:
+            copier.join()
+
+    def source(self, stream: Union[Command, Path]) -> int:
+        """The descriptor from which a program's output, or a file, is to be read."""
+        if isinstance(stream, Path):
+            return self._keep(os.open(stream, os.O_RDONLY | os.O_CLOEXEC))
+        return self._start(stream, None)
+
+    def entrance(self) -> Tuple[int, int]:
+        """A new pipe: the descriptor to write into (see ``feed``), and the one to read from."""
+        reading, writing = self._pipe()
+        return writing, reading
+
+    def through(self, command: Optional[Command], source: int) -> int:
+        """Put a program behind ``source``; the descriptor of its output. Without a program, ``source`` itself."""
+        return source if command is None else self._start(command, source)
+
+    def counted(self, source: int) -> Tuple[int, Copier]:
+        """Count what passes; the descriptor to go on with, and the copier whose ``count`` holds once all is waited for."""
+        reading, writing = self._pipe()
+        copier = self._copy(source, writing, self._label)
+        return reading, copier
+
+    def into(self, stream: Union[Command, Path], source: int) -> None:
+        """Let the bytes end in a program's input or in an existing file, which is overwritten from its beginning."""
+        if isinstance(stream, Path):
+            target = self._keep(os.open(stream, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+            self._copy(source, target, str(stream))
+        else:
+            self._processes.append(Process(stream, stdin=source))
+            self._close(source)
+
+    def blocks(self, source: int) -> Iterator[bytes]:
+        """What arrives at a descriptor, in blocks of at most 1 MiB, until its end."""
+        while True:
+            block = os.read(source, BLOCK)
+            self._check_time()
+            if not block:
+                self._close(source)
+                return
+            yield block
+
+    def feed(self, entrance: int, block: bytes) -> bool:
+        """Write a block into an entrance. False when nobody reads any more: then stop, and let ``wait`` say why."""
+        view = memoryview(block)
+        try:
+            while view:
+                self._check_time()
+                view = view[os.write(entrance, view) :]
+        except BrokenPipeError:
+            return False
+        return True
+
+    def end(self, entrance: int) -> None:
+        """Say that nothing more is fed."""
+        self._close(entrance)
+
+    def wait(self) -> None:
+        """Wait for every part. Raises TimedOut, or the failure of the part that failed first."""
+        for copier in self._copiers:
+            copier.join()
+        failures = [failure for failure in (process.failure() for process in self._processes) if failure]
+        if self._timer:
+            self._timer.cancel()
+        self._check_time()
+        errors: List[BaseException] = [copier.error for copier in self._copiers if copier.error]
+        # A program that died of SIGPIPE only suffered from the failure of another one.
+        errors += [failure for failure in failures if failure.status != -signal.SIGPIPE] or failures
+        if errors:
+            raise errors[0]
+
+    def _start(self, command: Command, source: Optional[int]) -> int:
+        reading, writing = self._pipe()
+        self._processes.append(Process(command, stdin=source, stdout=writing))
+        self._close(writing)
+        if source is not None:
+            self._close(source)
+        return reading
+
+    def _copy(self, source: int, target: int, label: str) -> Copier:
+        for descriptor in (source, target):
+            self._descriptors.remove(descriptor)
+        copier = Copier(source, target, label)
+        self._copiers.append(copier)
+        copier.start()
+        return copier
+
+    def _pipe(self) -> Tuple[int, int]:
+        reading, writing = os.pipe()
+        # An account may be over its limit of pipe memory; the pipe then keeps its usual size, and is only slower.
+        with suppress(OSError):
+            fcntl.fcntl(writing, _F_SETPIPE_SZ, BLOCK)
+        return self._keep(reading), self._keep(writing)
+
+    def _keep(self, descriptor: int) -> int:
+        self._descriptors.append(descriptor)
+        return descriptor
+
+    def _close(self, descriptor: int) -> None:
+        self._descriptors.remove(descriptor)
+        os.close(descriptor)
+
+    def _close_all(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _check_time(self) -> None:
+        if self._timed_out:
+            raise TimedOut(
+                f"{self._label} took longer than its timeout of {self._timeout:g} s. Raise timeout, or see what blocks it."
+            )
+
+    def _expire(self) -> None:
+        self._timed_out = True
+        for process in self._processes:
+            process.kill()
+
+
+def _explained(error: OSError, label: str) -> EngineError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"{label} cannot be written: the disk is full. Free space there, and run this again.")
+    return ToolFailed(label, 1, error.strerror or str(error))

@@ -1,0 +1,258 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Verifying backups: by checksum, by reading them to their end, or by restoring them into a scratch database."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+
+from .catalogue import Catalogue, place_of, scan
+from .cipher import opening
+from .databases import open_engine
+from .databases.base import Engine, Staging
+from .errors import BadInput, BadManifest, Damaged, EngineError, Interrupted, Mismatch, NotFound, Stale, Unverifiable
+from .interrupts import interruptible
+from .loading import check_checksum, check_staged, load
+from .manifest import write_proof
+from .model import Backup, Database, EncryptionSettings, EngineName, Level, Outcome, Place, Proof, Server
+from .names import MANIFEST, PROOF, id_of_file
+from .repositories.base import Repository
+from .state import Host, Progress, audit, locked
+from .timespan import format_span
+
+#: What a check raises when the backup itself is at fault. Anything else means that it could not be judged.
+_CONCLUSIVE = (Damaged, Mismatch, BadManifest, NotFound)
+
+
+@dataclass(frozen=True)
+class Assertion:
+    """A query on the restored database, and what it must return: a value, or a list of rows."""
+
+    sql: str
+    expect: Any
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class VerifyRequest:
+    """Which backups to verify, how far, and where to restore them for it.
+
+    ``scratch`` is a directory for SQLite (default: the system's temporary directory) and a server for PostgreSQL
+    (default: the one of ``database``). ``max_age`` is how old the newest backup may be.
+    """
+
+    database: Database
+    repositories: Tuple[Repository, ...]
+    encryption: EncryptionSettings
+    source_host: str
+    backup: str = "latest"
+    sample: Optional[int] = None
+    level: Level = Level.CHECKSUM
+    assertions: Tuple[Assertion, ...] = ()
+    max_age: Optional[timedelta] = None
+    scratch: Union[None, Path, Server] = None
+    lock_timeout: float = 60.0
+
+    @property
+    def place(self) -> Place:
+        return place_of(self.source_host, self.database)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verification of one backup in one repository. ``code`` is the error's code where it did not pass."""
+
+    repository: str
+    backup: str
+    level: Level
+    outcome: Outcome
+    detail: str = ""
+    code: Optional[str] = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class VerifyResult:
+    """All checks, in order. What should have been checked and could not be is among them."""
+
+    checks: Tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.checks) and all(check.outcome is Outcome.PASSED for check in self.checks)
+
+
+def plan_verification(request: VerifyRequest, host: Host) -> Tuple[Tuple[Repository, Backup], ...]:
+    """The backups that a run would verify, by repository. Changes nothing."""
+    _check_request(request)
+    return tuple(target for target in _selection(request, host) if not isinstance(target, Check))
+
+
+def verify(request: VerifyRequest, host: Host) -> VerifyResult:
+    """Verify, and record a proof beside each backup. A backup that fails is in the result, and stops no other."""
+    _check_request(request)
+    subject = request.place.path
+    checks: List[Check] = []
+    with interruptible(), locked(host, f"verify/{subject}", request.lock_timeout):
+        with Progress(host, "verify", f"verify/{subject}") as progress:
+            for target in _selection(request, host):
+                checks.append(target if isinstance(target, Check) else _prove(request, host, *target, progress))
+    result = VerifyResult(tuple(checks))
+    audit(host, "verify", subject, "passed" if result.passed else "failed", {"checked": len(checks)})
+    return result
+
+
+def _check_request(request: VerifyRequest) -> None:
+    if not request.repositories:
+        raise BadInput("There is no repository to verify. Give at least one in repositories.")
+    if request.assertions and request.level is not Level.RESTORE:
+        raise BadInput("assertions are queries on a restored database. Set level to restore, or leave them out.")
+    if request.sample is not None and request.sample < 1:
+        raise BadInput(f"sample is {request.sample}. Give the number of backups to verify, 1 or more.")
+    if request.sample is not None and request.backup != "all":
+        raise BadInput("sample picks among all backups. Set backup to all, or leave sample out.")
+
+
+def _selection(request: VerifyRequest, host: Host) -> Iterator[Union[Check, Tuple[Repository, Backup]]]:
+    """Each backup to verify, or a check that has failed already: what cannot be found or read is no pass."""
+    for repository in request.repositories:
+        try:
+            repository.check(writing=False)
+            catalogue = scan(repository, request.place)
+        except EngineError as error:
+            yield _failed(repository, "", request.level, error)
+            continue
+        for shortcoming in _shortcomings(request, repository, catalogue, host):
+            yield _failed(repository, "", request.level, shortcoming)
+        for backup in _chosen(request, catalogue):
+            yield repository, backup
+
+
+def _shortcomings(
+    request: VerifyRequest, repository: Repository, catalogue: Catalogue, host: Host
+) -> Iterator[EngineError]:
+    where = f"{repository.label}/{request.place.path}"
+    if not _chosen(request, catalogue):
+        yield NotFound(f'There is no backup "{request.backup}" in {where}. Check source_host and the database\'s name.')
+    newest = catalogue.regular[-1].id if catalogue.regular else ""
+    for problem in catalogue.problems:
+        # Asked for one backup by its id, what is wrong with another one is not the question.
+        newer = (id_of_file(problem.name) or "") > newest
+        if problem.name.endswith(MANIFEST) and (request.backup == "all" or (request.backup == "latest" and newer)):
+            yield BadManifest(problem.reason)
+    if request.max_age is not None:
+        good = catalogue.good
+        age = host.now() - good[-1].time if good else None
+        if age is None or age > request.max_age:
+            found = f"is {format_span(age)} old" if age is not None else "does not exist"
+            yield Stale(
+                f"The newest good backup in {where} {found}, and max_age is {format_span(request.max_age)}. "
+                "See why no newer one was taken."
+            )
+
+
+def _chosen(request: VerifyRequest, catalogue: Catalogue) -> Sequence[Backup]:
+    if request.backup == "latest":
+        return catalogue.regular[-1:]
+    if request.backup != "all":
+        wanted = id_of_file(request.backup)
+        return [backup for backup in catalogue.backups if backup.id == wanted]
+    if request.sample is None:
+        return catalogue.backups
+
+    # Those whose last proof is the oldest come first, so that repeated samples reach every backup in turn.
+    def last_proven(backup: Backup) -> Tuple[float, str]:
+        proof = backup.proven(request.level)
+        return (proof.time.timestamp() if proof else 0.0, backup.id)
+
+    return sorted(catalogue.backups, key=last_proven)[: request.sample]
+
+
+def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: Backup, progress: Progress) -> Check:
+    """Verify one backup and record how that went."""
+    began = time.monotonic()
+    try:
+        _verify_one(request, repository, backup, progress)
+        check = Check(repository.label, backup.id, request.level, Outcome.PASSED)
+    except Interrupted:
+        raise
+    except EngineError as error:
+        check = _failed(repository, backup.id, request.level, error)
+    check = replace(check, seconds=round(time.monotonic() - began, 3))
+    proof = Proof(check.level, check.outcome, host.now(), host.name, check.detail, check.seconds)
+    try:
+        repository.append(backup.place, backup.id + PROOF, write_proof(proof))
+    except EngineError as error:
+        unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
+        return replace(check, outcome=Outcome.UNVERIFIABLE, code=unrecorded.code, detail=str(unrecorded))
+    return check
+
+
+def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, progress: Progress) -> None:
+    if backup.defect:
+        raise NotFound(f"{backup.id} is not whole: {backup.defect}. Restore it from another repository.")
+    check_checksum(repository, backup, progress)
+    if request.level is Level.CHECKSUM:
+        return
+    manifest = backup.manifest
+    with opening(request.encryption, manifest, manifest.main) as stage, _scratch_engine(request, backup) as engine:
+        if request.level is Level.CONTENTS:
+            with engine.examine(manifest) as examination:
+                load(repository, backup, manifest.main, stage, examination.load, engine, progress)
+                examination.conclude()
+            return
+        engine.check_restore(manifest, replace=False, owner=None)
+        with engine.stage(manifest, owner=None, parallel=1) as staging:
+            load(repository, backup, manifest.main, stage, staging.load, engine, progress)
+            staging.loaded()
+            check_staged(staging, manifest, progress)
+            progress.stage("assertions")
+            for assertion in request.assertions:
+                _check_assertion(staging, assertion)
+
+
+@contextmanager
+def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
+    """An engine for a database that does not exist, beside which a copy can be staged."""
+    if request.database.engine is EngineName.SQLITE:
+        parent = request.scratch if isinstance(request.scratch, Path) else None
+        try:
+            directory = tempfile.TemporaryDirectory(prefix="fleet-backup-verify-", dir=parent)
+        except OSError as error:
+            raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
+        with directory as path:
+            yield open_engine(Database(EngineName.SQLITE, str(Path(path) / "scratch.db")))
+    else:
+        server = request.scratch if isinstance(request.scratch, Server) else request.database.server
+        yield open_engine(Database(request.database.engine, f"{backup.manifest.database}__verifying", server))
+
+
+def _check_assertion(staging: Staging, assertion: Assertion) -> None:
+    rows = staging.query(assertion.sql)
+    expected = assertion.expect
+    if isinstance(expected, list):
+        holds = [list(map(str, row)) for row in rows] == [_row(row) for row in expected]
+    else:
+        holds = len(rows) == 1 and len(rows[0]) == 1 and str(rows[0][0]) == str(expected)
+    if not holds:
+        found = rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 else [list(row) for row in rows[:5]]
+        name = assertion.name or assertion.sql
+        raise Mismatch(f'The assertion "{name}" does not hold: it must return {expected!r}, and returned {found!r}.')
+
+
+def _row(row: Any) -> List[str]:
+    return [str(value) for value in row] if isinstance(row, list) else [str(row)]
+
+
+def _failed(repository: Repository, backup: str, level: Level, error: EngineError) -> Check:
+    bad = isinstance(error, (*_CONCLUSIVE, Stale))
+    outcome = Outcome.FAILED if bad else Outcome.UNVERIFIABLE
+    return Check(repository.label, backup, level, outcome, str(error), error.code)

@@ -1,0 +1,230 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_rotate
+short_description: Remove backups that a retention policy does not keep
+version_added: 0.1.0
+description:
+  - Keeps the last ones, or one of each of the last hours, days, weeks, months and years, as C(restic forget) counts them.
+  - Only backups that are complete and not known to be bad count. The last good ones always stay.
+  - O(encryption) is not used. It is accepted so that C(module_defaults) can set it for all modules of this collection.
+options:
+  engine:
+    description: The kind of database, where only O(database) is rotated.
+    type: str
+    choices: [sqlite, postgresql]
+  database:
+    description: The one database whose backups are rotated. Without it, those of all databases of O(source_host) are, each for itself.
+    type: str
+  source_host:
+    description: The name under which the backups are filed. It is the host's own name unless given.
+    type: str
+  keep_last:
+    description: How many of the newest backups are kept.
+    type: int
+    default: 0
+  keep_hourly:
+    description: For how many of the last hours that have backups the newest one is kept. V(-1) is all of them, here and below.
+    type: int
+    default: 0
+  keep_daily:
+    description: For how many of the last days that have backups the newest one is kept.
+    type: int
+    default: 0
+  keep_weekly:
+    description: For how many of the last ISO weeks that have backups the newest one is kept.
+    type: int
+    default: 0
+  keep_monthly:
+    description: For how many of the last months that have backups the newest one is kept.
+    type: int
+    default: 0
+  keep_yearly:
+    description: For how many of the last years that have backups the newest one is kept.
+    type: int
+    default: 0
+  keep_within:
+    description: All backups that are no older than this before the newest one are kept. Written as V(48h) or V(7d).
+    type: str
+  timezone:
+    description: The time zone in which hours, days, weeks, months and years begin.
+    type: str
+    default: UTC
+  minimum_keep:
+    description: How many of the newest good backups always stay.
+    type: int
+    default: 1
+  max_age:
+    description: While the newest good backup is older than this, nothing is removed. Written as V(26h) or V(7d).
+    type: str
+  protect_proven:
+    description: Whether the newest backup that was proven by a restore always stays.
+    type: bool
+    default: true
+  purge:
+    description:
+      - Whether all backups of O(database) are removed, whatever any rule says, for example to answer a request for erasure.
+      - No O(keep_last) or other rule can be given then.
+    type: bool
+    default: false
+seealso:
+  - module: fleet.backup.backup_info
+extends_documentation_fragment:
+  - fleet.backup.repositories
+  - fleet.backup.encryption
+  - fleet.backup.attributes
+author:
+  - The fleet.backup contributors (@fleet-backup)
+"""
+
+EXAMPLES = r"""
+- name: The backups of all databases of this host are thinned out
+  fleet.backup.backup_rotate:
+    repositories:
+      - path: /srv/backups
+    keep_hourly: 24
+    keep_daily: 30
+    keep_monthly: 12
+    timezone: Europe/Berlin
+    max_age: 26h
+
+- name: All backups of a customer are erased
+  fleet.backup.backup_rotate:
+    repositories:
+      - path: /srv/backups
+    engine: postgresql
+    database: customer_4711
+    purge: true
+"""
+
+RETURN = r"""
+rotations:
+  description: What happened in each place of each repository.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    repository:
+      description: The repository.
+      type: str
+      sample: /srv/backups
+    path:
+      description: The place in it.
+      type: str
+      sample: web1/postgresql/shop
+    kept:
+      description: The backups that stay, with the reasons.
+      type: list
+      elements: dict
+      sample: [{id: shop-20260301T020000Z, reasons: [daily]}]
+    removed:
+      description: The backups that go, with the reasons.
+      type: list
+      elements: dict
+    tidied:
+      description: Files that a crash had left over, which are removed.
+      type: list
+      elements: str
+    problems:
+      description: Files that are not in order, which are left alone.
+      type: list
+      elements: dict
+error:
+  description: What kind of failure it is, for programs.
+  returned: failure
+  type: str
+  sample: bad_input
+"""
+
+from typing import Any
+
+from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import rotation_document
+from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Policy
+from ansible_collections.fleet.backup.plugins.module_utils._engine.rotate import RotateRequest, plan_rotation, rotate
+from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
+from ansible_collections.fleet.backup.plugins.module_utils._module import (
+    DATABASE_FILTER,
+    ENCRYPTION,
+    REPOSITORIES,
+    ArgumentSpec,
+    Options,
+    Outcome,
+    run_module,
+)
+
+_COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+
+# Keys are not used here; they are accepted so that module_defaults can set them for the whole action group.
+SPEC = (
+    DATABASE_FILTER.merge(REPOSITORIES)
+    .merge(ENCRYPTION)
+    .merge(
+        ArgumentSpec(
+            {
+                "source_host": {"type": "str"},
+                **{f"keep_{name}": {"type": "int", "default": 0} for name in _COUNTS},
+                "keep_within": {"type": "str"},
+                "timezone": {"type": "str", "default": "UTC"},
+                "minimum_keep": {"type": "int", "default": 1},
+                "max_age": {"type": "str"},
+                "protect_proven": {"type": "bool", "default": True},
+                "purge": {"type": "bool", "default": False},
+            },
+            required_by={"database": ["engine"]},
+        )
+    )
+)
+
+
+def read_policy(options: Options) -> Policy:
+    """The retention policy."""
+    return Policy(
+        **{name: options.value(f"keep_{name}") for name in _COUNTS},
+        within=options.span("keep_within"),
+        timezone=options.value("timezone"),
+        minimum_keep=options.value("minimum_keep"),
+        max_age=options.span("max_age"),
+        protect_proven=options.value("protect_proven"),
+    )
+
+
+def act(options: Options, host: Host, check_mode: bool) -> Outcome:
+    """Rotate, or say what a run would do."""
+    policy = read_policy(options)
+    purge = options.value("purge")
+    request = RotateRequest(
+        repositories=options.repositories(),
+        source_host=options.source_host(),
+        policy=None if purge and policy.empty else policy,
+        database=options.database_filter(),
+        purge=purge,
+    )
+    result = plan_rotation(request, host) if check_mode else rotate(request, host)
+    rotations = [rotation_document(rotation) for rotation in result.rotations]
+    return Outcome(
+        result.changed,
+        {"rotations": rotations},
+        before=_listing(rotations, "kept", "removed"),
+        after=_listing(rotations, "kept"),
+    )
+
+
+def _listing(rotations: list[dict[str, Any]], *parts: str) -> str:
+    """The backups of all places, a line each, for the diff."""
+    lines = [f"{r['repository']}/{r['path']}/{backup['id']}" for r in rotations for part in parts for backup in r[part]]
+    return "".join(f"{line}\n" for line in sorted(lines))
+
+
+def main() -> None:
+    """The way in for Ansible."""
+    run_module(SPEC, act)
+
+
+if __name__ == "__main__":
+    main()

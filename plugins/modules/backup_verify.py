@@ -1,0 +1,277 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: backup_verify
+short_description: Prove that backups can be restored
+version_added: 0.1.0
+description:
+  - Verifies backups by their checksum, by reading them to their end, or by restoring them into a scratch database and comparing what came back.
+  - Records each result beside the backup. A restore that passed is what O(fleet.backup.backup_rotate#module:protect_proven) keeps.
+  - The task fails unless everything that was to be verified passed. What could not be checked is no pass, and is named V(unverifiable).
+options:
+  backup:
+    description: Which backups to verify, as V(latest), V(all), an id, or the name of one of its files.
+    type: str
+    default: latest
+  sample:
+    description: How many of all backups to verify. Those whose last proof is the oldest come first, so that every backup has its turn.
+    type: int
+  level:
+    description:
+      - V(checksum) compares the stored bytes with their SHA-256 and needs no key.
+      - V(contents) also decrypts and reads the dump to its end, and asks SQLite for the integrity of the database.
+      - V(restore) also restores it into a scratch database, compares the tables with the fingerprint, and tries O(assertions).
+    type: str
+    choices: [checksum, contents, restore]
+    default: checksum
+  assertions:
+    description: Queries on the restored database, and what they must return.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: What messages call the assertion.
+        type: str
+      sql:
+        description: The query.
+        type: str
+        required: true
+      expect:
+        description: The value it must return, or a list of rows.
+        type: raw
+        required: true
+  max_age:
+    description: How old the newest good backup may be. Written as V(26h) or V(7d).
+    type: str
+  scratch:
+    description: Where to restore for a verification, a directory for SQLite, and another server for PostgreSQL.
+    type: dict
+    suboptions:
+      path:
+        description: The directory. It is the system's temporary directory unless given.
+        type: path
+      login_host:
+        description: The host of the scratch server. It is the database's own server unless given.
+        type: str
+      login_port:
+        description: The port of the scratch server.
+        type: int
+      login_user:
+        description: The user to log in as.
+        type: str
+      login_password:
+        description: The password to log in with.
+        type: str
+      login_unix_socket:
+        description: The directory of the scratch server's Unix socket.
+        type: path
+      ssl_mode:
+        description: As O(ssl_mode), for the scratch server.
+        type: str
+        choices: [disable, allow, prefer, require, verify-ca, verify-full]
+      ca_cert:
+        description: As O(ca_cert), for the scratch server.
+        type: path
+  source_host:
+    description: The name under which the backups are filed. It is the host's own name unless given.
+    type: str
+seealso:
+  - module: fleet.backup.db_backup
+extends_documentation_fragment:
+  - fleet.backup.database
+  - fleet.backup.repositories
+  - fleet.backup.encryption
+  - fleet.backup.attributes
+author:
+  - The fleet.backup contributors (@fleet-backup)
+"""
+
+EXAMPLES = r"""
+- name: The newest backup of the shop comes back with its orders
+  fleet.backup.backup_verify:
+    engine: postgresql
+    database: shop
+    repositories:
+      - path: /mnt/nas/backups
+    encryption:
+      identities:
+        - "{{ vault_operators_private_key }}"
+    level: restore
+    assertions:
+      - name: There are orders
+        sql: SELECT count(*) > 0 FROM orders
+        expect: true
+    max_age: 26h
+
+- name: Ten backups a night are checked for rot
+  fleet.backup.backup_verify:
+    engine: sqlite
+    database: /srv/shop/shop.db
+    repositories:
+      - path: /srv/backups
+    backup: all
+    sample: 10
+"""
+
+RETURN = r"""
+checks:
+  description: Each verification, in order. What should have been verified and could not be found is among them.
+  returned: always, except in check mode and for wrong options
+  type: list
+  elements: dict
+  contains:
+    repository:
+      description: The repository.
+      type: str
+      sample: /srv/backups
+    backup:
+      description: The id of the backup, empty where there is none.
+      type: str
+      sample: shop-20260301T020000Z
+    level:
+      description: How far the verification was to go.
+      type: str
+      sample: restore
+    outcome:
+      description: V(passed), V(failed), or V(unverifiable) when it could not be checked.
+      type: str
+      sample: passed
+    detail:
+      description: Why it did not pass.
+      type: str
+    error:
+      description: What kind of failure it is, for programs.
+      type: str
+      sample: damaged
+    seconds:
+      description: How long it took.
+      type: float
+      sample: 12.5
+backups:
+  description: The ids of the backups that would be verified.
+  returned: in check mode
+  type: list
+  elements: str
+error:
+  description: What kind of failure it is, for programs.
+  returned: failure
+  type: str
+  sample: damaged
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import check_document
+from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Database, EngineName, Level, Server
+from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Outcome as Verdict
+from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
+from ansible_collections.fleet.backup.plugins.module_utils._engine.verify import (
+    Assertion,
+    Check,
+    VerifyRequest,
+    plan_verification,
+    verify,
+)
+from ansible_collections.fleet.backup.plugins.module_utils._module import (
+    DATABASE,
+    ENCRYPTION,
+    REPOSITORIES,
+    SCRATCH_OPTIONS,
+    ArgumentSpec,
+    Options,
+    Outcome,
+    read_server,
+    run_module,
+)
+
+_ASSERTION = {
+    "name": {"type": "str"},
+    "sql": {"type": "str", "required": True},
+    "expect": {"type": "raw", "required": True},
+}
+
+SPEC = (
+    DATABASE.merge(REPOSITORIES)
+    .merge(ENCRYPTION)
+    .merge(
+        ArgumentSpec(
+            {
+                "backup": {"type": "str", "default": "latest"},
+                "sample": {"type": "int"},
+                "level": {"type": "str", "choices": [level.value for level in Level], "default": "checksum"},
+                "assertions": {"type": "list", "elements": "dict", "default": [], "options": _ASSERTION},
+                "max_age": {"type": "str"},
+                "scratch": {"type": "dict", "options": SCRATCH_OPTIONS},
+                "source_host": {"type": "str"},
+            }
+        )
+    )
+)
+
+
+def read_request(options: Options) -> VerifyRequest:
+    """The options as the engine's request."""
+    database = options.database()
+    assertions = [Assertion(item["sql"], item["expect"], item["name"] or "") for item in options.value("assertions")]
+    return VerifyRequest(
+        database=database,
+        repositories=options.repositories(),
+        encryption=options.encryption(),
+        source_host=options.source_host(),
+        backup=options.value("backup"),
+        sample=options.value("sample"),
+        level=Level(options.value("level")),
+        assertions=tuple(assertions),
+        max_age=options.span("max_age"),
+        scratch=_read_scratch(options.value("scratch"), database),
+    )
+
+
+def act(options: Options, host: Host, check_mode: bool) -> Outcome:
+    """Verify, or say what a run would verify."""
+    request = read_request(options)
+    if check_mode:
+        targets = [f"{repository.label}: {backup.id}" for repository, backup in plan_verification(request, host)]
+        values = {"backups": [backup.id for _repository, backup in plan_verification(request, host)]}
+        return Outcome(bool(targets), values, after="".join(f"{target}: a proof\n" for target in targets))
+    result = verify(request, host)
+    failed = [check for check in result.checks if check.outcome is not Verdict.PASSED]
+    proofs = [f"{check.repository}: {check.backup}: a proof\n" for check in result.checks if check.backup]
+    return Outcome(
+        bool(proofs),
+        {"checks": [check_document(check) for check in result.checks]},
+        after="".join(proofs),
+        failure=_explain(failed, len(result.checks)) if failed else None,
+        error=failed[0].code if failed else None,
+    )
+
+
+def _explain(failed: Sequence[Check], total: int) -> str:
+    first = failed[0]
+    return f"{len(failed)} of {total} verifications did not pass. The first: {first.detail} ({first.outcome.value})"
+
+
+def _read_scratch(given: Mapping[str, Any] | None, database: Database) -> Path | Server | None:
+    if given is None:
+        return None
+    if database.engine is EngineName.SQLITE:
+        return Path(given["path"]) if given["path"] else None
+    return read_server(given)
+
+
+def main() -> None:
+    """The way in for Ansible."""
+    run_module(SPEC, act)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: db_restore
+short_description: Restore a SQLite or PostgreSQL database from a backup
+version_added: 0.1.0
+description:
+  - Loads a backup beside its target, checks what came back against what was backed up, and only then lets it take the target's place.
+  - Whatever goes wrong before leaves the target as it was.
+options:
+  repositories:
+    description:
+      - The stores of backups, in place of O(repository). The newest backup of all of them is restored, from the first one that has it.
+      - A store that cannot be read is passed over with a warning, as long as another one has the backup.
+      - Like this, C(module_defaults) can set the stores for all modules of this collection.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      type:
+        description: The kind of store.
+        type: str
+        choices: [local]
+        default: local
+      path:
+        description: The directory of a V(local) repository.
+        type: path
+  backup:
+    description: Which backup to restore, as V(latest), its id, or the name of one of its files.
+    type: str
+    default: latest
+  before:
+    description: The newest backup at or before this time is restored. Written as V(2026-03-01T12:00:00Z) or V(2026-03-01).
+    type: str
+  source_host:
+    description: The name under which the backup is filed. It is the host's own name unless given.
+    type: str
+  source_database:
+    description: The name of the database that was backed up, where the target has another one.
+    type: str
+  replace:
+    description: Whether a database that exists is replaced. It is an error otherwise.
+    type: bool
+    default: false
+  safety_backup:
+    description:
+      - Whether what is replaced is backed up first, into the same repository, with the tier C(safety).
+      - A safety backup is never what V(latest) means, and it is restored by its id.
+    type: bool
+    default: true
+  keep_replaced:
+    description: Whether what is replaced is also kept beside the restored database, under another name.
+    type: bool
+    default: false
+  parallel:
+    description:
+      - How many jobs load a PostgreSQL database at once.
+      - More than one needs the plain dump in a private temporary file while it lasts (C(TMPDIR)).
+    type: int
+    default: 1
+  verify_checksum:
+    description: Whether the stored bytes are compared with their SHA-256 first.
+    type: bool
+    default: true
+  owner:
+    description: The owner of the restored database and of all that is in it, in place of the one it had. For SQLite the file's C(user) or C(user:group).
+    type: str
+  globals:
+    description: Whether the roles and tablespaces of the backup are created first, where they are missing.
+    type: bool
+    default: false
+  lock_timeout:
+    description: How long to wait for another restore of the same database.
+    type: str
+    default: 60s
+seealso:
+  - module: fleet.backup.db_backup
+extends_documentation_fragment:
+  - fleet.backup.database
+  - fleet.backup.repository
+  - fleet.backup.encryption
+  - fleet.backup.attributes
+author:
+  - The fleet.backup contributors (@fleet-backup)
+"""
+
+EXAMPLES = r"""
+- name: Yesterday's shop comes back under another name
+  fleet.backup.db_restore:
+    engine: sqlite
+    database: /srv/shop/yesterday.db
+    source_database: /srv/shop/shop.db
+    before: "2026-03-01T12:00:00Z"
+    repository:
+      path: /srv/backups
+    encryption:
+      identities:
+        - "{{ vault_operators_private_key }}"
+
+- name: The newest backup of db1 replaces the database on this host
+  fleet.backup.db_restore:
+    engine: postgresql
+    database: shop
+    source_host: db1
+    replace: true
+    keep_replaced: true
+    repository:
+      path: /mnt/nas/backups
+    encryption:
+      identities:
+        - "{{ vault_operators_private_key }}"
+"""
+
+RETURN = r"""
+backup:
+  description: The backup that was or would be restored.
+  returned: success
+  type: dict
+  contains:
+    id:
+      description: The name of the backup.
+      type: str
+      sample: shop-20260301T020000Z
+    database:
+      description: The database's true name.
+      type: str
+      sample: shop
+    bytes:
+      description: How much is stored.
+      type: int
+      sample: 48213376
+    plain_bytes:
+      description: How much it is before compression.
+      type: int
+      sample: 402653184
+    artefacts:
+      description: The stored files, with their SHA-256.
+      type: list
+      elements: dict
+    rows:
+      description: How many rows all tables have, where they were counted.
+      type: int
+      sample: 1204223
+    durations:
+      description: Seconds spent in each stage.
+      type: dict
+      sample: {dump: 4.2, fingerprint: 0.1, snapshot: 0.3}
+repository:
+  description: The repository that it was or would be restored from.
+  returned: success
+  type: str
+  sample: /srv/backups
+replaced:
+  description: Whether a database was or would be replaced.
+  returned: success
+  type: bool
+  sample: true
+safety_backup:
+  description: The id of the backup that was taken of what was replaced.
+  returned: success, when one was taken
+  type: str
+  sample: shop-20260302T091500Z
+kept_as:
+  description: Where what was replaced is kept.
+  returned: success, with O(keep_replaced)
+  type: str
+  sample: shop__replaced_shop-20260301T020000Z
+needed_bytes:
+  description: How much space the restored database needs, about.
+  returned: in check mode
+  type: int
+  sample: 402653184
+expected_seconds:
+  description: How long a restore takes, judged by the last one or by the dump.
+  returned: in check mode, when that is known
+  type: float
+  sample: 12.5
+durations:
+  description: Seconds spent in each stage.
+  returned: success, except in check mode
+  type: dict
+  sample: {checksum: 0.4, load: 9.1, fingerprint: 0.6, swap: 0.1}
+unverified:
+  description: What could not be checked of the restored database, for example of one that is encrypted by itself.
+  returned: success, when there was something
+  type: str
+error:
+  description: What kind of failure it is, for programs.
+  returned: failure
+  type: str
+  sample: target_exists
+"""
+
+from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import backup_document
+from ansible_collections.fleet.backup.plugins.module_utils._engine.restore import RestoreRequest, plan_restore, restore
+from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
+from ansible_collections.fleet.backup.plugins.module_utils._module import (
+    DATABASE,
+    ENCRYPTION,
+    REPOSITORIES,
+    REPOSITORY,
+    ArgumentSpec,
+    Options,
+    Outcome,
+    run_module,
+)
+
+SPEC = (
+    DATABASE.merge(REPOSITORY)
+    .merge(ENCRYPTION)
+    .merge(
+        ArgumentSpec(
+            {
+                "repositories": {**REPOSITORIES.options["repositories"], "required": False, "default": []},
+                "backup": {"type": "str", "default": "latest"},
+                "before": {"type": "str"},
+                "source_host": {"type": "str"},
+                "source_database": {"type": "str"},
+                "replace": {"type": "bool", "default": False},
+                "safety_backup": {"type": "bool", "default": True},
+                "keep_replaced": {"type": "bool", "default": False},
+                "parallel": {"type": "int", "default": 1},
+                "verify_checksum": {"type": "bool", "default": True},
+                "owner": {"type": "str"},
+                "globals": {"type": "bool", "default": False},
+                "lock_timeout": {"type": "str", "default": "60s"},
+            },
+            required_one_of=[("repository", "repositories")],
+        )
+    )
+)
+
+
+def read_request(options: Options) -> RestoreRequest:
+    """The options as the engine's request."""
+    lock_timeout = options.span("lock_timeout")
+    return RestoreRequest(
+        database=options.database(),
+        repositories=options.one_or_all_repositories(),
+        encryption=options.encryption(),
+        source_host=options.source_host(),
+        source_database=options.value("source_database"),
+        backup=options.value("backup"),
+        before=options.time("before"),
+        replace=options.value("replace"),
+        safety_backup=options.value("safety_backup"),
+        keep_replaced=options.value("keep_replaced"),
+        parallel=options.value("parallel"),
+        verify_checksum=options.value("verify_checksum"),
+        owner=options.value("owner"),
+        globals=options.value("globals"),
+        lock_timeout=lock_timeout.total_seconds() if lock_timeout else 0.0,
+    )
+
+
+def act(options: Options, host: Host, check_mode: bool) -> Outcome:
+    """Restore, or say what a run would do."""
+    request = read_request(options)
+    result = None if check_mode else restore(request, host)
+    plan = result.plan if result else plan_restore(request, host)
+    values = {"backup": backup_document(plan.backup), "repository": plan.repository.label, "replaced": plan.replaces}
+    if result:
+        values.update(
+            safety_backup=result.safety_backup,
+            kept_as=result.kept_as,
+            durations=dict(result.durations),
+            unverified=result.unverified,
+        )
+    else:
+        values.update(needed_bytes=plan.backup.manifest.main.plain_bytes, expected_seconds=plan.expected_seconds)
+    name = request.database.name
+    return Outcome(
+        True,
+        values,
+        before=f"{name}: as it is now\n" if plan.replaces else "",
+        after=f"{name}: {plan.backup.id}\n",
+        warnings=plan.warnings,
+    )
+
+
+def main() -> None:
+    """The way in for Ansible."""
+    run_module(SPEC, act)
+
+
+if __name__ == "__main__":
+    main()

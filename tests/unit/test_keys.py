@@ -1,0 +1,565 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+"""Key pairs against openssl, and the promises of key slots."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import pytest
+
+from _engine import hpke, keys
+from _engine.errors import (
+    BadInput,
+    BadManifest,
+    Damaged,
+    NoKey,
+    NotFound,
+    PermissionDenied,
+    Refused,
+    WrongKey,
+)
+from _engine.model import KeySlot, SlotKind
+
+NAME = "shop-20260301T120000Z.dump.zst.aes"
+PASSPHRASE = "correct horse battery stäple"
+ENGINE = Path(keys.__file__).resolve().parent.parent
+
+
+def openssl(*arguments: str, content: bytes = b"") -> bytes:
+    done = subprocess.run(["openssl", *arguments], input=content, stdout=subprocess.PIPE, check=True)
+    return done.stdout
+
+
+def pair() -> Tuple[keys.Recipient, keys.Identity]:
+    private = keys.generate()
+    (recipient,) = keys.load_recipients([keys.public_pem(private).decode("ascii")])
+    (identity,) = keys.load_identities([private.decode("ascii")])
+    return recipient, identity
+
+
+def changed(slot: KeySlot, **parameters: Any) -> KeySlot:
+    return KeySlot(slot.artefact, slot.kind, slot.recipient, {**slot.parameters, **parameters})
+
+
+def flipped(text: str) -> str:
+    content = bytearray(base64.b64decode(text))
+    content[0] ^= 1
+    return base64.b64encode(content).decode("ascii")
+
+
+def refusal(error: type, call: Any, *arguments: Any) -> str:
+    with pytest.raises(error) as caught:
+        call(*arguments)
+    message = str(caught.value)
+    assert message.endswith("."), "a message is made of sentences"
+    return message
+
+
+@pytest.fixture(scope="module")
+def data_key() -> bytes:
+    return keys.new_data_key()
+
+
+@pytest.fixture(scope="module")
+def passphrase_slot(data_key: bytes) -> KeySlot:
+    (slot,) = keys.wrap(data_key, NAME, (), PASSPHRASE)
+    return slot
+
+
+# Key pairs
+
+
+def test_openssl_reads_the_keys_that_are_generated() -> None:
+    private = keys.generate()
+    assert b"X25519 Private-Key" in openssl("pkey", "-noout", "-text", content=private)
+    assert openssl("pkey", content=private) == private
+    public = keys.public_pem(private)
+    assert openssl("pkey", "-pubout", content=private) == public
+    der = openssl("pkey", "-pubin", "-outform", "DER", content=public)
+    assert keys.recipient_id(public) == hashlib.sha256(der).hexdigest()
+
+
+def test_keys_that_openssl_generates_are_read(tmp_path: Path) -> None:
+    private, public = tmp_path / "recovery.pem", tmp_path / "recovery.pub"
+    private.write_bytes(openssl("genpkey", "-algorithm", "X25519"))
+    public.write_bytes(openssl("pkey", "-in", str(private), "-pubout"))
+    (recipient,) = keys.load_recipients([str(public)])
+    (identity,) = keys.load_identities([str(private)])
+    assert recipient.id == identity.id == keys.recipient_id(public.read_bytes())
+    assert (recipient.name, identity.name) == (str(public), "recovery.pem")
+    text = openssl("pkey", "-in", str(private), "-noout", "-text").decode("ascii")
+    numbers = bytes.fromhex("".join(line.strip().replace(":", "") for line in text.splitlines() if line[:1] == " "))
+    assert numbers == identity.private + recipient.public
+
+
+def test_keys_are_taken_inline_in_files_folded_by_yaml_and_several_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    privates = [keys.generate().decode("ascii") for _ in range(4)]
+    publics = [keys.public_pem(private.encode("ascii")).decode("ascii") for private in privates]
+    (tmp_path / "team.pem").write_text("The operators:\n" + publics[0] + "Eve:\n" + publics[1])
+    folded = " ".join(publics[2].split("\n"))
+    items = ["team.pem", folded, publics[3], publics[3].rstrip(), "~/team.pem", f" {tmp_path}/team.pem\n"]
+    expected = [keys.recipient_id(public.encode("ascii")) for public in publics]
+    assert [recipient.id for recipient in keys.load_recipients(items)] == expected
+    (tmp_path / "all.pem").write_text("".join(privates))
+    assert [identity.id for identity in keys.load_identities(["./all.pem"])] == expected
+
+
+def test_a_private_key_as_recipient_is_refused_and_not_shown(tmp_path: Path) -> None:
+    private = keys.generate().decode("ascii")
+    path = tmp_path / "key.pem"
+    path.write_text(private)
+    for item in (private, str(path)):
+        message = refusal(BadInput, keys.load_recipients, [item])
+        assert "is a private key. Give the public one" in message
+        assert private.split("\n")[1] not in message
+    assert str(path) in message
+
+
+def test_a_public_key_as_identity_is_refused() -> None:
+    public = keys.public_pem(keys.generate()).decode("ascii")
+    assert "number 1 is a public key. Give the private key" in refusal(BadInput, keys.load_identities, [public])
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "called"),
+    [
+        (("RSA", "-pkeyopt", "rsa_keygen_bits:2048"), "RSA"),
+        (("ED25519",), "Ed25519"),
+        (("X448",), "X448"),
+        (("EC", "-pkeyopt", "ec_paramgen_curve:P-256"), "E"),  # EllipticCurve or EC, as the library calls it
+    ],
+)
+def test_a_key_of_another_algorithm_is_refused_by_its_name(
+    tmp_path: Path, algorithm: Tuple[str, ...], called: str
+) -> None:
+    path = tmp_path / "other.pem"
+    path.write_bytes(openssl("genpkey", "-algorithm", *algorithm))
+    public = openssl("pkey", "-in", str(path), "-pubout").decode("ascii")
+    for load, item in ((keys.load_identities, str(path)), (keys.load_recipients, public)):
+        message = refusal(BadInput, load, [item])
+        assert f"is a key for {called}" in message and ", and aes256-gcm needs one for X25519." in message
+        assert "openssl genpkey -algorithm X25519" in message
+
+
+def test_other_kinds_of_pem_are_refused_by_their_label(tmp_path: Path) -> None:
+    old_rsa = openssl("genrsa", "-traditional", "2048").decode("ascii")
+    assert "holds a RSA PRIVATE KEY" in refusal(BadInput, keys.load_identities, [old_rsa])
+    certificate = openssl(
+        "req", "-x509", "-newkey", "ed25519", "-nodes", "-subj", "/CN=x", "-keyout", str(tmp_path / "k")
+    ).decode("ascii")
+    assert "holds a CERTIFICATE" in refusal(BadInput, keys.load_recipients, [certificate])
+
+
+def test_an_encrypted_private_key_is_refused_with_the_way_out() -> None:
+    encrypted = openssl("pkey", "-aes-256-cbc", "-passout", "pass:x", content=keys.generate()).decode("ascii")
+    assert "encrypted itself" in refusal(BadInput, keys.load_identities, [encrypted])
+
+
+def test_a_damaged_pem_is_refused_without_its_content() -> None:
+    private = keys.generate().decode("ascii")
+    body = private.split("\n")[1]
+    for broken in (
+        private.replace(body, body[:-4]),
+        private.replace(body, "*" + body[1:]),
+        private.replace(body, body[:20] + "*" + body[20:]),
+        private.replace(body, ""),
+        private.replace("-----END PRIVATE KEY-----", ""),
+        private + private[:40],
+    ):
+        message = refusal(BadInput, keys.load_identities, [broken])
+        assert "The identity number 1" in message and body[:12] not in message
+
+
+def test_garbage_in_a_file_is_refused_with_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    for content in (b"", b"SQLite format 3\x00" * 10, os.urandom(1000), b"age1qyqszqgpqyqszqgp"):
+        path.write_bytes(content)
+        assert str(path) in refusal(BadInput, keys.load_recipients, [str(path)])
+    path.write_bytes(bytes((1 << 20) + 1))
+    assert f"{path} is far too long" in refusal(BadInput, keys.load_recipients, [str(path)])
+    assert str(tmp_path) in refusal(BadInput, keys.load_recipients, [str(tmp_path)])
+
+
+def test_a_secret_that_is_neither_pem_nor_path_is_not_repeated() -> None:
+    body = keys.generate().decode("ascii").split("\n")[1]
+    for secret in (body, "AGE-SECRET-KEY-1QQQQ", "first line\n/second line", "a\0b", "/" + "x" * 5000, ""):
+        for load, option in (
+            (keys.load_identities, "encryption.identities"),
+            (keys.load_recipients, "encryption.recipients"),
+        ):
+            message = refusal(BadInput, load, [secret])
+            assert message.startswith(f"{option}: item 1 is neither a PEM key nor the path of an existing file.")
+            assert not secret or secret[:12] not in message
+
+
+def test_a_missing_file_is_named_and_so_is_its_option(tmp_path: Path) -> None:
+    path = tmp_path / "gone.pem"
+    for load, option in ((keys.load_identities, "identities"), (keys.load_recipients, "recipients")):
+        message = refusal(NotFound, load, [str(path)])
+        assert f"{path}: there is no such file" in message and f"encryption.{option}" in message
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become an account that may not read the file")
+def test_an_unreadable_file_is_named() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o711)
+        path = Path(directory) / "key.pem"
+        path.write_bytes(keys.generate())
+        path.chmod(0o600)
+        os.seteuid(65534)
+        try:
+            message = refusal(PermissionDenied, keys.load_identities, [str(path)])
+        finally:
+            os.seteuid(0)
+    assert f"{path}: this account may not" in message
+
+
+def test_neither_key_nor_passphrase_shows_in_a_representation() -> None:
+    recipient, identity = pair()
+    assert recipient.id in repr(recipient)
+    assert repr(identity.private) not in repr(identity) and "private" not in repr(identity)
+
+
+# Slots
+
+
+def test_several_recipients_and_the_passphrase_open_each_alone(data_key: bytes) -> None:
+    pairs = [pair() for _ in range(3)]
+    slots = keys.wrap(data_key, NAME, [recipient for recipient, _identity in pairs], PASSPHRASE)
+    assert [slot.recipient for slot in slots] == [recipient.id for recipient, _identity in pairs] + [""]
+    for _recipient, identity in pairs:
+        assert keys.unwrap(slots, NAME, [identity], None) == data_key
+    assert keys.unwrap(slots, NAME, [], PASSPHRASE) == data_key
+    stranger = pair()[1]
+    assert keys.unwrap(slots, NAME, [stranger, pairs[2][1]], None) == data_key
+
+
+def test_each_alone_opens_its_own_slot_when_all_others_are_gone(data_key: bytes) -> None:
+    pairs = [pair() for _ in range(2)]
+    slots = keys.wrap(data_key, NAME, [recipient for recipient, _identity in pairs], None)
+    for slot, (_recipient, identity) in zip(slots, pairs):
+        assert keys.unwrap([slot], NAME, [identity], None) == data_key
+
+
+def test_a_recipient_given_twice_has_one_slot(data_key: bytes) -> None:
+    recipient, _identity = pair()
+    assert len(keys.wrap(data_key, NAME, [recipient, recipient], None)) == 1
+
+
+def test_data_keys_are_never_the_same() -> None:
+    assert len({keys.new_data_key() for _ in range(100)}) == 100
+    assert len(keys.new_data_key()) == 32
+
+
+def test_slots_hold_plain_json_of_the_documented_shape(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    (slot,) = keys.wrap(data_key, NAME, [pair()[0]], None)
+    assert {name: len(base64.b64decode(value)) for name, value in slot.parameters.items()} == {
+        "enc": 32,
+        "ciphertext": 48,
+    }
+    parameters: Dict[str, Any] = dict(passphrase_slot.parameters)
+    assert [parameters.pop(name) for name in ("n", "r", "p")] == [1 << 17, 8, 1]
+    assert {name: len(base64.b64decode(value)) for name, value in parameters.items()} == {
+        "salt": 16,
+        "nonce": 12,
+        "ciphertext": 48,
+    }
+
+
+def test_a_passphrase_slot_is_scrypt_and_aes_gcm_and_nothing_else(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+    fields = passphrase_slot.parameters
+    salt, nonce, ciphertext = (base64.b64decode(fields[name]) for name in ("salt", "nonce", "ciphertext"))
+    key = Scrypt(salt=salt, length=32, n=fields["n"], r=fields["r"], p=fields["p"]).derive(PASSPHRASE.encode("utf-8"))
+    assert AESGCM(key).decrypt(nonce, ciphertext, NAME.encode("utf-8")) == data_key
+
+
+def test_an_x25519_slot_is_hpke_with_the_documented_info_and_the_name(data_key: bytes) -> None:
+    recipient, identity = pair()
+    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    enc, ciphertext = (base64.b64decode(slot.parameters[name]) for name in ("enc", "ciphertext"))
+    opened = hpke.open_sealed(identity.private, enc, b"fleet.backup/v1", NAME.encode("utf-8"), ciphertext)
+    assert opened == data_key
+
+
+def test_without_any_key_the_message_says_whose_is_needed(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    first, second = sorted((pair()[0], pair()[0]), key=lambda recipient: recipient.id)
+    slots = keys.wrap(data_key, NAME, [second, first], None)
+    assert refusal(NoKey, keys.unwrap, slots, NAME, [], None) == (
+        f"{NAME} is encrypted for {first.id[:16]} and {second.id[:16]}; "
+        "give the private key of one of them in encryption.identities."
+    )
+    assert refusal(NoKey, keys.unwrap, [passphrase_slot], NAME, [], None) == (
+        f"{NAME} is encrypted for a passphrase; give the passphrase in encryption.passphrase."
+    )
+    both = refusal(NoKey, keys.unwrap, [*slots, passphrase_slot], NAME, [], None)
+    assert f"{first.id[:16]}, {second.id[:16]} and a passphrase; give the private key" in both
+    assert both.endswith("in encryption.identities or the passphrase in encryption.passphrase.")
+
+
+def test_the_wrong_key_is_told_from_no_key(data_key: bytes, passphrase_slot: KeySlot, tmp_path: Path) -> None:
+    recipient, _identity = pair()
+    path = tmp_path / "old.pem"
+    path.write_bytes(keys.generate())
+    strangers = keys.load_identities([str(path)])
+    slots = keys.wrap(data_key, NAME, [recipient], None)
+    message = refusal(WrongKey, keys.unwrap, slots, NAME, strangers, None)
+    assert "tried old.pem" in message and recipient.id[:16] in message and recipient.id not in message
+    message = refusal(WrongKey, keys.unwrap, [*slots, passphrase_slot], NAME, strangers, "wrong")
+    assert "tried old.pem, the passphrase" in message and "wrong" not in message
+    # A passphrase where only keys open, and a key where only a passphrase does.
+    refusal(WrongKey, keys.unwrap, slots, NAME, [], PASSPHRASE)
+    refusal(WrongKey, keys.unwrap, [passphrase_slot], NAME, strangers, None)
+
+
+def test_an_altered_slot_is_damaged_and_not_a_wrong_key(data_key: bytes) -> None:
+    recipient, identity = pair()
+    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    zero_point = base64.b64encode(bytes(32)).decode("ascii")
+    for altered in (
+        changed(slot, ciphertext=flipped(slot.parameters["ciphertext"])),
+        changed(slot, enc=flipped(slot.parameters["enc"])),
+        changed(slot, enc=zero_point),
+    ):
+        message = refusal(Damaged, keys.unwrap, [altered], NAME, [identity], None)
+        assert recipient.id[:16] in message and NAME in message
+
+
+def test_a_slot_moved_from_another_artefact_does_not_open(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    recipient, identity = pair()
+    (slot,) = keys.wrap(data_key, "other.dump.aes", [recipient], None)
+    moved = KeySlot(NAME, slot.kind, slot.recipient, slot.parameters)
+    assert "belongs to another artefact" in refusal(Damaged, keys.unwrap, [moved], NAME, [identity], None)
+    moved = KeySlot("other.dump.aes", SlotKind.PASSPHRASE, "", passphrase_slot.parameters)
+    refusal(WrongKey, keys.unwrap, [moved], "other.dump.aes", [], PASSPHRASE)
+
+
+def test_slots_of_other_artefacts_are_left_out(data_key: bytes) -> None:
+    recipient, identity = pair()
+    other = keys.wrap(keys.new_data_key(), "globals.sql.aes", [recipient], None)
+    slots = (*other, *keys.wrap(data_key, NAME, [recipient], None))
+    assert keys.unwrap(slots, NAME, [identity], None) == data_key
+    assert "has no key slot left" in refusal(NoKey, keys.unwrap, other, NAME, [identity], None)
+
+
+def test_a_damaged_slot_does_not_hide_another_that_opens(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    recipient, identity = pair()
+    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    bad = changed(slot, ciphertext=flipped(slot.parameters["ciphertext"]))
+    assert keys.unwrap([bad, passphrase_slot], NAME, [identity], PASSPHRASE) == data_key
+    assert keys.unwrap([changed(slot, enc=None), slot], NAME, [identity], None) == data_key
+    refusal(Damaged, keys.unwrap, [bad, passphrase_slot], NAME, [identity], "wrong")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"enc": None}, {"enc": "AAAA"}, {"enc": "*"}, {"enc": "é"}, {"enc": 7}, {"ciphertext": ""}]
+)
+def test_a_slot_with_senseless_fields_is_a_bad_manifest(data_key: bytes, wrong: Dict[str, Any]) -> None:
+    recipient, identity = pair()
+    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    assert NAME in refusal(BadManifest, keys.unwrap, [changed(slot, **wrong)], NAME, [identity], None)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n": 1 << 19},
+        {"n": 1 << 30},
+        {"n": 1 << 62},
+        {"n": (1 << 17) - 1},
+        {"n": 1},
+        {"n": 0},
+        {"n": -(1 << 17)},
+        {"n": True},
+        {"n": 131072.0},
+        {"n": "131072"},
+        {"n": None},
+        {"r": 1 << 20},
+        {"r": 17},
+        {"n": 2, "r": 1 << 20},
+        {"r": 0},
+        {"p": 3},
+        {"p": True},
+        {"p": 1 << 29},
+        {"p": 0},
+        {"salt": "AAAA"},
+        {"nonce": None},
+        {"ciphertext": "AAAA"},
+    ],
+)
+def test_a_manifest_cannot_ask_scrypt_for_more_than_a_host_has(
+    passphrase_slot: KeySlot, wrong: Dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Nothing may be computed before it is refused.
+    monkeypatch.setattr(hashlib, "scrypt", lambda *_a, **_k: pytest.fail("scrypt was called"))
+    message = refusal(BadManifest, keys.unwrap, [changed(passphrase_slot, **wrong)], NAME, [], PASSPHRASE)
+    assert NAME in message and PASSPHRASE not in message
+
+
+def test_an_empty_passphrase_is_refused_everywhere(data_key: bytes) -> None:
+    recipient, identity = pair()
+    slots = keys.wrap(data_key, NAME, [recipient], None)
+    for call in (
+        lambda: keys.wrap(data_key, NAME, [recipient], ""),
+        lambda: keys.unwrap(slots, NAME, [identity], ""),
+        lambda: keys.rewrap(slots, NAME, [identity], None, [recipient], ""),
+    ):
+        assert "encryption.passphrase is empty" in refusal(BadInput, call)
+    assert "\\ud800" not in refusal(BadInput, keys.wrap, data_key, NAME, [], "\ud800x")
+
+
+def test_a_key_for_nobody_is_refused(data_key: bytes) -> None:
+    assert "encryption.recipients" in refusal(BadInput, keys.wrap, data_key, NAME, [], None)
+    slots = keys.wrap(data_key, NAME, [pair()[0]], None)
+    assert "encryption.recipients" in refusal(BadInput, keys.rewrap, slots, NAME, [], None, [], None)
+
+
+def test_a_recipient_whose_key_protects_nothing_is_refused(data_key: bytes) -> None:
+    weak = keys.Recipient("0" * 64, "/etc/weak.pem", bytes(32))
+    assert "/etc/weak.pem" in refusal(BadInput, keys.wrap, data_key, NAME, [weak], None)
+
+
+def test_scrypt_that_cannot_have_its_memory_says_so() -> None:
+    script = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from _engine import errors, keys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (100 << 20, resource.RLIM_INFINITY))\n"
+        "try:\n    keys._scrypt('x', bytes(16), keys._COST)\n"
+        "except errors.EngineError as error:\n    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(ENGINE)], stdout=subprocess.PIPE, check=True)
+    assert b"It takes 128.0 MiB of memory" in done.stdout
+
+
+def test_the_memory_of_scrypt_is_given_back() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from _engine import keys\n"
+        "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "keys.wrap(bytes(32), 'warm', [], 'up')\n"
+        "before = resident()\n"
+        "keys.wrap(bytes(32), 'name', [], 'passphrase')\n"
+        "print(before, resident())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(ENGINE)], stdout=subprocess.PIPE, check=True)
+    before, after = map(int, done.stdout.split())
+    assert before < 90 << 20 and after - before < 4 << 20
+
+
+# Changing slots
+
+
+def test_rewrapping_keeps_the_slots_of_those_who_stay_byte_for_byte(data_key: bytes) -> None:
+    (old, old_identity), (stays, stays_identity), (new, new_identity) = pair(), pair(), pair()
+    slots = keys.wrap(data_key, NAME, [old, stays], None)
+    rewrapped = keys.rewrap(slots, NAME, [old_identity], None, [stays, new], None)
+    assert rewrapped[0] == slots[1]
+    assert [slot.recipient for slot in rewrapped] == [stays.id, new.id]
+    for identity in (stays_identity, new_identity):
+        assert keys.unwrap(rewrapped, NAME, [identity], None) == data_key
+    refusal(WrongKey, keys.unwrap, rewrapped, NAME, [old_identity], None)
+
+
+def test_rewrapping_without_a_key_removes_recipients_and_adds_none(data_key: bytes) -> None:
+    first, second = pair()[0], pair()[0]
+    slots = keys.wrap(data_key, NAME, [first, second], None)
+    assert keys.rewrap(slots, NAME, [], None, [second], None) == slots[1:]
+    refusal(NoKey, keys.rewrap, slots, NAME, [], None, [second, pair()[0]], None)
+    refusal(WrongKey, keys.rewrap, slots, NAME, [pair()[1]], None, [pair()[0]], None)
+
+
+def test_rewrapping_with_the_same_passphrase_keeps_its_slot(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    recipient, identity = pair()
+    rewrapped = keys.rewrap([passphrase_slot], NAME, [], PASSPHRASE, [recipient], PASSPHRASE)
+    assert rewrapped[0] is passphrase_slot and rewrapped[1].recipient == recipient.id
+    assert keys.unwrap(rewrapped, NAME, [identity], None) == data_key
+    # Only the key is named: the passphrase goes.
+    assert keys.rewrap(rewrapped, NAME, [], None, [recipient], None) == rewrapped[1:]
+
+
+def test_rewrapping_under_a_new_passphrase_ends_the_old_one(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    rewrapped = keys.rewrap([passphrase_slot], NAME, [], PASSPHRASE, [], "another one")
+    assert len(rewrapped) == 1
+    assert keys.unwrap(rewrapped, NAME, [], "another one") == data_key
+    refusal(WrongKey, keys.unwrap, rewrapped, NAME, [], PASSPHRASE)
+
+
+def test_rewrapping_replaces_a_senseless_passphrase_slot(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    recipient, identity = pair()
+    slots = (*keys.wrap(data_key, NAME, [recipient], None), changed(passphrase_slot, n=3))
+    rewrapped = keys.rewrap(slots, NAME, [identity], None, [recipient], PASSPHRASE)
+    assert rewrapped[0] == slots[0]
+    assert keys.unwrap(rewrapped, NAME, [], PASSPHRASE) == data_key
+
+
+def test_a_slot_is_removed_by_its_whole_or_short_id_and_the_others_stay(
+    data_key: bytes, passphrase_slot: KeySlot
+) -> None:
+    first, second = pair()[0], pair()[0]
+    slots = (*keys.wrap(data_key, NAME, [first, second], None), passphrase_slot)
+    assert keys.without(slots, [first.id]) == slots[1:]
+    assert keys.without(slots, [first.id[:16], second.id]) == slots[2:]
+    assert keys.without(slots, [""]) == slots[:2]
+    assert keys.without(slots, []) == slots
+
+
+def test_a_key_slot_without_an_id_does_not_pass_for_the_passphrase(data_key: bytes) -> None:
+    recipient, other = pair()[0], pair()[0]
+    slots = keys.wrap(data_key, NAME, [recipient, other], None)
+    nameless = KeySlot(NAME, SlotKind.X25519, "", slots[1].parameters)
+    refusal(BadInput, keys.without, [slots[0], nameless], [""])
+
+
+def test_removing_a_slot_that_is_not_there_is_an_error(data_key: bytes) -> None:
+    first = pair()[0]
+    slots = keys.wrap(data_key, NAME, [first], None)
+    for unknown in (pair()[0].id, first.id[:15], ""):
+        assert first.id[:16] in refusal(BadInput, keys.without, slots, [unknown])
+
+
+def test_the_last_slot_of_an_artefact_goes_only_when_it_shall_be_destroyed(data_key: bytes) -> None:
+    first, second = pair()[0], pair()[0]
+    slots = (*keys.wrap(data_key, NAME, [first, second], None), *keys.wrap(data_key, "globals.aes", [first], None))
+    message = refusal(Refused, keys.without, slots, [first.id])
+    assert "globals.aes" in message and NAME not in message
+    assert keys.without(slots, [first.id], destroy=True) == (slots[1],)
+    assert keys.without(slots, [first.id, second.id], destroy=True) == ()
+
+
+def test_a_hostile_recipient_in_a_manifest_does_not_reach_a_message(data_key: bytes) -> None:
+    (slot,) = keys.wrap(data_key, NAME, [pair()[0]], None)
+    hostile = KeySlot(NAME, slot.kind, "\x1b[2J" * 20, slot.parameters)
+    assert "\x1b" not in refusal(NoKey, keys.unwrap, [hostile], NAME, [], None)
+
+
+def test_without_the_library_the_package_is_named() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.modules['cryptography'] = None\n"
+        "from _engine import errors, keys\n"
+        "from _engine.stream import tink\n"
+        "for call in (keys.generate, lambda: keys.load_recipients(['-----BEGIN X-----']),\n"
+        "             lambda: keys.load_identities(['-----BEGIN X-----']), lambda: keys.public_pem(b''),\n"
+        "             lambda: keys.wrap(bytes(32), 'n', [keys.Recipient('', '', b'')], None),\n"
+        "             lambda: keys.wrap(bytes(32), 'n', [], 'p'), lambda: tink.Encryptor(bytes(32), b'')):\n"
+        "    try:\n        call()\n"
+        "    except errors.MissingTool as error:\n        assert 'python3-cryptography' in str(error)\n"
+        "    else:\n        raise AssertionError(call)\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", script, str(ENGINE)], check=True)

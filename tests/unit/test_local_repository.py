@@ -1,0 +1,296 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A local repository holds a file whole or not at all, follows no link, and tidies away only what a crash left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Iterator
+
+import pytest
+from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotFound, RepositoryUnusable, TargetExists
+from _engine.model import Place
+from _engine.repositories.local import LocalRepository
+
+PLACE = Place("web1", "sqlite", "shop")
+ID = "shop-20260301T020000Z"
+ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    path = tmp_path / "backups"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def repository(root: Path) -> LocalRepository:
+    return LocalRepository(root)
+
+
+def put(repository: LocalRepository, name: str, content: bytes = b"content") -> None:
+    with repository.create(PLACE, name) as writer:
+        writer.write(content)
+        writer.finish()
+        writer.commit()
+
+
+def names(repository: LocalRepository) -> list[str]:
+    return [entry.name for entry in repository.entries(PLACE)]
+
+
+def everything(root: Path) -> list[str]:
+    return sorted(path.name for path in root.rglob("*") if path.is_file())
+
+
+def test_a_committed_file_is_there_with_its_size_and_nobody_else_may_read_it(
+    repository: LocalRepository, root: Path
+) -> None:
+    put(repository, f"{ID}.db", b"12345")
+    (entry,) = repository.entries(PLACE)
+    assert (entry.name, entry.bytes) == (f"{ID}.db", 5)
+    path = root / PLACE.path / entry.name
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(parent.stat().st_mode) for parent in list(path.parents)[:3]} == {0o700}
+    assert repository.read(PLACE, entry.name, 100) == b"12345"
+    assert list(repository.places()) == [PLACE]
+
+
+def test_a_file_that_is_not_committed_is_never_seen_and_leaves_nothing(repository: LocalRepository, root: Path) -> None:
+    with pytest.raises(RuntimeError), repository.create(PLACE, "a") as writer:
+        writer.write(b"half")
+        writer.finish()
+        assert names(repository) == []
+        raise RuntimeError("crash")
+    assert everything(root) == []
+
+
+def test_a_name_can_be_taken_once(repository: LocalRepository) -> None:
+    put(repository, "a", b"first")
+    with pytest.raises(TargetExists), repository.create(PLACE, "a"):
+        pass
+    with repository.create(PLACE, "b"), pytest.raises(Locked, match="another process is writing b"):
+        with repository.create(PLACE, "b"):
+            pass
+    assert repository.read(PLACE, "a", 100) == b"first"
+
+
+def test_what_a_killed_writer_left_does_not_stop_the_next_one(repository: LocalRepository, root: Path) -> None:
+    kill_while_writing(root, "a")
+    assert everything(root) == [".a.partial"]
+    put(repository, "a", b"second")
+    assert repository.read(PLACE, "a", 100) == b"second"
+
+
+def test_a_living_writer_is_left_alone_by_tidy_and_a_dead_one_is_tidied(
+    repository: LocalRepository, root: Path
+) -> None:
+    kill_while_writing(root, f"{ID}.db")
+    with repository.create(PLACE, "living") as writer:
+        assert repository.tidy(PLACE, dry_run=True) == [f".{ID}.db.partial"]
+        assert everything(root) == [".living.partial", f".{ID}.db.partial"]
+        assert repository.tidy(PLACE, dry_run=False) == [f".{ID}.db.partial"]
+        writer.commit()
+    assert everything(root) == ["living"]
+
+
+def test_artefacts_that_appeared_before_a_crash_at_the_manifest_are_tidied(
+    repository: LocalRepository, root: Path
+) -> None:
+    put(repository, f"{ID}.db.zst")
+    put(repository, "shop-20260301T010000Z.db.zst")
+    put(repository, "shop-20260301T010000Z.manifest.json")
+    kill_while_writing(root, f"{ID}.manifest.json")
+    doomed = [f"{ID}.db.zst", f".{ID}.manifest.json.partial"]
+    assert repository.tidy(PLACE, dry_run=False) == doomed
+    assert names(repository) == ["shop-20260301T010000Z.db.zst", "shop-20260301T010000Z.manifest.json"]
+
+
+def test_an_artefact_whose_manifest_is_gone_for_another_reason_is_never_tidied(repository: LocalRepository) -> None:
+    put(repository, f"{ID}.db.zst")
+    assert repository.tidy(PLACE, dry_run=False) == []
+    assert names(repository) == [f"{ID}.db.zst"]
+
+
+def test_a_removal_that_a_crash_interrupted_is_finished_by_tidy(repository: LocalRepository, root: Path) -> None:
+    for name in (f"{ID}.manifest.json", f"{ID}.db.zst", f"{ID}.proof.json", f"{ID}-2.manifest.json", f"{ID}-2.db.zst"):
+        put(repository, name)
+    directory = root / PLACE.path
+    os.rename(directory / f"{ID}.manifest.json", directory / f".{ID}.manifest.json.deleting")
+    repository.tidy(PLACE, dry_run=False)
+    assert everything(root) == [f"{ID}-2.db.zst", f"{ID}-2.manifest.json"]
+
+
+def test_a_backup_is_removed_with_its_manifest_first(repository: LocalRepository, root: Path) -> None:
+    for name in (f"{ID}.manifest.json", f"{ID}.db.zst"):
+        put(repository, name)
+    repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst", f"{ID}.proof.json"])
+    assert everything(root) == []
+    repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst"])
+
+
+def test_replacing_shows_the_old_or_the_new_content(repository: LocalRepository, root: Path) -> None:
+    put(repository, "m", b"old")
+    repository.replace(PLACE, "m", b"new")
+    assert repository.read(PLACE, "m", 100) == b"new"
+    kill_while_writing(root, "m2")
+    repository.replace(PLACE, "m2", b"new")
+    assert repository.read(PLACE, "m2", 100) == b"new"
+
+
+def test_lines_are_appended_and_one_that_was_cut_short_swallows_none(repository: LocalRepository, root: Path) -> None:
+    repository.append(PLACE, "p", b"one")
+    with (root / PLACE.path / "p").open("ab") as file:
+        file.write(b'{"cut')
+    repository.append(PLACE, "p", b"two")
+    assert repository.read(PLACE, "p", 100) == b'one\n{"cut\ntwo\n'
+
+
+def test_a_file_larger_than_any_such_file_is_not_read(repository: LocalRepository) -> None:
+    put(repository, "m", b"x" * 101)
+    with pytest.raises(Damaged, match="larger than 100 bytes"):
+        repository.read(PLACE, "m", 100)
+
+
+def test_a_file_that_is_not_there_is_not_found(repository: LocalRepository) -> None:
+    with pytest.raises(NotFound):
+        repository.read(PLACE, "m", 100)
+    put(repository, "other")
+    with pytest.raises(NotFound, match="web1/sqlite/shop/m does not exist"):
+        repository.read(PLACE, "m", 100)
+
+
+def test_links_inside_are_not_followed(repository: LocalRepository, root: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("outside")
+    put(repository, "a")
+    (root / PLACE.path / "link").symlink_to(tmp_path / "secret")
+    assert names(repository) == ["a"]
+    with pytest.raises(RepositoryUnusable, match="Links are not followed"):
+        repository.read(PLACE, "link", 100)
+    (tmp_path / "elsewhere").mkdir()
+    (root / "web1" / "postgresql").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RepositoryUnusable, match="Links are not followed"):
+        repository.entries(Place("web1", "postgresql", "x"))
+    assert [place.engine for place in repository.places()] == ["sqlite"]
+
+
+def test_a_pipe_under_the_name_of_an_artefact_blocks_nobody(repository: LocalRepository, root: Path) -> None:
+    put(repository, "a")
+    os.mkfifo(root / PLACE.path / "fifo")
+    with pytest.raises(RepositoryUnusable, match="not a regular file"):
+        repository.read(PLACE, "fifo", 100)
+
+
+def _missing(path: Path) -> None:
+    path.rmdir()
+
+
+def _file(path: Path) -> None:
+    path.rmdir()
+    path.write_text("")
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_name("real"))
+    path.symlink_to(path.with_name("real"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_missing, "does not exist. Mount the share that should be there, or create the directory"),
+        (_file, "is not a directory"),
+        (_link, "is a symbolic link to .*/real. Links are not followed"),
+    ],
+)
+def test_a_repository_that_is_none_is_explained(root: Path, spoil: object, message: str) -> None:
+    spoil(root)  # type: ignore[operator]
+    repository = LocalRepository(root)
+    for attempt in (lambda: repository.check(writing=False), lambda: put(repository, "a"), repository.free):
+        with pytest.raises(RepositoryUnusable, match=message):
+            attempt()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+def test_a_full_disk_is_no_space_and_leaves_nothing_of_the_file(small_disk: Path) -> None:
+    repository = LocalRepository(small_disk)
+    put(repository, "a", b"x" * 1000)
+    with pytest.raises(NoSpace, match="is full: b could not be written"):
+        put(repository, "b", b"x" * 1_000_000)
+    assert everything(small_disk) == ["a"]
+    assert repository.free() > 200_000  # type: ignore[operator]
+
+
+def test_a_disk_that_is_mounted_read_only_is_explained(small_disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    repository = LocalRepository(small_disk)
+    repository.check(writing=False)
+    for attempt in (lambda: repository.check(writing=True), lambda: put(repository, "a")):
+        with pytest.raises(RepositoryUnusable, match="read-only"):
+            attempt()
+
+
+def test_an_account_without_access_is_told_so(root: Path) -> None:
+    root.chmod(0o755)
+    for parent in list(root.parents)[:4]:
+        parent.chmod(0o755)
+    script = (
+        f"import os, sys; sys.path.insert(0, {str(ENGINE)!r})\n"
+        "from pathlib import Path\n"
+        "from _engine.repositories.local import LocalRepository\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        f"try: LocalRepository(Path({str(root)!r})).check(writing=True)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("PermissionDenied Repository")
+    assert "cannot be written by user 65534" in done.stdout
+
+
+def test_no_descriptor_stays_open(repository: LocalRepository) -> None:
+    put(repository, "a")
+    before = len(os.listdir("/proc/self/fd"))
+    for _attempt in range(3):
+        put(repository, f"b{_attempt}")
+        repository.append(PLACE, "c", b"x")
+        repository.replace(PLACE, "d", b"x")
+        repository.tidy(PLACE, dry_run=False)
+        list(repository.places())
+        for name in ("missing", "a"):
+            try:
+                with repository.create(PLACE, name), repository.open(PLACE, name):
+                    pass
+            except EngineError:
+                pass
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def kill_while_writing(root: Path, name: str) -> None:
+    """Leave what a writer leaves that is killed before it commits."""
+    script = (
+        f"import os, signal, sys; sys.path.insert(0, {str(ENGINE)!r})\n"
+        "from pathlib import Path\n"
+        "from _engine.model import Place\n"
+        "from _engine.repositories.local import LocalRepository\n"
+        f"with LocalRepository(Path({str(root)!r})).create(Place{('web1', 'sqlite', 'shop')!r}, {name!r}) as writer:\n"
+        "    writer.write(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False)
+    assert done.returncode == -signal.SIGKILL

@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A pipe moves every byte, and fails when any part of it fails."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from _engine.command import Command
+from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
+from _engine.model import Compression
+from _engine.stream.compression import compressing, decompressing
+from _engine.stream.pipe import Pipe
+
+PYTHON = sys.executable
+CAT = Command("cat", ("cat",))
+
+
+def script(name: str, text: str) -> Command:
+    return Command(name, (PYTHON, "-c", "import sys, os\n" + text))
+
+
+def collect(pipe: Pipe, descriptor: int) -> bytes:
+    return b"".join(pipe.blocks(descriptor))
+
+
+@pytest.mark.parametrize("size", [0, 1, 65536, 3_000_001])
+def test_every_byte_arrives_and_is_counted(tmp_path: Path, size: int) -> None:
+    content = os.urandom(size)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    with Pipe() as pipe:
+        descriptor, counter = pipe.counted(pipe.source(source))
+        descriptor = pipe.through(CAT, descriptor)
+        assert collect(pipe, descriptor) == content
+        pipe.wait()
+    assert counter.count == size
+
+
+@pytest.mark.parametrize("compression", list(Compression))
+def test_what_is_compressed_comes_back(tmp_path: Path, compression: Compression) -> None:
+    content = b"orders " * 100_000 + os.urandom(1000)
+    (tmp_path / "in").write_bytes(content)
+    (tmp_path / "out").write_bytes(b"longer rubbish that must go" * 100_000)
+    with Pipe() as pipe:
+        stored = collect(pipe, pipe.through(compressing(compression, None), pipe.source(tmp_path / "in")))
+        pipe.wait()
+    with Pipe() as pipe:
+        entrance, descriptor = pipe.entrance()
+        pipe.into(tmp_path / "out", pipe.through(decompressing(compression), descriptor))
+        for start in range(0, len(stored), 50_000):
+            assert pipe.feed(entrance, stored[start : start + 50_000])
+        pipe.end(entrance)
+        pipe.wait()
+    assert (tmp_path / "out").read_bytes() == content
+
+
+def test_a_dump_that_dies_after_writing_fails_whatever_the_last_stage_says() -> None:
+    dying = script("pg_dump", "sys.stdout.write('half'); sys.stdout.flush(); sys.exit('connection lost')")
+    with Pipe() as pipe:
+        assert collect(pipe, pipe.through(CAT, pipe.source(dying))) == b"half"
+        with pytest.raises(ToolFailed, match="pg_dump ended with status 1: connection lost"):
+            pipe.wait()
+
+
+def test_the_stage_that_failed_is_named_and_not_the_one_that_only_lost_its_reader() -> None:
+    endless = Command("endless", ("yes",))
+    failing = script("zstd", "sys.stdin.buffer.read(10); sys.exit('out of memory')")
+    with Pipe() as pipe:
+        collect(pipe, pipe.through(failing, pipe.source(endless)))
+        with pytest.raises(ToolFailed, match="zstd ended with status 1: out of memory"):
+            pipe.wait()
+
+
+def test_a_sink_that_stops_reading_is_named() -> None:
+    with Pipe() as pipe:
+        entrance, descriptor = pipe.entrance()
+        pipe.into(script("pg_restore", "sys.exit('out of disk')"), pipe.through(CAT, descriptor))
+        while pipe.feed(entrance, b"x" * 100_000):
+            pass
+        pipe.end(entrance)
+        with pytest.raises(ToolFailed, match="pg_restore ended with status 1: out of disk"):
+            pipe.wait()
+
+
+def test_a_full_disk_at_the_end_of_a_pipe_is_no_space() -> None:
+    with Pipe() as pipe:
+        entrance, descriptor = pipe.entrance()
+        pipe.into(Path("/dev/full"), pipe.through(CAT, descriptor))
+        pipe.feed(entrance, b"x" * 100_000)
+        pipe.end(entrance)
+        with pytest.raises(NoSpace, match="/dev/full cannot be written: the disk is full"):
+            pipe.wait()
+
+
+def test_work_that_takes_too_long_is_ended_with_all_its_programs() -> None:
+    with Pipe(timeout=0.3, label="The backup of shop") as pipe:
+        descriptor = pipe.through(CAT, pipe.source(Command("sleep", ("sleep", "60"))))
+        with pytest.raises(TimedOut, match="The backup of shop took longer than its timeout of 0.3 s"):
+            collect(pipe, descriptor)
+            pipe.wait()
+
+
+def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
+    def open_descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before, threads = open_descriptors(), threading.active_count()
+    with pytest.raises(Interrupted), Pipe(timeout=60) as pipe:
+        descriptor, _counter = pipe.counted(pipe.source(Command("endless", ("yes",))))
+        next(pipe.blocks(pipe.through(CAT, descriptor)))
+        raise Interrupted("stop")
+    assert open_descriptors() == before
+    assert threading.active_count() == threads

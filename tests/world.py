@@ -1,0 +1,126 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host with a shop, a repository and keys, on which a test backs up, restores, verifies and rotates for real."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from _engine import keys
+from _engine.backup import BackupRequest, BackupResult, take_backup
+from _engine.catalogue import Catalogue, place_of, scan
+from _engine.model import Database, EncryptionSettings, EngineName, Place, Policy
+from _engine.repositories.base import Repository
+from _engine.repositories.local import LocalRepository
+from _engine.restore import RestoreRequest, RestoreResult, restore
+from _engine.rotate import RotateRequest, RotateResult, rotate
+from _engine.state import Host
+from _engine.verify import VerifyRequest, VerifyResult, verify
+
+
+class Clock:
+    """The time of a test, which goes on by a second whenever somebody looks at it."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 3, 1, 2, 0, 0, tzinfo=timezone.utc)
+
+    def __call__(self) -> datetime:
+        self.moment += timedelta(seconds=1)
+        return self.moment
+
+
+@dataclass
+class World:
+    """Everything lives below one directory."""
+
+    root: Path
+    clock: Clock = field(default_factory=Clock)
+
+    def __post_init__(self) -> None:
+        (self.root / "backups").mkdir(parents=True)
+        (self.root / "data").mkdir()
+        self.host = Host("web1", self.root / "state", self.clock)
+        self.path = self.root / "data" / "shop.db"
+        self.database = Database(EngineName.SQLITE, str(self.path))
+        self.repository = LocalRepository(self.root / "backups")
+        self.private = keys.generate().decode()
+        self.public = keys.public_pem(self.private.encode()).decode()
+        self.encryption = EncryptionSettings(recipients=(self.public,), identities=(self.private,))
+
+    def make_shop(self, orders: int = 100, journal: str = "wal") -> None:
+        """Make the shop's database, with as many orders."""
+        connection = sqlite3.connect(self.path)
+        connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT)")
+        connection.executemany("INSERT INTO orders (item) VALUES (?)", [(os.urandom(50).hex(),) for _ in range(orders)])
+        connection.commit()
+        connection.close()
+
+    def orders(self, path: Path | None = None) -> list[tuple[Any, ...]]:
+        """All orders in a database."""
+        connection = sqlite3.connect(f"file:{path or self.path}?mode=ro", uri=True)
+        try:
+            return connection.execute("SELECT id, item FROM orders ORDER BY id").fetchall()
+        finally:
+            connection.close()
+
+    def backup_request(self, **changes: Any) -> BackupRequest:
+        request = BackupRequest(self.database, (self.repository,), self.encryption, "web1", lock_timeout=5)
+        return replace(request, **changes)
+
+    def backup(self, **changes: Any) -> BackupResult:
+        return take_backup(self.backup_request(**changes), self.host)
+
+    def restore_request(self, **changes: Any) -> RestoreRequest:
+        request = RestoreRequest(self.database, (self.repository,), self.encryption, "web1", replace=True, lock_timeout=5)
+        return replace(request, **changes)
+
+    def restore(self, **changes: Any) -> RestoreResult:
+        return restore(self.restore_request(**changes), self.host)
+
+    def verify_request(self, **changes: Any) -> VerifyRequest:
+        return replace(VerifyRequest(self.database, (self.repository,), self.encryption, "web1"), **changes)
+
+    def verify(self, **changes: Any) -> VerifyResult:
+        return verify(self.verify_request(**changes), self.host)
+
+    def rotate(self, policy: Policy | None = None, **changes: Any) -> RotateResult:
+        return rotate(RotateRequest((self.repository,), "web1", policy, **changes), self.host)
+
+    def catalogue(self, repository: Repository | None = None) -> Catalogue:
+        return scan(repository or self.repository, self.place)
+
+    @property
+    def place(self) -> Place:
+        return place_of("web1", self.database)
+
+    @property
+    def directory(self) -> Path:
+        """Where the backups of the shop are."""
+        return self.root / "backups" / self.place.path
+
+    def artefact(self, result: BackupResult) -> Path:
+        return self.directory / result.manifest.main.name
+
+    def manifest(self, result: BackupResult) -> Path:
+        return self.directory / f"{result.manifest.id}.manifest.json"
+
+    def files(self) -> list[str]:
+        """The names of all files in the repository, hidden ones too."""
+        return sorted(path.name for path in (self.root / "backups").rglob("*") if path.is_file())
+
+    def picture(self) -> dict[str, tuple[int, int, bytes]]:
+        """Every file below the root with its inode, mode and content: two pictures are equal when nothing changed."""
+        found = {}
+        for path in sorted(self.root.rglob("*")):
+            status = path.lstat()
+            content = path.read_bytes() if path.is_file() else b""
+            found[str(path.relative_to(self.root))] = (status.st_ino, status.st_mode, content)
+        return found
