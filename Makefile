@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 # Everything that is made goes under .cache. PYTHON=/path/to/python3 chooses the interpreter; BENCH is passed to the
-# benchmark, TESTS to pytest (for example: make integration TESTS="-k restore -x").
+# benchmark, TESTS to pytest (make integration TESTS="-k restore -x"), SANITY to ansible-test (SANITY="--test pylint").
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -22,6 +22,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/tools/ansible.cfg
 export ANSIBLE_HOME := $(CURDIR)/.cache/ansible
 export ANSIBLE_LOCAL_TEMP := $(CURDIR)/.cache/ansible/tmp
 export ANSIBLE_REMOTE_TMP := $(CURDIR)/.cache/ansible/tmp
+export ANSIBLE_ASYNC_DIR := $(CURDIR)/.cache/ansible/async
 export ANSIBLE_NOCOWS := 1
 export LC_ALL := C.UTF-8
 export HYPOTHESIS_STORAGE_DIRECTORY := $(CURDIR)/.cache/hypothesis
@@ -62,6 +63,11 @@ ruff: environment
 	@echo "==> ruff"
 	@ruff check --quiet --output-format concise .
 	@ruff format --quiet --check --diff .
+
+.PHONY: format
+format: environment ## Put imports and layout in order
+	@ruff check --quiet --select I --fix .
+	@ruff format --quiet .
 
 .PHONY: mypy
 mypy: environment
@@ -117,7 +123,7 @@ faults: environment ## Run the fault tests: full disks, killed processes, damage
 .PHONY: sanity
 sanity: environment tree ## Run ansible-test's sanity tests
 	@echo "==> Sanity tests"
-	@tools/sanity $(TREE) .cache/home
+	@tools/sanity $(TREE) .cache/home $(SANITY)
 
 .PHONY: bench
 bench: environment ## Measure speed and memory against the yardsticks, into bench/

@@ -214,6 +214,7 @@ def test_a_writer_in_wal_mode_goes_on_while_the_copy_is_made_and_is_not_in_it(
     path = tmp_path / "secret.db"
     real = sqlite_opaque._copy_file
     with filled(program, path) as cipher:
+        cipher.run("PRAGMA busy_timeout = 0")
 
         def slow(database: int, copy: int) -> None:
             real(database, copy)

@@ -18,7 +18,7 @@ from typing import Any, Dict, Tuple
 
 import pytest
 
-from _engine import hpke, keys
+from _engine import hpke, keys, pem
 from _engine.errors import (
     BadInput,
     BadManifest,
@@ -154,6 +154,25 @@ def test_a_key_of_another_algorithm_is_refused_by_its_name(
         message = refusal(BadInput, load, [item])
         assert f"is a key for {called}" in message and ", and aes256-gcm needs one for X25519." in message
         assert "openssl genpkey -algorithm X25519" in message
+
+
+def test_a_key_of_an_unknown_algorithm_is_refused() -> None:
+    der = openssl("pkey", "-pubout", "-outform", "DER", content=keys.generate())
+    unknown = base64.b64encode(der.replace(b"\x2b\x65\x6e", b"\x2b\x65\x7f")).decode("ascii")
+    item = f"-----BEGIN PUBLIC KEY-----\n{unknown}\n-----END PUBLIC KEY-----\n"
+    assert "X25519" in refusal(BadInput, keys.load_recipients, [item])
+
+
+def test_the_public_key_of_an_identity_is_that_of_its_private_pem() -> None:
+    private = keys.generate()
+    (identity,) = keys.load_identities([private.decode("ascii")])
+    assert pem.public_of(identity).encode("ascii") == keys.public_pem(private)
+
+
+def test_two_keys_where_one_is_expected_are_refused() -> None:
+    private = keys.generate()
+    refusal(BadInput, keys.public_pem, private + private)
+    refusal(BadInput, keys.recipient_id, keys.public_pem(private) * 2)
 
 
 def test_other_kinds_of_pem_are_refused_by_their_label(tmp_path: Path) -> None:

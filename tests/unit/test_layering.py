@@ -128,7 +128,7 @@ def test_the_engine_names_itself_only_relatively_and_never_what_is_around_it(pat
 
 @pytest.mark.parametrize("path", [path for path in ENGINE_FILES if module_of(path)], ids=name_of)
 def test_every_arrow_points_down(path: Path) -> None:
-    unit = module_of(path).split(".")[0]
+    unit = module_of(path).split(".", maxsplit=1)[0]
     assert unit in RANK, f"{name_of(path)} stands in no layer. Say in LAYERS where it belongs."
     for statement, _lazy in imports(parse(path)):
         for module in relative(statement, path):

@@ -118,9 +118,9 @@ def test_the_oldest_backup_stays_while_a_count_is_not_used_up() -> None:
 
 
 def test_a_week_belongs_to_one_iso_year_and_a_year_ends_in_december() -> None:
-    backups = every(DAY, "2027-01-03 03:00", "2026-12-28 03:00")
+    backups = every(DAY, "2027-01-03 03:00", "2026-12-27 03:00")
     later = at("2027-01-03 04:00")
-    assert kept(backups, Policy(weekly=1), later) == [at("2027-01-03 03:00")]
+    assert kept(backups, Policy(weekly=2), later) == [at("2027-01-03 03:00"), at("2026-12-27 03:00")]
     assert kept(backups, Policy(yearly=2), later) == [at("2027-01-03 03:00"), at("2026-12-31 03:00")]
 
 

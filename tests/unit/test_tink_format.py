@@ -322,6 +322,6 @@ def test_little_waits_whatever_the_size() -> None:
 def test_very_small_blocks_do_not_wait_one_by_one() -> None:
     encryptor, plain = Encryptor(KEY, NAME), PLAIN[:5000]
     for byte in plain:
-        encryptor.update(bytes([byte]))
+        assert encryptor.update(b"") == encryptor.update(bytes([byte])) == b""
         assert len(encryptor._waiting._blocks) <= ours._PIECES
     assert decrypt(encryptor.finish(), block=1) == plain

@@ -16,13 +16,15 @@ import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple, TypeVar
 
 from .errors import BadInput, NotFound, PermissionDenied
 from .primitives import cryptography_needed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+_Key = TypeVar("_Key")
 
 _BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----(.*?)-----END \1-----", re.DOTALL)
 _BEGIN = "-----BEGIN "
@@ -85,7 +87,7 @@ def public_pem(private_pem: bytes) -> bytes:
     """The public key of a private one, both as PEM. Raises BadInput."""
     with cryptography_needed():
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-    (private,) = _private_keys(_Item(_Role.IDENTITY, "that was given", private_pem))
+    private = _only(_private_keys(_Item(_Role.IDENTITY, "that was given", private_pem)))
     return private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -94,8 +96,7 @@ def recipient_id(public: bytes) -> str:
 
     Raises BadInput.
     """
-    (key,) = _public_keys(_Item(_Role.RECIPIENT, "that was given", public))
-    return _key_id(key)
+    return _key_id(_only(_public_keys(_Item(_Role.RECIPIENT, "that was given", public))))
 
 
 def public_of(identity: Identity) -> str:
@@ -210,6 +211,12 @@ def _private_keys(item: _Item) -> List[X25519PrivateKey]:
             raise _other_algorithm(item, key)
         keys.append(key)
     return keys
+
+
+def _only(keys: Sequence[_Key]) -> _Key:
+    if len(keys) != 1:
+        raise BadInput(f"One PEM key is expected here, and {len(keys)} were given. Give just one.")
+    return keys[0]
 
 
 def _blocks(item: _Item) -> List[Tuple[str, bytes]]:

@@ -4,15 +4,15 @@
 
 """Counting what a database holds, on the server: no row comes to this process.
 
-A digest is the sum, modulo 2^64, of a 64-bit hash of every row, twice with different seeds. A sum does not depend on
-the order of rows, and notices a row that is missing, changed or there twice. What is hashed is the row's text, with its
-columns in the order of their names: neither a dropped column nor another physical order makes a difference. Generated
-columns are left out, as a dump leaves them out.
+A digest is the sum, modulo 2^64, of a 64-bit hash of every row. A sum does not depend on the order of rows, and
+notices a row that is missing, changed or there twice. What is hashed is the row's text, with its columns in the order
+of their names: neither a dropped column nor another physical order makes a difference. Generated columns are left out,
+as a dump leaves them out.
 """
 
 from __future__ import annotations
 
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List
 
 from ..errors import BadInput
 from ..model import Fingerprint, FingerprintKind, TableFingerprint
@@ -29,7 +29,6 @@ _TEXT_FORM = (
 )
 #: hashtextextended() came with 11, and the shortest exact text of floating point numbers with 12.
 _DIGESTS_SINCE = 12
-_SEEDS = (0, 7_046_029_254_386_353_131)
 _MODULUS = 1 << 64
 
 _COLUMNS = """
@@ -38,19 +37,15 @@ SELECT a.attrelid, a.attname FROM pg_attribute a
  ORDER BY a.attrelid, a.attname COLLATE "C"
 """
 
-_SUMS = ", ".join(f"sum(hashtextextended(r.line, {seed}))" for seed in _SEEDS)
-
-# OFFSET 0 keeps the planner from merging the levels: the row's text is made once for all sums, and a large object is
-# closed again before the next one is opened.
-_TABLE_DIGEST = (
-    f'SELECT count(*), {_SUMS} FROM ONLY %s AS t, LATERAL (SELECT ROW(%s)::text COLLATE "C" AS line OFFSET 0) r'
-)
+# One level only, so that the server can count with several workers.
+_TABLE_DIGEST = 'SELECT count(*), sum(hashtextextended(ROW(%s)::text COLLATE "C", 0)) FROM ONLY %s AS t'
 
 _LARGE_OBJECT_COUNT = "SELECT count(*) FROM pg_largeobject_metadata"
 # 262144 is INV_READ, and the last argument of lo_lseek64() is SEEK_END (PostgreSQL manual, "Large Objects"). An object
 # is read in pieces of 1 MiB, as lo_get() of a whole one needs memory for it and fails beyond 1 GB.
-_LARGE_OBJECT_DIGEST = f"""
-SELECT count(DISTINCT r.oid), {_SUMS} FROM (
+# OFFSET 0 keeps the planner from merging the levels, so that each object is closed before the next one is opened.
+_LARGE_OBJECT_DIGEST = """
+SELECT count(DISTINCT r.oid), sum(hashtextextended(r.line, 0)) FROM (
     SELECT o.oid, o.oid || ':' || o.bytes || ':' || piece || ':' ||
            encode(sha256(lo_get(o.oid, piece, 1048576)), 'hex') COLLATE "C" AS line
       FROM (SELECT p.oid, p.bytes, lo_close(p.handle)
@@ -89,12 +84,14 @@ def count(connection: Connection, tables: Iterable[Relation], kind: FingerprintK
 def _question(table: Relation, columns: List[str], digests: bool) -> str:
     if not digests:
         return f"SELECT count(*) FROM ONLY {table.identifier}"
-    return _TABLE_DIGEST % (table.identifier, ", ".join("t." + quote_identifier(column) for column in columns))
+    return _TABLE_DIGEST % (", ".join("t." + quote_identifier(column) for column in columns), table.identifier)
 
 
 def _counted(connection: Connection, question: str) -> TableFingerprint:
     rows, *sums = connection.rows(question)[0]
-    return TableFingerprint(rows=int(rows), digest=_digest(tuple(sums)) if sums else None)
+    # The sum over no rows at all is NULL.
+    digest = f"{int(sums[0] or 0) % _MODULUS:016x}" if sums else None
+    return TableFingerprint(rows=int(rows), digest=digest)
 
 
 def _columns(connection: Connection, tables: List[Relation]) -> Dict[int, List[str]]:
@@ -102,7 +99,3 @@ def _columns(connection: Connection, tables: List[Relation]) -> Dict[int, List[s
     for oid, name in connection.rows(_COLUMNS, [[table.oid for table in tables]]):
         found.setdefault(oid, []).append(name)
     return found
-
-
-def _digest(sums: Tuple[Optional[int], ...]) -> str:
-    return "".join(f"{int(one or 0) % _MODULUS:016x}" for one in sums)

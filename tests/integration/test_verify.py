@@ -1,0 +1,240 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Verifying: each level finds what it must, and what could not be checked never passes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from _engine import keys
+from _engine.errors import BadInput
+from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome
+from _engine.repositories.local import LocalRepository
+from _engine.verify import Assertion, Check, plan_verification
+from world import World
+
+PLAIN = EncryptionSettings(method=Encryption.NONE)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path / "world")
+    made.make_shop()
+    return made
+
+
+def only(world: World, **changes: object) -> Check:
+    result = world.verify(**changes)
+    (check,) = result.checks
+    assert result.passed == (check.outcome is Outcome.PASSED)
+    return check
+
+
+@pytest.mark.parametrize("level", list(Level))
+def test_a_good_backup_passes_each_level_and_the_proof_is_recorded(world: World, level: Level) -> None:
+    world.backup(fingerprint=FingerprintKind.DIGEST)
+    check = only(world, level=level)
+    assert (check.outcome, check.detail) == (Outcome.PASSED, "")
+    (backup,) = world.catalogue().backups
+    proof = backup.proven(level)
+    assert proof is not None
+    assert proof.host == "web1"
+
+
+def test_a_flipped_bit_fails_every_level_and_makes_the_backup_known_bad(world: World) -> None:
+    result = world.backup()
+    path = world.artefact(result)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(bytes(content))
+    for level in Level:
+        assert (only(world, level=level).outcome, only(world, level=level).code) == (Outcome.FAILED, "damaged")
+    (backup,) = world.catalogue().backups
+    assert "is damaged" in (backup.known_bad or "")
+
+
+def test_a_backup_that_is_mended_is_good_again_once_that_is_proven(world: World) -> None:
+    result = world.backup()
+    path = world.artefact(result)
+    content = path.read_bytes()
+    path.write_bytes(b"x" * len(content))
+    assert only(world).outcome is Outcome.FAILED
+    path.write_bytes(content)
+    assert world.catalogue().good == ()
+    assert only(world).outcome is Outcome.PASSED
+    assert len(world.catalogue().good) == 1
+
+
+def test_a_truncated_or_missing_artefact_fails(world: World) -> None:
+    result = world.backup()
+    path = world.artefact(result)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert (only(world).outcome, only(world).code) == (Outcome.FAILED, "not_found")
+    path.unlink()
+    assert "is missing" in only(world).detail
+
+
+@pytest.mark.parametrize("level", [Level.CONTENTS, Level.RESTORE])
+def test_without_the_right_key_a_backup_is_unverifiable_and_not_bad(world: World, level: Level) -> None:
+    world.backup()
+    stranger = EncryptionSettings(identities=(keys.generate().decode(),))
+    assert only(world, level=level, encryption=stranger).code == "wrong_key"
+    check = only(world, level=level, encryption=EncryptionSettings())
+    assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "no_key")
+    assert len(world.catalogue().good) == 1
+
+
+def test_a_checksum_needs_no_key(world: World) -> None:
+    world.backup()
+    assert only(world, encryption=EncryptionSettings()).outcome is Outcome.PASSED
+
+
+def test_a_backup_without_a_fingerprint_cannot_be_proven_by_restoring_it(world: World) -> None:
+    world.backup(fingerprint=FingerprintKind.NONE)
+    assert only(world, level=Level.CONTENTS).outcome is Outcome.PASSED
+    assert (only(world, level=Level.RESTORE).outcome, only(world, level=Level.RESTORE).code) == (
+        Outcome.UNVERIFIABLE,
+        "unverifiable",
+    )
+
+
+def test_contents_that_are_no_database_fail_although_every_byte_is_there(world: World) -> None:
+    result = world.backup(encryption=PLAIN, compression=world.backup_request().compression.NONE)
+    path = world.artefact(result)
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    path.write_bytes(bytes(content))
+
+    document = json.loads(world.manifest(result).read_text())
+    document["artefacts"][0]["sha256"] = hashlib.sha256(content).hexdigest()
+    world.manifest(result).write_text(json.dumps(document))
+    assert only(world, level=Level.CHECKSUM).outcome is Outcome.PASSED
+    for level in (Level.CONTENTS, Level.RESTORE):
+        assert (only(world, level=level).outcome, only(world, level=level).code) == (Outcome.FAILED, "mismatch")
+
+
+def test_a_missing_table_fails(world: World) -> None:
+    result = world.backup()
+    document = json.loads(world.manifest(result).read_text())
+    document["fingerprint"]["tables"]["customers"] = {"rows": 5}
+    world.manifest(result).write_text(json.dumps(document))
+    check = only(world, level=Level.RESTORE)
+    assert (check.outcome, check.code) == (Outcome.FAILED, "mismatch")
+    assert "table customers is missing" in check.detail
+
+
+@pytest.mark.parametrize(
+    ("sql", "expect", "holds"),
+    [
+        ("SELECT count(*) FROM orders", 100, True),
+        ("SELECT count(*) FROM orders", "100", True),
+        ("SELECT count(*) FROM orders", 99, False),
+        ("SELECT id FROM orders WHERE id < 3 ORDER BY id", [[1], [2]], True),
+        ("SELECT id FROM orders WHERE id < 3 ORDER BY id", [1, 2], True),
+        ("SELECT id FROM orders WHERE id < 3 ORDER BY id", [[2], [1]], False),
+        ("SELECT id FROM orders WHERE id < 0", [], True),
+        ("SELECT id FROM orders WHERE id < 3", 1, False),
+        ("SELECT nothing FROM orders", 1, False),
+        ("DELETE FROM orders", [], False),
+    ],
+)
+def test_assertions_are_tried_on_the_restored_database(world: World, sql: str, expect: object, holds: bool) -> None:
+    world.backup()
+    check = only(world, level=Level.RESTORE, assertions=(Assertion(sql, expect, "orders are there"),))
+    assert (check.outcome is Outcome.PASSED) == holds
+    if not holds:
+        assert check.code == "mismatch"
+
+
+def test_all_of_them_or_a_sample_that_reaches_each_in_its_turn(world: World) -> None:
+    ids = [world.backup().manifest.id for _number in range(4)]
+    assert [check.backup for check in world.verify(backup="all").checks] == ids
+    sampled = [
+        check.backup
+        for _night in range(2)
+        for check in world.verify(backup="all", sample=2, level=Level.CONTENTS).checks
+    ]
+    assert sorted(sampled) == sorted(ids)
+
+
+def test_one_bad_backup_stops_no_other(world: World) -> None:
+    first, second = world.backup(), world.backup()
+    world.artefact(first).write_bytes(b"x" * first.manifest.main.bytes)
+    result = world.verify(backup="all")
+    assert not result.passed
+    assert [(check.backup, check.outcome) for check in result.checks] == [
+        (first.manifest.id, Outcome.FAILED),
+        (second.manifest.id, Outcome.PASSED),
+    ]
+
+
+def test_what_should_be_there_and_is_not_fails(world: World) -> None:
+    assert (only(world).code, only(world).outcome) == ("not_found", Outcome.FAILED)
+    result = world.backup()
+    assert only(world, backup="shop-20200101T000000Z").code == "not_found"
+    world.manifest(result).write_text("{")
+    codes = [check.code for check in world.verify(backup="all").checks]
+    assert "bad_manifest" in codes
+
+
+def test_a_repository_that_cannot_be_read_is_unverifiable_and_the_other_is_verified(world: World) -> None:
+    world.backup()
+    missing = LocalRepository(world.root / "missing")
+    result = world.verify(repositories=(missing, world.repository))
+    assert [check.outcome for check in result.checks] == [Outcome.UNVERIFIABLE, Outcome.PASSED]
+    assert not result.passed
+
+
+def test_a_newest_backup_that_is_too_old_or_bad_fails(world: World) -> None:
+    result = world.backup()
+    assert only(world, max_age=timedelta(hours=1)).outcome is Outcome.PASSED
+    world.clock.moment += timedelta(hours=2)
+    checks = world.verify(max_age=timedelta(hours=1)).checks
+    assert [(check.outcome, check.code) for check in checks] == [(Outcome.FAILED, "stale"), (Outcome.PASSED, None)]
+    assert "2h" in checks[0].detail
+    assert result.changed
+
+
+def test_a_proof_that_cannot_be_recorded_is_no_pass(world: World) -> None:
+    result = world.backup()
+    (world.directory / f"{result.manifest.id}.proof.json").mkdir()
+    check = only(world)
+    assert check.outcome is Outcome.UNVERIFIABLE
+    assert "the proof could not be recorded" in check.detail
+
+
+def test_check_mode_changes_no_byte_and_names_what_would_be_verified(world: World) -> None:
+    world.backup()
+    second = world.backup()
+    before = world.picture()
+    ((repository, backup),) = plan_verification(world.verify_request(), world.host)
+    assert world.picture() == before
+    assert (repository, backup.id) == (world.repository, second.manifest.id)
+
+
+def test_nothing_is_left_in_the_scratch_directory(world: World) -> None:
+    world.backup()
+    scratch = world.root / "scratch"
+    scratch.mkdir()
+    for level in Level:
+        assert only(world, level=level, scratch=scratch).outcome is Outcome.PASSED
+    assert list(scratch.iterdir()) == []
+    assert only(world, level=Level.RESTORE, scratch=world.root / "missing").outcome is Outcome.UNVERIFIABLE
+
+
+def test_options_that_make_no_sense_are_refused(world: World) -> None:
+    for changes, message in (
+        ({"sample": 0, "backup": "all"}, "sample is 0"),
+        ({"sample": 1}, "Set backup to all"),
+        ({"assertions": (Assertion("SELECT 1", 1),)}, "Set level to restore"),
+        ({"repositories": ()}, "no repository"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            world.verify(**changes)
