@@ -79,7 +79,9 @@ class World:
         return take_backup(self.backup_request(**changes), self.host)
 
     def restore_request(self, **changes: Any) -> RestoreRequest:
-        request = RestoreRequest(self.database, (self.repository,), self.encryption, "web1", replace=True, lock_timeout=5)
+        request = RestoreRequest(
+            self.database, (self.repository,), self.encryption, "web1", replace=True, lock_timeout=5
+        )
         return replace(request, **changes)
 
     def restore(self, **changes: Any) -> RestoreResult:

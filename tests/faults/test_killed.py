@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
+
 from _engine.model import Level, Policy
 from _engine.state import running
 from world import World

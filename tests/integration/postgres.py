@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional, Tuple
 
 import psycopg2
+
 from _engine.command import find_program
 from _engine.databases.base import DumpOptions, Stream
 from _engine.databases.postgresql import PostgresqlEngine
@@ -30,7 +31,7 @@ from _engine.names import make_id
 from _engine.stream.pipe import Pipe
 
 #: What breaks careless quoting in password files, connection strings and SQL.
-PASSWORD = "it's a:b\\c \"quoted\" pass=word {0} %s"
+PASSWORD = 'it\'s a:b\\c "quoted" pass=word {0} %s'
 SUPERUSER = "postgres"
 
 
@@ -89,8 +90,7 @@ class Cluster:
         done = subprocess.run(
             [str(self.programs / arguments[0]), *arguments[1:]],
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             check=False,
         )
         assert done.returncode == 0, done.stderr.decode()
@@ -137,9 +137,15 @@ def _initialise(cluster: Cluster, standby_of: Optional[Cluster]) -> None:
     data = str(cluster.directory / "data")
     if standby_of:
         _as_owner(
-            str(cluster.programs / "pg_basebackup"), "--no-sync", "--checkpoint=fast", "--write-recovery-conf", f"--pgdata={data}",
-            f"--host={standby_of.directory}", f"--port={standby_of.port}", f"--username={SUPERUSER}",
-        )  # fmt: skip
+            str(cluster.programs / "pg_basebackup"),
+            "--no-sync",
+            "--checkpoint=fast",
+            "--write-recovery-conf",
+            f"--pgdata={data}",
+            f"--host={standby_of.directory}",
+            f"--port={standby_of.port}",
+            f"--username={SUPERUSER}",
+        )
         return
     secret = cluster.directory / "password"
     secret.write_text(PASSWORD)
@@ -163,9 +169,16 @@ def _owner() -> pwd.struct_passwd:
 
 def _as_owner(*arguments: str) -> None:
     owner = _owner()
-    prefix = ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"] if os.geteuid() == 0 else []
+    prefix = (
+        ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"] if os.geteuid() == 0 else []
+    )
     done = subprocess.run(
-        [*prefix, *arguments], cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        [*prefix, *arguments],
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
     )
     assert done.returncode == 0, done.stdout.decode()
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+
 from _engine.backup import plan_backup
 from _engine.errors import (
     BadInput,
@@ -30,8 +31,8 @@ from _engine.errors import (
     RepositoryUnusable,
     Shrunk,
 )
-from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
 from _engine.manifest import write_proof
+from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
 from _engine.repositories.local import LocalRepository
 from _engine.state import locked, running
 from world import World
@@ -254,7 +255,9 @@ def test_a_dump_that_shrank_by_more_than_half_is_refused_until_that_is_accepted(
     assert result.warnings == (f"{world.path} has 10 rows; its last backup had 5100.",)
     connection.execute("VACUUM")
     connection.close()
-    refused(world, Shrunk, "shrank from .* to .*, below the share of 0.5 that min_size_ratio allows. It was not published")
+    refused(
+        world, Shrunk, "shrank from .* to .*, below the share of 0.5 that min_size_ratio allows. It was not published"
+    )
     assert world.backup(min_size_ratio=0.0).changed
 
 
@@ -304,7 +307,9 @@ def test_nothing_is_running_afterwards(world: World) -> None:
 
 def test_a_missing_program_is_named_with_its_package(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    refused(world, EngineError, "Compression zstd needs the program zstd, which is not installed. Install the package zstd")
+    refused(
+        world, EngineError, "Compression zstd needs the program zstd, which is not installed. Install the package zstd"
+    )
 
 
 def test_a_database_of_another_kind_in_the_same_place_is_no_problem(world: World) -> None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sqlite3
 import subprocess
@@ -14,10 +15,12 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+
 from _engine import keys
 from _engine.backup import BackupResult
 from _engine.errors import BadInput, Damaged, NoKey, WrongKey
 from _engine.model import Compression, Encryption, EncryptionSettings
+from tink_library import reference
 from world import World
 
 PASSPHRASE = 'a "quoted" pässphrase $HOME'
@@ -76,7 +79,13 @@ def refused(world: World, result: BackupResult, encryption: EncryptionSettings) 
     before = world.picture()
     target = replace(world.database, name=str(world.root / "data" / "restored.db"))
     try:
-        world.restore(database=target, source_database=world.database.name, backup=result.manifest.id, encryption=encryption)
+        world.restore(
+            database=target,
+            source_database=world.database.name,
+            backup=result.manifest.id,
+            encryption=encryption,
+            safety_backup=False,
+        )
     except (WrongKey, NoKey, Damaged, BadInput) as error:
         after = {name: what for name, what in world.picture().items() if not name.startswith("state")}
         assert after == {name: what for name, what in before.items() if not name.startswith("state")}
@@ -125,7 +134,9 @@ def test_gpg_to_a_recipient_it_does_not_know_is_refused_before_anything_is_writt
 def age_key(tmp_path: Path, name: str) -> tuple[str, Path]:
     path = tmp_path / name
     subprocess.run(["age-keygen", "-o", str(path)], check=True, capture_output=True)
-    return subprocess.run(["age-keygen", "-y", str(path)], check=True, capture_output=True, text=True).stdout.strip(), path
+    return subprocess.run(
+        ["age-keygen", "-y", str(path)], check=True, capture_output=True, text=True
+    ).stdout.strip(), path
 
 
 def test_age_to_recipients_is_undone_by_age(world: World, tmp_path: Path) -> None:
@@ -159,8 +170,23 @@ def test_age_to_no_recipient_is_refused(world: World) -> None:
 
 def test_aes256_cbc_is_undone_by_openssl(world: World, tmp_path: Path) -> None:
     result = world.backup(encryption=settings(Encryption.AES256_CBC, passphrase=PASSPHRASE))
-    command = "openssl enc -d -aes-256-cbc -pbkdf2 -iter 600000 -md sha256 -pass stdin -in".split()
-    done = subprocess.run([*command, str(world.artefact(result))], input=PASSPHRASE.encode(), check=True, capture_output=True)
+    command = [
+        "openssl",
+        "enc",
+        "-d",
+        "-aes-256-cbc",
+        "-pbkdf2",
+        "-iter",
+        "600000",
+        "-md",
+        "sha256",
+        "-pass",
+        "stdin",
+        "-in",
+    ]
+    done = subprocess.run(
+        [*command, str(world.artefact(result))], input=PASSPHRASE.encode(), check=True, capture_output=True
+    )
     assert unpacked(done.stdout, tmp_path) == 100
     assert restored(world, result, settings(Encryption.AES256_CBC, passphrase=PASSPHRASE)) == 100
     assert "NoKey" in refused(world, result, settings(Encryption.AES256_CBC))
@@ -189,12 +215,11 @@ def test_aes256_gcm_opens_for_each_recipient_alone_and_for_the_passphrase(world:
 
 
 def test_aes256_gcm_opens_with_the_tink_library_and_the_unwrapped_key(world: World, tmp_path: Path) -> None:
-    from test_tink_format import tink_decrypt
-
     result = world.backup()
     name = result.manifest.main.name
     data_key = keys.unwrap(result.manifest.key_slots, name, keys.load_identities((world.private,)), None)
-    plain = tink_decrypt(data_key, world.artefact(result).read_bytes(), name.encode())
+    stored = io.BytesIO(world.artefact(result).read_bytes())
+    plain = reference(data_key).new_decrypting_stream(stored, name.encode()).read()
     assert unpacked(plain, tmp_path) == 100
 
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+
 from _engine import keyfile, keys
 from _engine.errors import BadInput, EngineError, NoKey, PartlyDone, Refused, WrongKey
 from _engine.model import Encryption, EncryptionSettings

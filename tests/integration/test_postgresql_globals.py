@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from _engine.databases import _pg_globals
 from _engine.errors import Damaged, EngineError, PermissionDenied
 from postgres import Cluster, dump, options, restore, running_cluster, transfer
@@ -18,7 +19,8 @@ _ROLES = r'''
 CREATE ROLE "odd ""group""" NOLOGIN; COMMENT ON ROLE "odd ""group""" IS 'it''s; a \ comment -- not one';
 CREATE ROLE app LOGIN PASSWORD 'a secret' CONNECTION LIMIT 7 VALID UNTIL '2030-01-01 00:00+00';
 CREATE ROLE "Größe;" CREATEDB CREATEROLE; GRANT "odd ""group""" TO app WITH ADMIN OPTION; GRANT app TO "Größe;";
-ALTER ROLE app SET search_path = 'a b', public; ALTER ROLE app SET work_mem = '9MB'; ALTER ROLE app SET DateStyle = 'German';
+ALTER ROLE app SET search_path = 'a b', public; ALTER ROLE app SET work_mem = '9MB';
+  ALTER ROLE app SET DateStyle = 'German';
 '''
 
 
@@ -31,7 +33,7 @@ def script_of(cluster: Cluster) -> str:
 def test_globals_and_a_database_come_back_on_an_empty_server(empty_cluster: Cluster, tmp_path: Path) -> None:
     with running_cluster() as origin:
         origin.sql(_ROLES)
-        origin.sql('CREATE DATABASE shop OWNER app')
+        origin.sql("CREATE DATABASE shop OWNER app")
         origin.sql('CREATE TABLE t AS SELECT 1 AS n; ALTER TABLE t OWNER TO "Größe;"', "shop")
         before = script_of(origin)
         backup = dump(origin.engine("shop"), tmp_path, options(globals=True))
@@ -53,7 +55,7 @@ def test_roles_that_exist_stay_as_they_are(cluster: Cluster, tmp_path: Path, dat
     cluster.sql(f"CREATE ROLE {database}_old PASSWORD 'old'; CREATE ROLE {database}_gone IN ROLE {database}_old")
     engine = cluster.engine(database)
     backup = dump(engine, tmp_path, options(globals=True))
-    cluster.sql(f"DROP ROLE {database}_gone; ALTER ROLE {database}_old PASSWORD 'new' LOGIN; REVOKE pg_monitor FROM {database}_old")
+    cluster.sql(f"DROP ROLE {database}_gone; ALTER ROLE {database}_old PASSWORD 'new' LOGIN")
     before = cluster.value(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{database}_old'")
     with engine.load_globals() as loading:
         transfer(backup.globals, loading.load, engine)
@@ -90,7 +92,8 @@ def test_a_user_without_the_right_gets_it_said(cluster: Cluster, database: str) 
 def test_a_script_is_taken_apart_at_its_semicolons_only() -> None:
     script = (
         "-- a; comment\n\\restrict token;x\nSET client_encoding = 'UTF8';\n"
-        "CREATE ROLE \"a;\"\"b\";\nCOMMENT ON ROLE x IS E'it''s \\\\; -- \\\\';\n\nALTER ROLE x SET y TO 'a', 'b-c';\n-- end"
+        "CREATE ROLE \"a;\"\"b\";\nCOMMENT ON ROLE x IS E'it''s \\\\; -- \\\\';\n\n"
+        "ALTER ROLE x SET y TO 'a', 'b-c';\n-- end"
     )
     assert _pg_globals.statements(script) == [
         'CREATE ROLE "a;""b"',
@@ -102,8 +105,10 @@ def test_a_script_is_taken_apart_at_its_semicolons_only() -> None:
 def test_only_what_is_missing_is_made() -> None:
     script = [
         "CREATE ROLE old", "ALTER ROLE old WITH LOGIN", "CREATE ROLE \"n;ew\"", "ALTER ROLE \"n;ew\" SET a TO 'b'",
-        "GRANT old TO older GRANTED BY postgres", "GRANT old TO \"n;ew\" GRANTED BY postgres", "COMMENT ON ROLE old IS 'ROLE new'",
-        "CREATE TABLESPACE fast OWNER old LOCATION '/x'", "GRANT ALL ON TABLESPACE fast TO old", "CREATE TABLESPACE slow OWNER old LOCATION '/y'",
+        "GRANT old TO older GRANTED BY postgres", "GRANT old TO \"n;ew\" GRANTED BY postgres",
+        "COMMENT ON ROLE old IS 'ROLE new'",
+        "CREATE TABLESPACE fast OWNER old LOCATION '/x'", "GRANT ALL ON TABLESPACE fast TO old",
+        "CREATE TABLESPACE slow OWNER old LOCATION '/y'",
         "REVOKE ALL ON TABLESPACE slow FROM PUBLIC", "GRANT SET ON PARAMETER x TO old",
     ]  # fmt: skip
     left = [2, 3, 5, 9, 10, 11]
@@ -115,7 +120,7 @@ def test_tablespaces_come_back(cluster: Cluster, database: str, tmp_path: Path) 
     cluster.make_directory(directory)
     location = str(directory).replace("'", "''")
     cluster.sql(f"CREATE TABLESPACE \"fast ü\" LOCATION '{location}'")
-    cluster.sql("COMMENT ON TABLESPACE \"fast ü\" IS 'quick'; ALTER TABLESPACE \"fast ü\" SET (random_page_cost = 1.5)")
+    cluster.sql('COMMENT ON TABLESPACE "fast ü" IS \'quick\'; ALTER TABLESPACE "fast ü" SET (random_page_cost = 1.5)')
     cluster.sql('CREATE TABLE t TABLESPACE "fast ü" AS SELECT 1 AS n', database)
     engine = cluster.engine(database)
     backup = dump(engine, tmp_path, options(globals=True))

@@ -15,6 +15,7 @@ from typing import Iterator, List
 
 import psycopg2
 import pytest
+
 from _engine.databases import _pg_promotion
 from _engine.errors import Locked, Mismatch, PermissionDenied, Refused, TargetExists
 from _engine.model import FingerprintKind
@@ -38,7 +39,9 @@ def beside(cluster: Cluster, name: str) -> List[str]:
     return [one for one in cluster.databases() if one.startswith(name + "__")]
 
 
-def test_a_replaced_database_is_kept_under_its_own_name_when_asked_for(cluster: Cluster, database: str, backup: Dump) -> None:
+def test_a_replaced_database_is_kept_under_its_own_name_when_asked_for(
+    cluster: Cluster, database: str, backup: Dump
+) -> None:
     first = restore(cluster.engine(database), backup, replace=True, keep_replaced=True)
     second = restore(cluster.engine(database), backup, replace=True, keep_replaced=True)
     assert first == f"{database}__replaced_{backup.manifest.id}"
@@ -108,7 +111,12 @@ def reconnecting(cluster: Cluster, database: str) -> Iterator[List[str]]:
                         seen.set()
                 connection.close()
             except psycopg2.Error as error:
-                expected = ("terminating connection", "closed the connection", "does not exist", "connection already closed")
+                expected = (
+                    "terminating connection",
+                    "closed the connection",
+                    "does not exist",
+                    "connection already closed",
+                )
                 if not any(text in str(error) for text in expected):
                     wrong.append(str(error))
 
@@ -202,14 +210,18 @@ def test_the_next_restore_removes_what_a_killed_one_left_and_nothing_else(
 ) -> None:
     engine = cluster.engine(database)
     leftovers = [f"{database}__restoring_shop-20260101T000000Z", f"{database}__discarded_shop-20260101T000000Z-2"]
-    others = [f"{database}__restoring_mine", f"{database}__replaced_shop-20260101T000000Z", f"{database}2__restoring_shop-20260101T000000Z"]
+    others = [
+        f"{database}__restoring_mine",
+        f"{database}__replaced_shop-20260101T000000Z",
+        f"{database}2__restoring_shop-20260101T000000Z",
+    ]
     for name in leftovers + others:
         cluster.sql(f'CREATE DATABASE "{name}"')
     with engine.stage(backup.manifest, None, 1):
         staged = _pg_promotion.beside(database, _pg_promotion.RESTORING, backup.manifest.id)
         assert sorted(beside(cluster, database)) == sorted([*others[:2], staged])
         assert others[2] in cluster.databases()
-        # A second restore of the same backup finds the first one alive; of another backup, it leaves the first one alone.
+        # A second restore of the same backup finds the first one alive; one of another backup lets it live.
         with pytest.raises(Locked, match="already"), engine.stage(backup.manifest, None, 1):
             pass
         from dataclasses import replace
@@ -222,7 +234,9 @@ def test_a_session_that_cannot_be_ended_makes_the_swap_fail_with_its_name(
     cluster: Cluster, database: str, backup: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_pg_promotion, "_PATIENCE", 0.0)
-    cluster.sql("DO $$ BEGIN CREATE ROLE modest LOGIN CREATEDB PASSWORD 'x'; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    cluster.sql(
+        "DO $$ BEGIN CREATE ROLE modest LOGIN CREATEDB PASSWORD 'x'; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
     cluster.sql(f"ALTER DATABASE {database} OWNER TO modest")
     cluster.sql("ALTER TABLE state OWNER TO modest", database)
     from dataclasses import replace
@@ -255,7 +269,11 @@ def test_a_session_that_cannot_be_ended_makes_the_swap_fail_with_its_name(
             "ALTER SUBSCRIPTION sub_of_test SET (slot_name = NONE); DROP SUBSCRIPTION sub_of_test",
             "subscription",
         ),
-        ("BEGIN; SELECT 1; PREPARE TRANSACTION 'gid_of_test'", "ROLLBACK PREPARED 'gid_of_test'", "prepared transaction"),
+        (
+            "BEGIN; SELECT 1; PREPARE TRANSACTION 'gid_of_test'",
+            "ROLLBACK PREPARED 'gid_of_test'",
+            "prepared transaction",
+        ),
     ],
 )
 def test_what_would_be_cut_off_by_a_swap_prevents_it(
@@ -293,6 +311,22 @@ def test_the_contents_of_the_copy_can_be_asked_and_a_failing_question_is_a_misma
         assert staging.query("SELECT count(*) FROM state") == [(1,)]
 
 
+def test_a_signal_ends_a_long_question_at_once(cluster: Cluster, database: str, backup: Dump) -> None:
+    with cluster.engine(database).stage(backup.manifest, None, 1) as staging:
+
+        def interrupt() -> None:
+            while not cluster.sql("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"):
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+        interrupting = threading.Thread(target=interrupt)
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            staging.query("SELECT pg_sleep(600)")
+        interrupting.join()
+        assert staging.query("SELECT 1") == [(1,)]
+
+
 def test_an_invalid_index_in_the_copy_is_a_mismatch(cluster: Cluster, database: str, backup: Dump) -> None:
     engine = cluster.engine(database)
     with engine.stage(backup.manifest, None, 1) as staging:
@@ -307,7 +341,9 @@ def test_an_invalid_index_in_the_copy_is_a_mismatch(cluster: Cluster, database: 
 
 
 def test_a_user_who_does_not_own_the_target_may_not_replace_it(cluster: Cluster, database: str, backup: Dump) -> None:
-    cluster.sql("DO $$ BEGIN CREATE ROLE nobody_much LOGIN PASSWORD 'x'; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
+    cluster.sql(
+        "DO $$ BEGIN CREATE ROLE nobody_much LOGIN PASSWORD 'x'; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
+    )
     engine = cluster.engine(database, user="nobody_much", password="x")
     with pytest.raises(PermissionDenied, match="may not replace"):
         engine.check_restore(backup.manifest, True, None)

@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from _engine.databases import _pg_properties
 from _engine.model import FingerprintKind
 from postgres import PASSWORD, Cluster, dump, options, restore, transfer
@@ -27,24 +28,32 @@ CREATE TABLE "Große Daten"."Kunden "" 1" (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     "Name mit Leerzeichen" text NOT NULL, email plain.citext UNIQUE, "UPPER" integer DEFAULT 7,
     doubled integer GENERATED ALWAYS AS ("UPPER" * 2) STORED, gone text, feeling plain.mood, tags hstore,
-    "both" plain.pair, price numeric(12, 4), fast double precision, raw bytea, at timestamptz, span interval, doc jsonb,
+    "both" plain.pair, price numeric(12, 4), fast double precision, raw bytea, at timestamptz, span interval,
+  doc jsonb,
     list integer[], cost money, CONSTRAINT "c h e c k" CHECK (length("Name mit Leerzeichen") > 0));
-INSERT INTO "Große Daten"."Kunden "" 1" ("Name mit Leerzeichen", email, "UPPER", gone, feeling, tags, "both", price, fast,
+INSERT INTO "Große Daten"."Kunden "" 1" ("Name mit Leerzeichen", email, "UPPER", gone, feeling, tags, "both",
+  price, fast,
     raw, at, span, doc, list, cost)
-  SELECT 'näme ' || n || E'\n\t"\\', n || '@Example.org', nullif(n % 5, 0), 'x', 'it''s ok', hstore('k', n::text), (n, 'b')::plain.pair,
-         n / 7.0, n / 7.0::float8, decode(lpad(to_hex(n), 8, '0'), 'hex'), '2026-03-29 01:30+00'::timestamptz + n * interval '1 h',
+  SELECT 'näme ' || n || E'\n\t"\\', n || '@Example.org', nullif(n % 5, 0), 'x', 'it''s ok', hstore('k', n::text),
+  (n, 'b')::plain.pair,
+         n / 7.0, n / 7.0::float8, decode(lpad(to_hex(n), 8, '0'), 'hex'),
+  '2026-03-29 01:30+00'::timestamptz + n * interval '1 h',
          n * interval '1 month 2 days', jsonb_build_object('n', n), ARRAY[n, NULL], n FROM generate_series(1, 500) n;
 ALTER TABLE "Große Daten"."Kunden "" 1" DROP COLUMN gone;
-COMMENT ON TABLE "Große Daten"."Kunden "" 1" IS 'it''s; a "table"'; COMMENT ON COLUMN "Große Daten"."Kunden "" 1"."UPPER" IS 'ü';
+COMMENT ON TABLE "Große Daten"."Kunden "" 1" IS 'it''s; a "table"';
+  COMMENT ON COLUMN "Große Daten"."Kunden "" 1"."UPPER" IS 'ü';
 CREATE INDEX "idx ü" ON "Große Daten"."Kunden "" 1" USING gin ("Name mit Leerzeichen" public.gin_trgm_ops);
-CREATE TABLE plain.orders (id serial PRIMARY KEY, customer bigint REFERENCES "Große Daten"."Kunden "" 1" ON DELETE CASCADE,
+CREATE TABLE plain.orders (id serial PRIMARY KEY,
+  customer bigint REFERENCES "Große Daten"."Kunden "" 1" ON DELETE CASCADE,
     amount plain.positive, placed date NOT NULL);
-INSERT INTO plain.orders (customer, amount, placed) SELECT 1 + n % 500, n, date '2026-01-01' + n % 365 FROM generate_series(1, 2000) n;
+INSERT INTO plain.orders (customer, amount, placed) SELECT 1 + n % 500, n,
+  date '2026-01-01' + n % 365 FROM generate_series(1, 2000) n;
 ALTER TABLE plain.orders ADD CONSTRAINT later CHECK (amount < 100) NOT VALID;
 CREATE TABLE plain.events (at timestamptz NOT NULL, what text) PARTITION BY RANGE (at);
 CREATE TABLE plain.events_2025 PARTITION OF plain.events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
 CREATE TABLE plain.events_2026 PARTITION OF plain.events FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
-INSERT INTO plain.events SELECT '2025-06-01'::timestamptz + n * interval '6 h', 'e' || n FROM generate_series(1, 1000) n;
+INSERT INTO plain.events SELECT '2025-06-01'::timestamptz + n * interval '6 h', 'e' || n FROM generate_series(1,
+  1000) n;
 CREATE TABLE plain.parent (a integer, b text); CREATE TABLE plain.child (z integer) INHERITS (plain.parent);
 ALTER TABLE plain.parent ADD COLUMN added text DEFAULT 'late';
 INSERT INTO plain.child VALUES (1, 'b', 2, 'c'); INSERT INTO plain.parent VALUES (3, 'd', 'e');
@@ -54,7 +63,8 @@ CREATE TABLE plain."order" AS SELECT 'pg_class'::regclass AS relation, 'plain.or
 CREATE MATERIALIZED VIEW plain.totals AS SELECT customer, sum(amount) AS total FROM plain.orders GROUP BY 1;
 CREATE UNIQUE INDEX ON plain.totals (customer);
 CREATE VIEW plain.secured WITH (security_barrier) AS SELECT * FROM plain.orders WHERE amount > 10;
-CREATE FUNCTION plain.touch() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN NEW.placed = NEW.placed; RETURN NEW; END $body$;
+CREATE FUNCTION plain.touch() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN NEW.placed = NEW.placed; RETURN NEW;
+  END $body$;
 CREATE TRIGGER touched BEFORE UPDATE ON plain.orders FOR EACH ROW EXECUTE FUNCTION plain.touch();
 CREATE PROCEDURE plain.nop() LANGUAGE sql AS ''; REVOKE ALL ON PROCEDURE plain.nop() FROM PUBLIC;
 CREATE FUNCTION plain.watch() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN NULL; END $$;
@@ -62,14 +72,19 @@ CREATE EVENT TRIGGER watcher ON ddl_command_end EXECUTE FUNCTION plain.watch();
 ALTER TABLE plain.orders ENABLE ROW LEVEL SECURITY; ALTER TABLE plain.orders FORCE ROW LEVEL SECURITY;
 CREATE POLICY only_mine ON plain.orders FOR SELECT TO "odd reader" USING (customer = 1);
 GRANT USAGE ON SCHEMA plain TO "odd reader"; GRANT SELECT ON plain.orders TO "odd reader" WITH GRANT OPTION;
-GRANT UPDATE (amount) ON plain.orders TO PUBLIC; ALTER DEFAULT PRIVILEGES IN SCHEMA plain GRANT SELECT ON TABLES TO "odd reader";
+GRANT UPDATE (amount) ON plain.orders TO PUBLIC;
+  ALTER DEFAULT PRIVILEGES IN SCHEMA plain GRANT SELECT ON TABLES TO "odd reader";
 ALTER TABLE plain.events OWNER TO "odd ""owner"""; ALTER TABLE plain.events_2026 OWNER TO "odd ""owner""";
-CREATE PUBLICATION "pub ü" FOR TABLE plain.orders; CREATE STATISTICS plain.stats ON customer, amount FROM plain.orders;
+CREATE PUBLICATION "pub ü" FOR TABLE plain.orders;
+  CREATE STATISTICS plain.stats ON customer, amount FROM plain.orders;
 CREATE SEQUENCE plain.counted START 5 INCREMENT 3 CACHE 4; SELECT nextval('plain.counted');
-CREATE COLLATION plain.german (provider = icu, locale = 'de-DE'); CREATE AGGREGATE plain.product(integer) (SFUNC = int4mul, STYPE = integer);
+CREATE COLLATION plain.german (provider = icu, locale = 'de-DE');
+  CREATE AGGREGATE plain.product(integer) (SFUNC = int4mul, STYPE = integer);
 CREATE RULE quiet AS ON INSERT TO plain.secured DO INSTEAD NOTHING;
-CREATE TABLE plain.clock (room int4range, EXCLUDE USING gist (room WITH &&)); INSERT INTO plain.clock VALUES ('[1,5)');
-SELECT lo_from_bytea(70001, 'small'), lo_from_bytea(70002, ''), lo_from_bytea(70003, convert_to(repeat('0123456789', 250000), 'UTF8'));
+CREATE TABLE plain.clock (room int4range, EXCLUDE USING gist (room WITH &&));
+  INSERT INTO plain.clock VALUES ('[1,5)');
+SELECT lo_from_bytea(70001, 'small'), lo_from_bytea(70002, ''), lo_from_bytea(70003,
+  convert_to(repeat('0123456789', 250000), 'UTF8'));
 COMMENT ON LARGE OBJECT 70001 IS 'large'; GRANT SELECT ON LARGE OBJECT 70001 TO "odd reader";
 '''
 
@@ -81,7 +96,7 @@ def odd(cluster: Cluster, database: str) -> str:
         cluster.sql(f"DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object THEN NULL; END $$")
     cluster.sql(ODD, database)
     for statement in (
-        f"ALTER DATABASE {database} SET search_path = plain, \"$user\", \"Große Daten\"",
+        f'ALTER DATABASE {database} SET search_path = plain, "$user", "Große Daten"',
         f"ALTER DATABASE {database} SET work_mem = '7MB'",
         f"ALTER DATABASE {database} SET statement_timeout = 5000",
         f"ALTER DATABASE {database} SET DateStyle = 'German'",
@@ -149,10 +164,16 @@ def test_the_fingerprint_counts_every_table_and_the_large_objects(cluster: Clust
         ("UPDATE plain.orders SET amount = amount + 1 WHERE id = 77", "plain.orders"),
         ("UPDATE plain.parent SET b = NULL WHERE a = 3", "plain.parent"),
         ("UPDATE plain.parent SET b = added, added = b WHERE a = 3", "plain.parent"),
-        ('UPDATE "Große Daten"."Kunden "" 1" SET raw = decode(\'ff\', \'hex\') WHERE id = 3', '"Große Daten"."Kunden "" 1"'),
+        (
+            'UPDATE "Große Daten"."Kunden "" 1" SET raw = decode(\'ff\', \'hex\') WHERE id = 3',
+            '"Große Daten"."Kunden "" 1"',
+        ),
         ("SELECT lo_put(70003, 2400000, 'x')", "pg_largeobject"),
         ("SELECT lo_unlink(70002), lo_from_bytea(70004, '')", "pg_largeobject"),
-        ("DELETE FROM plain.orders WHERE id = 5; INSERT INTO plain.orders SELECT 9999, 5, 5, '2026-01-06'", "plain.orders"),
+        (
+            "DELETE FROM plain.orders WHERE id = 5; INSERT INTO plain.orders SELECT 9999, 5, 5, '2026-01-06'",
+            "plain.orders",
+        ),
     ],
 )
 def test_a_digest_notices_any_change_of_one_value(
@@ -170,8 +191,15 @@ def test_a_digest_does_not_depend_on_settings_or_the_order_of_rows_and_columns(
     cluster: Cluster, odd: str, tmp_path: Path
 ) -> None:
     before = dump(cluster.engine(odd), tmp_path).manifest.fingerprint
-    for setting in ("DateStyle = 'SQL, DMY'", "IntervalStyle = 'iso_8601'", "TimeZone = 'Asia/Tokyo'", "bytea_output = 'escape'",
-                    "extra_float_digits = -10", "search_path = 'plain'", "quote_all_identifiers = on"):  # fmt: skip
+    for setting in (
+        "DateStyle = 'SQL, DMY'",
+        "IntervalStyle = 'iso_8601'",
+        "TimeZone = 'Asia/Tokyo'",
+        "bytea_output = 'escape'",
+        "extra_float_digits = -10",
+        "search_path = 'plain'",
+        "quote_all_identifiers = on",
+    ):
         cluster.sql(f"ALTER DATABASE {odd} SET {setting}")
     cluster.sql("CLUSTER plain.orders USING orders_pkey; UPDATE plain.events SET what = what", odd)
     cluster.sql("ALTER TABLE plain.parent ADD COLUMN b2 text; UPDATE ONLY plain.parent SET b2 = b", odd)
@@ -185,7 +213,15 @@ def test_the_fingerprint_is_of_the_dumps_snapshot_while_pgbench_writes(
 ) -> None:
     cluster.program("pgbench", "--initialize", "--quiet", "--scale=1", name=database)
     engine = cluster.engine(database)
-    arguments = ["--client=2", "--time=600", "--no-vacuum", "--host", str(cluster.directory), "--port", str(cluster.port)]
+    arguments = [
+        "--client=2",
+        "--time=600",
+        "--no-vacuum",
+        "--host",
+        str(cluster.directory),
+        "--port",
+        str(cluster.port),
+    ]
     bench = subprocess.Popen(
         [str(cluster.programs / "pgbench"), *arguments, "--username=postgres", database],
         stdout=subprocess.DEVNULL,
@@ -199,7 +235,11 @@ def test_the_fingerprint_is_of_the_dumps_snapshot_while_pgbench_writes(
     finally:
         bench.kill()
         bench.wait()
-    rows = [backup.manifest.fingerprint.tables["public.pgbench_history"].rows for backup in backups if backup.manifest.fingerprint]
+    rows = [
+        backup.manifest.fingerprint.tables["public.pgbench_history"].rows
+        for backup in backups
+        if backup.manifest.fingerprint
+    ]
     assert rows[0] < rows[1] < rows[2] < later
     for number, backup in enumerate(backups):
         restore(cluster.engine(f"{database}_{number}"), backup)
@@ -219,7 +259,9 @@ def test_tables_left_out_are_named_by_patterns_and_a_pattern_that_matches_nothin
     wanted = options(exclude_tables=("logs.a?", "logs.B.c", "public.a*", "parts", "absent*"))
     engine.check_dump(wanted)
     backup = dump(engine, tmp_path, wanted)
-    assert backup.warnings == (f'exclude_tables: "absent*" matches no table of database "{database}" on {engine._access.label}.',)
+    assert backup.warnings == (
+        f'exclude_tables: "absent*" matches no table of database "{database}" on {engine._access.label}.',
+    )
     restore(cluster.engine(database + "_copy"), backup)
     found = cluster.sql("SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace::regnamespace::text "
                         "IN ('public', 'logs')", database + "_copy")  # fmt: skip
@@ -227,7 +269,19 @@ def test_tables_left_out_are_named_by_patterns_and_a_pattern_that_matches_nothin
 
 
 @pytest.mark.parametrize(
-    "name", ["a=b", "postgres://x", "it's \"quoted\"", "with space", "Größe 日本", "UPPER", "-leading", "back\\slash", "x{0}%s", "$user"]
+    "name",
+    [
+        "a=b",
+        "postgres://x",
+        'it\'s "quoted"',
+        "with space",
+        "Größe 日本",
+        "UPPER",
+        "-leading",
+        "back\\slash",
+        "x{0}%s",
+        "$user",
+    ],
 )
 def test_a_database_of_any_name_is_dumped_restored_and_replaced(cluster: Cluster, tmp_path: Path, name: str) -> None:
     quoted = '"' + name.replace('"', '""') + '"'
@@ -254,11 +308,20 @@ def test_the_callers_environment_leads_to_no_other_database(
     service = tmp_path / "service"
     service.write_text("[other]\nhostaddr=127.0.0.9\nhost=nowhere.invalid\nport=1\ndbname=postgres\nuser=nobody\n")
     for name, value in {
-        "PGHOST": "nowhere.invalid", "PGHOSTADDR": "127.0.0.9", "PGPORT": "1", "PGDATABASE": "postgres", "PGUSER": "nobody",
-        "PGPASSWORD": "wrong", "PGPASSFILE": "/dev/null", "PGSERVICE": "other", "PGSERVICEFILE": str(service),
-        "PGOPTIONS": "-c search_path=nowhere", "PGTARGETSESSIONATTRS": "standby", "PGCLIENTENCODING": "LATIN1",
+        "PGHOST": "nowhere.invalid",
+        "PGHOSTADDR": "127.0.0.9",
+        "PGPORT": "1",
+        "PGDATABASE": "postgres",
+        "PGUSER": "nobody",
+        "PGPASSWORD": "wrong",
+        "PGPASSFILE": "/dev/null",
+        "PGSERVICE": "other",
+        "PGSERVICEFILE": str(service),
+        "PGOPTIONS": "-c search_path=nowhere",
+        "PGTARGETSESSIONATTRS": "standby",
+        "PGCLIENTENCODING": "LATIN1",
         "PGAPPNAME": "other",
-    }.items():  # fmt: skip
+    }.items():
         monkeypatch.setenv(name, value)
     engine = cluster.engine(database)
     assert engine.inspect().exists
@@ -274,7 +337,9 @@ def test_the_callers_environment_leads_to_no_other_database(
         loading.loaded()
 
 
-def test_no_password_shows_in_the_processes_of_a_dump_and_a_restore(cluster: Cluster, database: str, tmp_path: Path) -> None:
+def test_no_password_shows_in_the_processes_of_a_dump_and_a_restore(
+    cluster: Cluster, database: str, tmp_path: Path
+) -> None:
     engine = cluster.engine(database)
     backup = dump(engine, tmp_path, options(FingerprintKind.COUNTS))
     with engine.snapshot(options(globals=True)) as snapshot, engine.stage(backup.manifest, None, 1) as staging:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+
 from _engine.backup import BackupResult
 from _engine.errors import (
     BadInput,
@@ -178,7 +179,13 @@ def test_a_damaged_artefact_is_refused(world: World, encryption: EncryptionSetti
     refused(world, Damaged, "is damaged: its SHA-256 is .* instead of .*another backup", **changes)
     artefact.write_bytes(good)
     cut(artefact)
-    refused(world, NotFound, "has .* bytes instead of|is known to be bad|cannot be restored", backup=result.manifest.id, **changes)
+    refused(
+        world,
+        NotFound,
+        "has .* bytes instead of|is known to be bad|cannot be restored",
+        backup=result.manifest.id,
+        **changes,
+    )
     refused(world, Damaged, "newest backup .* is known to be bad: its artefact .* has .* bytes", **changes)
     artefact.unlink()
     refused(world, NotFound, "its artefact .* is missing", backup=result.manifest.id, **changes)
@@ -308,5 +315,6 @@ def test_options_that_make_no_sense_are_refused(world: World) -> None:
     refused(world, BadInput, "no repository", repositories=())
     refused(world, NotFound, "holds no roles", globals=True)
     with pytest.raises((NotFound, BadInput)):
-        world.restore(database=replace(world.database, name="/nonexistent/dir/shop.db"), source_database=world.database.name)
-
+        world.restore(
+            database=replace(world.database, name="/nonexistent/dir/shop.db"), source_database=world.database.name
+        )

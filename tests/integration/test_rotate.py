@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from _engine.errors import BadInput
 from _engine.model import Database, EngineName, Level, Policy
 from _engine.repositories.local import LocalRepository

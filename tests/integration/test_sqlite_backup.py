@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+
 from _engine.databases.sqlite_tables import problems
 from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotADatabase, PermissionDenied
 from _engine.model import FingerprintKind
@@ -188,7 +189,7 @@ def test_copies_of_killed_runs_are_removed_and_those_of_living_ones_are_not(tmp_
 
 
 @pytest.mark.parametrize(
-    "name", ["with space.db", "it's \"quoted\".db", "a?b#c%41&mode=x.db", "Größe-你好.db", "-rf", "a\nb.db", "ü" * 120]
+    "name", ["with space.db", 'it\'s "quoted".db', "a?b#c%41&mode=x.db", "Größe-你好.db", "-rf", "a\nb.db", "ü" * 120]
 )
 def test_a_database_of_any_name_is_backed_up(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Iterator, List
 
 import pytest
+
 from _engine.databases import sqlite_opaque
 from _engine.databases.base import Snapshot
 from _engine.errors import Damaged, Locked, Refused, Unverifiable

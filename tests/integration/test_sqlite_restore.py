@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
+
 from _engine.databases import sqlite_swap
 from _engine.databases.sqlite_tables import count_tables
 from _engine.errors import (
@@ -75,8 +76,13 @@ def old_database(path: Path, mode: str = "DELETE") -> Path:
 
 def crashed_wal(path: Path) -> Path:
     """The old database, of which all but the first page is only in its log."""
-    crash_after(path, "PRAGMA journal_mode = WAL", "CREATE TABLE t (a)", "INSERT INTO t VALUES (1), (2)",
-                "INSERT INTO t VALUES (3)")
+    crash_after(
+        path,
+        "PRAGMA journal_mode = WAL",
+        "CREATE TABLE t (a)",
+        "INSERT INTO t VALUES (1), (2)",
+        "INSERT INTO t VALUES (3)",
+    )
     assert Path(f"{path}-wal").stat().st_size > 0
     return path
 
@@ -276,7 +282,7 @@ def test_a_link_to_the_database_stays_a_link(tmp_path: Path, dump: Path) -> None
     assert listing(tmp_path / "data") == ["shop.db"]
 
 
-@pytest.mark.parametrize("name", ["with space.db", "a?b#c%41.db", "it's \"quoted\"", "你好.db", "ü" * 120])
+@pytest.mark.parametrize("name", ["with space.db", "a?b#c%41.db", 'it\'s "quoted"', "你好.db", "ü" * 120])
 def test_a_database_of_any_name_is_restored(tmp_path: Path, dump: Path, name: str) -> None:
     target = old_database(tmp_path / name)
     kept = restore(target, dump, keep=True)
@@ -343,8 +349,15 @@ def test_a_sound_dump_passes_its_examination(tmp_path: Path, dump: Path, monkeyp
     assert listing(tmp_path) == []
 
 
-def refused(target: Path, kind: type, says: str, replace: bool = True, owner: Optional[str] = None, size: int = 1,
-            **properties: Any) -> None:
+def refused(
+    target: Path,
+    kind: type,
+    says: str,
+    replace: bool = True,
+    owner: Optional[str] = None,
+    size: int = 1,
+    **properties: Any,
+) -> None:
     before = listing(target.parent) if target.parent.is_dir() else []
     with pytest.raises(kind, match=says):
         engine_for(target).check_restore(manifest_of(size=size, **properties), replace, owner)

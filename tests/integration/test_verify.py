@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from _engine import keys
 from _engine.errors import BadInput
 from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Iterator
 
 import pytest
+
 from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotFound, RepositoryUnusable, TargetExists
 from _engine.model import Place
 from _engine.repositories.local import LocalRepository

@@ -12,6 +12,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from _engine.errors import BadManifest
 from _engine.manifest import read_manifest, read_proofs, write_manifest, write_proof
 from _engine.model import (
@@ -32,8 +35,6 @@ from _engine.model import (
     SlotKind,
     TableFingerprint,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 WHERE = "Manifest /srv/backups/m"
 TIME = datetime(2026, 3, 1, 2, 0, 0, 123456, tzinfo=timezone.utc)

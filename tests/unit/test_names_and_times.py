@@ -9,11 +9,12 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from _engine.errors import BadInput
 from _engine.names import id_of_file, is_component, is_id, make_id, safe_name
 from _engine.timespan import format_size, format_span, format_time, parse_span, parse_time
-from hypothesis import given
-from hypothesis import strategies as st
 
 MOMENT = datetime(2026, 3, 1, 2, 0, 0, tzinfo=timezone.utc)
 

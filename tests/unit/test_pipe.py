@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from _engine.command import Command
 from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
 from _engine.model import Compression

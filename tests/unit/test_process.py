@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from _engine.command import Command, Secret, find_program, program_version
 from _engine.errors import MissingTool, ToolFailed
 from _engine.process import Process, run

@@ -15,13 +15,14 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from _engine.databases import open_engine
 from _engine.databases.base import DumpOptions
 from _engine.databases.sqlite_file import Kind, classify, kind_of, parse_header, pinned, read_start, resolve
 from _engine.errors import BadInput, Damaged, EngineError, NotADatabase, NotFound
 from _engine.model import Database, EngineName, FingerprintKind
-from hypothesis import given
-from hypothesis import strategies as st
 
 OPTIONS = DumpOptions(FingerprintKind.COUNTS)
 

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Iterable
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from _engine.databases.sqlite_connect import Cancellation
 from _engine.databases.sqlite_tables import count_tables, problems
 from _engine.errors import Damaged, Unverifiable
 from _engine.model import FingerprintKind, TableFingerprint
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 COUNTS, DIGEST = FingerprintKind.COUNTS, FingerprintKind.DIGEST
 
@@ -153,7 +154,9 @@ def test_a_digest_is_the_same_after_a_vacuum_and_on_another_page_size(tmp_path: 
 
 def with_own_collation(path: Path) -> Path:
     with closing(sqlite3.connect(str(path))) as connection:
-        connection.create_collation("icu_root", lambda one, other: (one[::-1] > other[::-1]) - (one[::-1] < other[::-1]))
+        connection.create_collation(
+            "icu_root", lambda one, other: (one[::-1] > other[::-1]) - (one[::-1] < other[::-1])
+        )
         connection.executescript(
             "CREATE TABLE t (a TEXT COLLATE icu_root, b); CREATE INDEX i ON t (a);"
             "CREATE TABLE w (a TEXT COLLATE icu_root PRIMARY KEY, b) WITHOUT ROWID;"
@@ -234,8 +237,9 @@ def test_an_index_that_lost_a_row_is_found_by_the_complete_check_alone(tmp_path:
     with closing(sqlite3.connect(str(path))) as connection:
         connection.execute("INSERT INTO t VALUES (1), (2), (3)")
         connection.execute("PRAGMA writable_schema = ON")
-        connection.execute("UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 't')"
-                           " WHERE name = 'u'")
+        connection.execute(
+            "UPDATE sqlite_master SET rootpage = (SELECT rootpage FROM sqlite_master WHERE name = 't') WHERE name = 'u'"
+        )
         connection.commit()
     assert problems(path, complete=True)
 

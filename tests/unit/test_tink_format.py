@@ -7,9 +7,7 @@
 
 from __future__ import annotations
 
-import base64
 import io
-import json
 import os
 from typing import Any, List, Sequence, Tuple
 
@@ -20,6 +18,7 @@ from hypothesis import strategies as st
 from _engine.errors import Damaged
 from _engine.stream import tink as ours
 from _engine.stream.tink import Decryptor, Encryptor
+from tink_library import reference
 
 KEY = bytes(range(32))
 NAME = b"shop-20260301T120000Z.dump.zst.aes"
@@ -64,39 +63,6 @@ def decrypt(stored: bytes, associated_data: bytes = NAME, key: bytes = KEY, bloc
 def segments(stored: bytes) -> List[bytes]:
     """Header and ciphertext segments."""
     return [stored[:HEADER], stored[HEADER:MIB], *(stored[at : at + MIB] for at in range(MIB, len(stored), MIB))]
-
-
-def reference(key: bytes) -> Any:
-    """Tink's own primitive for a raw main key."""
-    import tink
-    from tink import secret_key_access, streaming_aead
-    from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2
-
-    streaming_aead.register()
-    material = aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingKey(
-        version=0,
-        params=aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingParams(
-            ciphertext_segment_size=MIB, derived_key_size=32, hkdf_hash_type=common_pb2.SHA256
-        ),
-        key_value=key,
-    )
-    keyset = {
-        "primaryKeyId": 1,
-        "key": [
-            {
-                "keyData": {
-                    "typeUrl": "type.googleapis.com/google.crypto.tink.AesGcmHkdfStreamingKey",
-                    "keyMaterialType": "SYMMETRIC",
-                    "value": base64.b64encode(material.SerializeToString()).decode("ascii"),
-                },
-                "outputPrefixType": "RAW",
-                "keyId": 1,
-                "status": "ENABLED",
-            }
-        ],
-    }
-    handle = tink.json_proto_keyset_format.parse(json.dumps(keyset), secret_key_access.TOKEN)
-    return handle.primitive(streaming_aead.StreamingAead)
 
 
 class Kept(io.BytesIO):

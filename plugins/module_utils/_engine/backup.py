@@ -10,13 +10,12 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
 from .catalogue import Catalogue, newest_good, place_of, scan
-from .cipher import Sealer
-from .command import program_version
+from .cipher import Sealer, Stage
+from .command import Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
 from .errors import BadInput, NoSpace, Shrunk, TimedOut, ToolFailed
@@ -212,42 +211,51 @@ class _Run:
         kind = self._engine.extension if content is Content.DATABASE else ".globals.sql"
         name = self._id + kind + request.compression.extension + request.encryption.method.extension
         compressor = compressing(request.compression, request.compression_level)
-        sealing = self._sealer.seal(name)
-        self._slots += sealing.slots
-        for command in filter(None, (compressor, sealing.command)):
-            self._tools[command.name] = program_version(str(command.arguments[0]))
         self._progress.stage("dump" if content is Content.DATABASE else "globals", self._expected_bytes())
         publication.begin(name)
+        with self._sealer.seal(name) as sealing:
+            self._slots += sealing.slots
+            for command in filter(None, (compressor, sealing.command)):
+                self._tools[command.name] = program_version(str(command.arguments[0]))
+            stored, digest, plain = self._stream(publication, stream, compressor, sealing)
+        publication.finish()
+        return Artefact(
+            name=name,
+            bytes=stored,
+            sha256=digest,
+            plain_bytes=plain,
+            compression=request.compression,
+            encryption=request.encryption.method,
+            content=content,
+        )
+
+    def _stream(
+        self, publication: Publication, stream: Stream, compressor: Optional[Command], sealing: Stage
+    ) -> Tuple[int, str, int]:
+        """Bring a dump into every repository; the bytes stored, their SHA-256, and the plain bytes."""
         digest, stored = hashlib.sha256(), 0
-        with Pipe(self._time_left(), f"The backup of {request.database.name}") as pipe:
+
+        def store(block: bytes) -> None:
+            nonlocal stored
+            digest.update(block)
+            publication.write(block)
+            stored += len(block)
+            self._progress.advance(len(block))
+
+        with Pipe(self._time_left(), f"The backup of {self._request.database.name}") as pipe:
             try:
                 descriptor, plain = pipe.counted(pipe.source(stream))
                 descriptor = pipe.through(compressor, descriptor)
                 descriptor = pipe.through(sealing.command, descriptor)
                 for block in pipe.blocks(descriptor):
-                    sealed = sealing.transform.update(block) if sealing.transform else block
-                    digest.update(sealed)
-                    publication.write(sealed)
-                    stored += len(sealed)
-                    self._progress.advance(len(sealed))
+                    store(sealing.transform.update(block) if sealing.transform else block)
                 # Only when every program ended well is the end of the stream the end of the dump.
                 pipe.wait()
             except ToolFailed as failure:
                 raise self._engine.explain(self._sealer.explain(failure)) from None
-            last = sealing.transform.finish() if sealing.transform else b""
-            digest.update(last)
-            publication.write(last)
-            stored += len(last)
-        publication.finish()
-        return Artefact(
-            name=name,
-            bytes=stored,
-            sha256=digest.hexdigest(),
-            plain_bytes=plain.count,
-            compression=request.compression,
-            encryption=request.encryption.method,
-            content=content,
-        )
+            if sealing.transform:
+                store(sealing.transform.finish())
+        return stored, digest.hexdigest(), plain.count
 
     def refuse_shrunk(self, manifest: Manifest) -> None:
         """Raise Shrunk where the dump is empty, or much smaller than the last good one."""

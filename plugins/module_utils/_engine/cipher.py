@@ -14,6 +14,7 @@ from . import keys
 from .command import Command
 from .errors import BadInput, Damaged, EngineError, ToolFailed
 from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest
+from .process import run
 from .stream import age, gpg, openssl
 from .stream.tink import Decryptor, Encryptor
 from .stream.transform import Transform
@@ -44,21 +45,36 @@ class Sealer:
                 )
         elif self.method is Encryption.GPG:
             gpg.check_recipients(settings.recipients)
+        if self.method in (Encryption.GPG, Encryption.AGE, Encryption.AES256_CBC):
+            self._try()
 
-    def seal(self, artefact: str) -> Stage:
+    @contextmanager
+    def seal(self, artefact: str) -> Iterator[Stage]:
         """The stage that encrypts the artefact of this name, under a fresh key."""
         settings = self._settings
         if self.method is Encryption.AES256_GCM:
             data_key = keys.new_data_key()
             slots = keys.wrap(data_key, artefact, self._recipients, settings.passphrase)
-            return Stage(transform=Encryptor(data_key, artefact.encode("utf-8")), slots=slots)
-        if self.method is Encryption.GPG:
-            return Stage(gpg.encrypting(settings.recipients, settings.passphrase))
-        if self.method is Encryption.AGE:
-            return Stage(age.encrypting(settings.recipients, settings.passphrase))
-        if self.method is Encryption.AES256_CBC:
-            return Stage(openssl.encrypting(settings.passphrase))
-        return Stage()
+            yield Stage(transform=Encryptor(data_key, artefact.encode("utf-8")), slots=slots)
+        elif self.method is Encryption.GPG:
+            with gpg.encrypting(settings.recipients, settings.passphrase) as command:
+                yield Stage(command)
+        elif self.method is Encryption.AGE:
+            yield Stage(age.encrypting(settings.recipients, settings.passphrase))
+        elif self.method is Encryption.AES256_CBC:
+            yield Stage(openssl.encrypting(settings.passphrase))
+        else:
+            yield Stage()
+
+    def _try(self) -> None:
+        """Encrypt nothing to see whether it can be done: what a program refuses, it refuses before the dump begins."""
+        with self.seal("nothing") as stage:
+            # A passphrase is always accepted, and is made slow to try.
+            if stage.command and self._settings.recipients:
+                try:
+                    run(stage.command)
+                except ToolFailed as failure:
+                    raise self.explain(failure) from None
 
     def explain(self, failure: ToolFailed) -> EngineError:
         """What a program's failure means, where it was the one that encrypts."""

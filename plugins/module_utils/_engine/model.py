@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-
 #: The tier of backups that a restore takes of what it is about to replace.
 SAFETY_TIER = "safety"
 

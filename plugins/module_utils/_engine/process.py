@@ -54,7 +54,7 @@ class Process:
         stdin: Optional[int],
         stdout: Optional[int],
         handed_over: List[int],
-    ) -> "subprocess.Popen[bytes]":
+    ) -> subprocess.Popen[bytes]:
         def take_terminal() -> None:
             fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)  # type: ignore[arg-type]
 

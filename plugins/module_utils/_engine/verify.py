@@ -58,7 +58,7 @@ class VerifyRequest:
     level: Level = Level.CHECKSUM
     assertions: Tuple[Assertion, ...] = ()
     max_age: Optional[timedelta] = None
-    scratch: Union[None, Path, Server] = None
+    scratch: Union[Path, Server, None] = None
     lock_timeout: float = 60.0
 
     @property

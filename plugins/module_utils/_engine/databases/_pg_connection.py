@@ -14,9 +14,23 @@ from __future__ import annotations
 
 import os
 import pwd
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+    Union,
+)
 
 from ..command import Argument, Secret
 from ..errors import (
@@ -35,6 +49,7 @@ from ..model import Database, Server
 if TYPE_CHECKING:
     import psycopg2
 
+Result = TypeVar("Result")
 Parameters = Union[Sequence[Any], Mapping[str, Any], None]
 
 #: NAMEDATALEN - 1: the server cuts a longer name, and would then connect to another database.
@@ -109,6 +124,21 @@ class Connection:
             self._raw.cancel()
         except psycopg2.Error:
             self._raw.close()
+
+    def interruptibly(self, work: Callable[[], Result]) -> Result:
+        """Do long work in this session so that a signal's exception ends it at once.
+
+        The driver returns to Python, where signals are handled, only after a statement. So another thread waits for it.
+        """
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(work)
+            try:
+                return future.result()
+            finally:
+                # A request that comes between two statements has no effect, and is made again.
+                while not future.done():
+                    self.cancel()
+                    wait((future,), timeout=0.05)
 
     def close(self) -> None:
         """End the session; an open transaction is rolled back."""

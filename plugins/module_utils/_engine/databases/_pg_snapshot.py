@@ -81,6 +81,8 @@ class PostgresqlSnapshot(Snapshot):
             self._held.cancel()
 
     def _count(self) -> Fingerprint:
+        # Without it, an error here would end the transaction, and with it the snapshot that pg_dump reads.
+        self._held.run("SAVEPOINT fingerprint")
         return _pg_fingerprint.count(self._held, self._tables, self._options.fingerprint)
 
 

@@ -88,13 +88,13 @@ class PostgresqlStaging(Staging):
             tables = _pg_catalogue.select(inside, ()).counted(unlogged=True)
             # A standby has no rows of unlogged tables, so that its backups hold such tables without counting them.
             counted = [table for table in tables if table.label in like.tables or not table.unlogged]
-            return _pg_fingerprint.count(inside, counted, like.kind)
+            return inside.interruptibly(lambda: _pg_fingerprint.count(inside, counted, like.kind))
 
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         with self._access.connect(self._staged, own_path=False) as inside:
             try:
                 inside.run("BEGIN READ ONLY")
-                rows = inside.rows_or_none(sql)
+                rows = inside.interruptibly(lambda: inside.rows_or_none(sql))
             except Unreachable:
                 raise
             except EngineError as error:

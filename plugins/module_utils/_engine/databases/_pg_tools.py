@@ -106,8 +106,8 @@ def explained(failure: EngineError) -> EngineError:
 _PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore")
 
 _DAMAGE = (
-    "could not read from input file|input file is too short|does not appear to be a valid archive|corrupt|did not find magic string"
-    "|unexpected end of file|unrecognized data block type|found unexpected block ID"
+    "could not read from input file|input file is too short|does not appear to be a valid archive|corrupt"
+    "|did not find magic string|unexpected end of file|unrecognized data block type|found unexpected block ID"
 )
 _MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
     (r"permission denied (for|to) ", PermissionDenied, "Grant what is missing, or log in as the owner or a superuser."),
@@ -122,7 +122,7 @@ _MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
     (r"unrecognized configuration parameter", MissingTool, "Install the client package of the server's own version."),
     (r"unsupported version .* in file header", MissingTool, "Install the newer client package that made this dump."),
     (_DAMAGE, Damaged, "The dump is damaged or cut short; restore another backup."),
-    (r"invalid snapshot identifier|invalid source process ID", Unreachable,
+    (r"invalid snapshot identifier|could not import the requested snapshot", Unreachable,
      "The session that held the snapshot broke; run this again."),
     (r"server closed the connection|connection to server|terminating connection|could not connect",
      Unreachable, "See the server's log, and run this again."),

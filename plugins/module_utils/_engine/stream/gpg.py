@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -20,21 +20,27 @@ from ..process import run
 _KEY_BLOCK = "-----BEGIN PGP"
 
 
-def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Command:
+@contextmanager
+def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Iterator[Command]:
     """The gpg that encrypts. Recipients are key ids in this account's keyring, or public keys, inline or as paths."""
-    # What arrives is compressed already, and gpg's own compression would only take time.
-    arguments: List[Argument] = [*_gpg(), "--compress-algo", "none", "--cipher-algo", "AES256"]
-    if recipients:
-        # The caller names whom to trust; the web of trust of whoever runs this has no say.
-        arguments += ["--trust-model", "always"]
-        for recipient in recipients:
-            arguments += _recipient(recipient)
-        arguments.append("--encrypt")
-        return Command("gpg", tuple(arguments))
-    if not passphrase:
+    if not recipients and not passphrase:
         raise BadInput("Encryption gpg needs encryption.recipients or encryption.passphrase. Give one of them.")
-    arguments += ["--s2k-digest-algo", "SHA512", "--s2k-count", "65011712", *_passphrase(passphrase), "--symmetric"]
-    return Command("gpg", tuple(arguments))
+    with ExitStack() as stack:
+        # Only key ids need the account's keyring. Without them none has to exist, and none is made.
+        needs_keyring = any(map(_is_key_id, recipients))
+        home = None if needs_keyring else stack.enter_context(_temporary_home())
+        # What arrives is compressed already, and gpg's own compression would only take time.
+        arguments = [*_gpg(home), "--no-armor", "--compress-algo", "none", "--cipher-algo", "AES256"]
+        if recipients:
+            # The caller names whom to trust; the web of trust of whoever runs this has no say.
+            arguments += ["--trust-model", "always"]
+            for recipient in recipients:
+                arguments += _recipient(recipient)
+            arguments.append("--encrypt")
+        else:
+            arguments += ["--s2k-digest-algo", "SHA512", "--s2k-count", "65011712"]
+            arguments += [*_passphrase(passphrase or ""), "--symmetric"]
+        yield Command("gpg", tuple(arguments))
 
 
 @contextmanager
@@ -87,8 +93,8 @@ def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
 
 def _gpg(home: Optional[str] = None) -> List[Argument]:
     program = find_program("gpg", "gnupg", "Encryption gpg")
-    where = ["--homedir", home] if home else []
-    return [program, *where, "--batch", "--no-tty", "--quiet", "--no-options", "--pinentry-mode", "loopback"]
+    where = ["--homedir", home, "--no-options"] if home else []
+    return [program, *where, "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback"]
 
 
 def _passphrase(passphrase: str) -> List[Argument]:
@@ -112,19 +118,23 @@ def _recipient(recipient: str) -> List[Argument]:
 
 @contextmanager
 def _keyring(identities: Sequence[str], passphrase: Optional[str]) -> Iterator[Optional[str]]:
-    """A keyring with just these private keys; None, for the account's own, where there are none.
-
-    gpg reads private keys from its keyring only. This one is made in memory (/dev/shm, tmpfs(5)) where the system has
-    that, and is gone afterwards, its agent too.
-    """
+    """A keyring with just these private keys; None, for the account's own, where there are none."""
     if not identities:
         yield None
         return
+    # gpg reads private keys from its keyring only.
+    with _temporary_home() as home:
+        for identity in identities:
+            _import(home, identity, passphrase)
+        yield home
+
+
+@contextmanager
+def _temporary_home() -> Iterator[str]:
+    """A home for gpg in memory (/dev/shm, tmpfs(5)) where the system has that; gone afterwards, with its agent."""
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
     home = tempfile.mkdtemp(prefix="fleet-backup-", dir=memory)
     try:
-        for identity in identities:
-            _import(home, identity, passphrase)
         yield home
     finally:
         try:

@@ -1,0 +1,257 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules as a playbook uses them: idempotent, honest in check and diff mode, and silent about secrets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from world import World
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path / "world")
+    made.make_shop()
+    return made
+
+
+class Ansible:
+    """Runs tasks against this machine with the collection as it is in the checkout."""
+
+    def __init__(self, directory: Path, world: World) -> None:
+        self._directory, self._world = directory, world
+        parent = directory / "collections" / "ansible_collections" / "fleet"
+        parent.mkdir(parents=True)
+        (parent / "backup").symlink_to(ROOT)
+        (directory / "ops.pem").write_text(world.private)
+        (directory / "ops.pub").write_text(world.public)
+        self.output = ""
+        self.defaults: dict[str, Any] = {
+            "repositories": [{"path": world.repository.label}],
+            "source_host": "web1",
+            "encryption": {"recipients": [str(directory / "ops.pub")], "identities": [str(directory / "ops.pem")]},
+        }
+
+    def run(self, *tasks: dict[str, Any], options: tuple[str, ...] = (), fails: bool = False) -> list[dict[str, Any]]:
+        """Run tasks; the result of each that ran, in their order."""
+        play = {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "module_defaults": {"group/fleet.backup.backup": self.defaults},
+            "environment": {"FLEET_BACKUP_STATE": str(self._world.host.state)},
+            "tasks": [{"name": "task", **task} for task in tasks],
+        }
+        path = self._directory / "play.yml"
+        path.write_text(yaml.safe_dump([play]))
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")},
+            "ANSIBLE_COLLECTIONS_PATH": str(self._directory / "collections"),
+            "ANSIBLE_HOME": str(self._directory / "ansible"),
+            "ANSIBLE_REMOTE_TMP": str(self._directory / "ansible" / "tmp"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_CALLBACK_RESULT_FORMAT": "json",
+            "ANSIBLE_LOG_PATH": str(self._directory / "ansible.log"),
+        }
+        command = ["ansible-playbook", "-i", "localhost,", "-vvv", "-e", f"ansible_python_interpreter={sys.executable}"]
+        done = subprocess.run(
+            [*command, *options, str(path)], env=environment, capture_output=True, text=True, check=False
+        )
+        self.output = done.stdout + done.stderr + (self._directory / "ansible.log").read_text()
+        assert (done.returncode != 0) == fails, self.output
+        return _results(done.stdout)
+
+
+def _results(output: str) -> list[dict[str, Any]]:
+    """The results in the default callback's verbose output, which are JSON after ``=>``."""
+    decoder, found, start = json.JSONDecoder(), [], 0
+    while True:
+        start = output.find("=> {", start)
+        if start < 0:
+            return found
+        document, _end = decoder.raw_decode(output[start + 3 :])
+        found.append(document)
+        start += 3
+
+
+@pytest.fixture
+def ansible(tmp_path: Path, world: World) -> Ansible:
+    return Ansible(tmp_path, world)
+
+
+def backup(world: World, **options: Any) -> dict[str, Any]:
+    return {"fleet.backup.db_backup": {"engine": "sqlite", "database": str(world.path), **options}}
+
+
+def restore(world: World, **options: Any) -> dict[str, Any]:
+    return {"fleet.backup.db_restore": {"engine": "sqlite", "database": str(world.path), **options}}
+
+
+def verify(world: World, **options: Any) -> dict[str, Any]:
+    return {"fleet.backup.backup_verify": {"engine": "sqlite", "database": str(world.path), **options}}
+
+
+def rotate(**options: Any) -> dict[str, Any]:
+    return {"fleet.backup.backup_rotate": options}
+
+
+INFO: dict[str, Any] = {"fleet.backup.backup_info": {}}
+CHECK = ("--check", "--diff")
+
+
+def test_repositories_and_keys_are_set_once_for_all_modules(world: World, ansible: Ansible) -> None:
+    wanted = world.orders()
+    taken, verified, restored, listed, rotated, keyed = ansible.run(
+        backup(world, tier="daily"),
+        verify(world, level="restore"),
+        restore(world, replace=True),
+        INFO,
+        rotate(keep_last=1),
+        {"fleet.backup.backup_key": {"path": str(world.root / "new.pem")}},
+    )
+    assert taken["changed"]
+    assert taken["backup"]["rows"] == 100
+    assert verified["checks"][0]["outcome"] == "passed"
+    assert restored["backup"]["id"] == taken["backup"]["id"]
+    assert restored["safety_backup"]
+    assert listed["changed"] is False
+    assert listed["summary"]["backups"] == 1
+    assert listed["repositories"][0]["backups"][0]["proof"]["level"] == "restore"
+    assert rotated["changed"] is False
+    assert keyed["public_key"].startswith("-----BEGIN PUBLIC KEY-----")
+    assert world.orders() == wanted
+
+
+def test_the_second_run_with_max_age_changes_nothing(world: World, ansible: Ansible) -> None:
+    task = backup(world, max_age="1h")
+    ansible.run(task)
+    before = world.picture()
+    (again,) = ansible.run(task)
+    assert again["changed"] is False
+    assert "changed=0" in ansible.output
+    after = world.picture()
+    assert {n: w for n, w in after.items() if "locks" not in n} == {n: w for n, w in before.items() if "locks" not in n}
+
+
+def test_check_mode_changes_no_byte_and_predicts_what_the_run_does(world: World, ansible: Ansible) -> None:
+    ansible.run(backup(world), backup(world))
+    tasks = (backup(world), restore(world, replace=True), verify(world), rotate(keep_last=1))
+    before = world.picture()
+    predicted = ansible.run(*tasks, options=CHECK)
+    assert world.picture() == before
+    for task, prediction in zip(tasks[1:], predicted[1:]):
+        (done,) = ansible.run(task, options=("--diff",))
+        assert prediction["changed"] == done["changed"]
+    assert predicted[0]["changed"]
+    assert predicted[1]["replaced"]
+    assert [item["id"] for item in predicted[3]["rotations"][0]["removed"]]
+
+
+def test_check_mode_fails_where_the_run_would(world: World, ansible: Ansible) -> None:
+    before = world.picture()
+    (missing,) = ansible.run(restore(world), options=CHECK, fails=True)
+    assert missing["error"] == "not_found"
+    (other,) = ansible.run(backup(world, database="/nonexistent/shop.db"), options=CHECK, fails=True)
+    assert other["error"] == "not_found"
+    assert world.picture() == before
+
+
+def test_a_failure_names_its_kind_and_says_what_to_do(world: World, ansible: Ansible) -> None:
+    ansible.run(backup(world))
+    (failed,) = ansible.run(restore(world), fails=True)
+    assert failed["error"] == "target_exists"
+    assert "replace" in failed["msg"]
+    (failed,) = ansible.run(backup(world, max_age="tomorrow"), fails=True)
+    assert (failed["error"], "max_age" in failed["msg"]) == ("bad_input", True)
+    (failed,) = ansible.run(backup(world, database="shop.db"), fails=True)
+    assert "not an absolute path" in failed["msg"]
+
+
+def test_a_verification_that_does_not_pass_fails_and_still_tells_all(world: World, ansible: Ansible) -> None:
+    (taken,) = ansible.run(backup(world))
+    (world.directory / taken["backup"]["artefacts"][0]["name"]).write_bytes(b"x" * taken["backup"]["bytes"])
+    (failed,) = ansible.run(verify(world), fails=True)
+    assert failed["error"] == "damaged"
+    assert failed["checks"][0]["outcome"] == "failed"
+    assert "1 of 1 verifications did not pass" in failed["msg"]
+
+
+def test_no_secret_is_in_any_output_even_where_the_task_fails(world: World, ansible: Ansible) -> None:
+    secret = 'p4ss "word" $x'
+    encryption = {"method": "aes256-cbc", "passphrase": secret}
+    inline = {"identities": [world.private], "recipients": [world.public]}
+    ansible.run(backup(world, encryption=encryption), restore(world, replace=True, encryption=encryption))
+    outputs = ansible.output
+    ansible.run(restore(world, replace=True, encryption={"passphrase": "wr0ng-one"}), fails=True)
+    outputs += ansible.output
+    ansible.run(backup(world, encryption=inline), restore(world, replace=True, encryption=inline), options=("--diff",))
+    outputs += ansible.output
+    for needle in ("p4ss", "wr0ng-one", world.private.splitlines()[1]):
+        assert needle not in outputs
+    for path in world.root.rglob("*"):
+        if path.is_file() and path.name != "ops.pem":
+            assert secret.encode() not in path.read_bytes()
+
+
+def test_no_secret_is_in_any_process_list_while_modules_run(world: World, ansible: Ansible) -> None:
+    secret = "pr0cess-s3cret"
+    world.make_shop(20_000)
+    watcher = Watcher([secret.encode(), world.private.splitlines()[1].encode()])
+    with watcher:
+        for method in ("aes256-cbc", "gpg", "age", "aes256-gcm"):
+            encryption = {"method": method, "passphrase": secret}
+            ansible.run(backup(world, encryption=encryption), verify(world, level="restore", encryption=encryption))
+    assert watcher.looked > 100
+    assert watcher.programs >= {"openssl", "gpg", "age", "zstd"}
+    assert watcher.found == []
+
+
+class Watcher:
+    """Reads every process's arguments and environment, as fast as it can, and notes where it sees a secret."""
+
+    def __init__(self, secrets: list[bytes]) -> None:
+        self._secrets = secrets
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.found: list[str] = []
+        self.programs: set[str] = set()
+        self.looked = 0
+
+    def __enter__(self) -> Watcher:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            self.looked += 1
+            for process in filter(str.isdigit, os.listdir("/proc")):
+                self._look_at(Path("/proc") / process)
+
+    def _look_at(self, process: Path) -> None:
+        for name in ("cmdline", "environ"):
+            try:
+                content = (process / name).read_bytes()
+            except OSError:
+                return
+            if name == "cmdline":
+                self.programs.add(os.path.basename(content.split(b"\0")[0].decode(errors="replace")))
+            if any(secret in content for secret in self._secrets):
+                self.found.append(f"{process}/{name}: {content!r}")
