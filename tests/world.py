@@ -59,7 +59,8 @@ class World:
         connection = sqlite3.connect(self.path)
         connection.execute(f"PRAGMA journal_mode={journal}")
         connection.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, item TEXT)")
-        connection.executemany("INSERT INTO orders (item) VALUES (?)", [(os.urandom(50).hex(),) for _ in range(orders)])
+        items = [(os.urandom(50).hex(),) for _order in range(orders)]
+        connection.executemany("INSERT INTO orders (item) VALUES (?)", items)
         connection.commit()
         connection.close()
 

@@ -30,8 +30,9 @@ options:
       recipients:
         description:
           - Public keys, inline or as paths. Each of their owners alone can read the backups.
-          - For V(aes256-gcm) PEM of X25519 keys, as M(fleet.backup.backup_key) and C(openssl) write them; for V(gpg) also ids of keys in the
-            keyring; for V(age) keys that begin with C(age1).
+          - For V(aes256-gcm), X25519 keys in PEM, as M(fleet.backup.backup_key) and C(openssl) write them.
+          - For V(gpg), also ids of keys in the keyring.
+          - For V(age), keys that begin with C(age1).
         type: list
         elements: str
         default: []

@@ -25,6 +25,7 @@ options:
       path:
         description:
           - The directory of a V(local) repository, also on a mounted NFS or SMB share.
-          - It must exist and be no symbolic link. It is never created, since a missing directory may be a share that is not mounted.
+          - It must exist and be no symbolic link.
+          - It is never created, since a missing directory may be a share that is not mounted.
         type: path
 """

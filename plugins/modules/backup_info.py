@@ -11,7 +11,8 @@ module: backup_info
 short_description: List backups and how healthy they are
 version_added: 0.1.0
 description:
-  - Lists the backups of one or more repositories with their sizes, ages and proofs, sums them up, and names what is not in order.
+  - Lists the backups of one or more repositories with their sizes, ages and proofs.
+  - Sums them up, and names what is not in order.
   - Shows the work that is going on on the host, and work that was killed.
   - O(encryption) is not used. It is accepted so that C(module_defaults) can set it for all modules of this collection.
 options:
@@ -62,11 +63,15 @@ repositories:
       description: How much can still be written, where the store has a limit.
       type: int
     backups:
-      description: The backups, by place and then the oldest first, as returned by M(fleet.backup.db_backup), with their proofs.
+      description:
+        - The backups, by place and then the oldest first.
+        - Each is as returned by M(fleet.backup.db_backup), with its proofs.
       type: list
       elements: dict
     databases:
-      description: Each database with its totals, its newest backup and that one's age, and how many are bad or not proven by a restore.
+      description:
+        - Each database with its totals, its newest backup and that one's age.
+        - It also says how many backups are bad or not proven by a restore.
       type: list
       elements: dict
     problems:

@@ -11,7 +11,8 @@ module: backup_rotate
 short_description: Remove backups that a retention policy does not keep
 version_added: 0.1.0
 description:
-  - Keeps the last ones, or one of each of the last hours, days, weeks, months and years, as C(restic forget) counts them.
+  - Keeps the last ones, or one of each of the last hours, days, weeks, months and years.
+  - These are counted as C(restic forget) counts them.
   - Only backups that are complete and not known to be bad count. The last good ones always stay.
   - O(encryption) is not used. It is accepted so that C(module_defaults) can set it for all modules of this collection.
 options:
@@ -20,7 +21,9 @@ options:
     type: str
     choices: [sqlite, postgresql]
   database:
-    description: The one database whose backups are rotated. Without it, those of all databases of O(source_host) are, each for itself.
+    description:
+      - The one database whose backups are rotated.
+      - Without it, those of all databases of O(source_host) are, each for itself.
     type: str
   source_host:
     description: The name under which the backups are filed. It is the host's own name unless given.
@@ -30,7 +33,9 @@ options:
     type: int
     default: 0
   keep_hourly:
-    description: For how many of the last hours that have backups the newest one is kept. V(-1) is all of them, here and below.
+    description:
+      - For how many of the last hours that have backups the newest one is kept.
+      - V(-1) is all of them, as in the other options that count.
     type: int
     default: 0
   keep_daily:
@@ -69,7 +74,8 @@ options:
     default: true
   purge:
     description:
-      - Whether all backups of O(database) are removed, whatever any rule says, for example to answer a request for erasure.
+      - Whether all backups of O(database) are removed, whatever any rule says.
+      - This answers a request for erasure, for example.
       - No O(keep_last) or other rule can be given then.
     type: bool
     default: false

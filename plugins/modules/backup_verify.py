@@ -11,22 +11,28 @@ module: backup_verify
 short_description: Prove that backups can be restored
 version_added: 0.1.0
 description:
-  - Verifies backups by their checksum, by reading them to their end, or by restoring them into a scratch database and comparing what came back.
-  - Records each result beside the backup. A restore that passed is what O(fleet.backup.backup_rotate#module:protect_proven) keeps.
-  - The task fails unless everything that was to be verified passed. What could not be checked is no pass, and is named V(unverifiable).
+  - Verifies backups by their checksum, by reading them to their end, or by restoring them into a scratch database
+    and comparing what came back.
+  - Records each result beside the backup.
+  - A restore that passed is what O(fleet.backup.backup_rotate#module:protect_proven) keeps.
+  - The task fails unless everything that was to be verified passed.
+  - What could not be checked is no pass, and is named V(unverifiable).
 options:
   backup:
     description: Which backups to verify, as V(latest), V(all), an id, or the name of one of its files.
     type: str
     default: latest
   sample:
-    description: How many of all backups to verify. Those whose last proof is the oldest come first, so that every backup has its turn.
+    description:
+      - How many of all backups to verify.
+      - Those whose last proof is the oldest come first, so that every backup has its turn.
     type: int
   level:
     description:
       - V(checksum) compares the stored bytes with their SHA-256 and needs no key.
       - V(contents) also decrypts and reads the dump to its end, and asks SQLite for the integrity of the database.
-      - V(restore) also restores it into a scratch database, compares the tables with the fingerprint, and tries O(assertions).
+      - V(restore) also restores it into a scratch database, compares the tables with the fingerprint, and tries
+        O(assertions).
     type: str
     choices: [checksum, contents, restore]
     default: checksum

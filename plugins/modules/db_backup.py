@@ -11,7 +11,8 @@ module: db_backup
 short_description: Back up a SQLite or PostgreSQL database
 version_added: 0.1.0
 description:
-  - Takes a consistent snapshot of a database that goes on being used, compresses and encrypts it, and stores it in every repository.
+  - Takes a consistent snapshot of a database that goes on being used.
+  - Compresses and encrypts it, and stores it in every repository.
   - The backup appears in a repository when all of it is there. Whatever goes wrong before leaves no trace.
 options:
   compression:
@@ -26,7 +27,9 @@ options:
     description: The name under which the backups are filed. It is the host's own name unless given.
     type: str
   tier:
-    description: A tier to file the backup under, such as V(hourly), V(daily), V(weekly), V(monthly) or V(yearly), or any other word.
+    description:
+      - A tier to file the backup under.
+      - Such as V(hourly), V(daily), V(weekly), V(monthly) or V(yearly), or any other word.
     type: str
   labels:
     description: Free labels to keep in the manifest.
@@ -49,12 +52,16 @@ options:
     type: bool
     default: false
   exclude_tables:
-    description: Tables of a PostgreSQL database to leave out, as C(table) or C(schema.table), in which V(*) and V(?) stand for any letters.
+    description:
+      - Tables of a PostgreSQL database to leave out, as C(table) or C(schema.table).
+      - In them, V(*) and V(?) stand for any letters.
     type: list
     elements: str
     default: []
   min_size_ratio:
-    description: A dump that is smaller than this share of the last good one is refused. V(0) accepts any but an empty one.
+    description:
+      - A dump that is smaller than this share of the last good one is refused.
+      - V(0) accepts any but an empty one.
     type: float
     default: 0.5
   lock_timeout:

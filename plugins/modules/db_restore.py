@@ -11,12 +11,14 @@ module: db_restore
 short_description: Restore a SQLite or PostgreSQL database from a backup
 version_added: 0.1.0
 description:
-  - Loads a backup beside its target, checks what came back against what was backed up, and only then lets it take the target's place.
+  - Loads a backup beside its target, and checks what came back against what was backed up.
+  - Only then does it take the target's place.
   - Whatever goes wrong before leaves the target as it was.
 options:
   repositories:
     description:
-      - The stores of backups, in place of O(repository). The newest backup of all of them is restored, from the first one that has it.
+      - The stores of backups, in place of O(repository).
+      - The newest backup of all of them is restored, from the first one that has it.
       - A store that cannot be read is passed over with a warning, as long as another one has the backup.
       - Like this, C(module_defaults) can set the stores for all modules of this collection.
     type: list
@@ -36,7 +38,9 @@ options:
     type: str
     default: latest
   before:
-    description: The newest backup at or before this time is restored. Written as V(2026-03-01T12:00:00Z) or V(2026-03-01).
+    description:
+      - The newest backup at or before this time is restored.
+      - Written as V(2026-03-01T12:00:00Z) or V(2026-03-01).
     type: str
   source_host:
     description: The name under which the backup is filed. It is the host's own name unless given.
@@ -69,7 +73,9 @@ options:
     type: bool
     default: true
   owner:
-    description: The owner of the restored database and of all that is in it, in place of the one it had. For SQLite the file's C(user) or C(user:group).
+    description:
+      - The owner of the restored database and of all that is in it, in place of the one it had.
+      - For SQLite the file's C(user) or C(user:group).
     type: str
   globals:
     description: Whether the roles and tablespaces of the backup are created first, where they are missing.

@@ -10,9 +10,11 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -114,6 +116,7 @@ def running_cluster(*settings: str, standby_of: Optional[Cluster] = None) -> Ite
     if os.geteuid() == 0:
         os.chown(directory, _owner().pw_uid, _owner().pw_gid)
     cluster = Cluster(directory, programs, _free_port())
+    server = None
     try:
         _initialise(cluster, standby_of)
         options = [
@@ -123,13 +126,12 @@ def running_cluster(*settings: str, standby_of: Optional[Cluster] = None) -> Ite
         ]  # fmt: skip
         with (directory / "data" / "postgresql.auto.conf").open("a") as configuration:
             configuration.writelines(f"{name} = '{value}'\n" for name, value in (one.split("=", 1) for one in options))
-        _as_owner(
-            str(programs / "pg_ctl"), "start", "--wait", f"--pgdata={directory / 'data'}", f"--log={directory / 'log'}"
-        )
+        server = _start(cluster)
         yield cluster
     finally:
-        if (directory / "data" / "postmaster.pid").exists():
-            _as_owner(str(programs / "pg_ctl"), "stop", "--mode=immediate", f"--pgdata={directory / 'data'}")
+        if server:
+            server.send_signal(signal.SIGQUIT)
+            server.wait()
         shutil.rmtree(directory)
 
 
@@ -157,6 +159,26 @@ def _initialise(cluster: Cluster, standby_of: Optional[Cluster]) -> None:
     )  # fmt: skip
 
 
+def _start(cluster: Cluster) -> subprocess.Popen[bytes]:
+    # Should the tests be killed, the kernel ends the server with them.
+    arguments = [
+        *_prefix("--pdeathsig=QUIT"),
+        str(cluster.programs / "postgres"),
+        "-D",
+        str(cluster.directory / "data"),
+    ]
+    with (cluster.directory / "log").open("wb") as log:
+        server = subprocess.Popen(arguments, cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    while server.poll() is None:
+        try:
+            cluster.connect().close()
+        except psycopg2.OperationalError:
+            time.sleep(0.05)
+        else:
+            return server
+    raise AssertionError(cluster.log())
+
+
 def _programs() -> Path:
     packaged = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     return packaged[-1] if packaged else Path(find_program("initdb", "postgresql", "A test")).parent
@@ -167,13 +189,15 @@ def _owner() -> pwd.struct_passwd:
     return pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
 
 
-def _as_owner(*arguments: str) -> None:
+def _prefix(*options: str) -> List[str]:
     owner = _owner()
-    prefix = (
-        ["setpriv", f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"] if os.geteuid() == 0 else []
-    )
+    user = [f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups"] if os.geteuid() == 0 else []
+    return ["setpriv", *user, *options, "--"] if user or options else []
+
+
+def _as_owner(*arguments: str) -> None:
     done = subprocess.run(
-        [*prefix, *arguments],
+        [*_prefix(), *arguments],
         cwd="/",
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

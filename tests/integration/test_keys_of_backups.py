@@ -117,10 +117,13 @@ def test_what_the_manifest_does_not_know_is_kept_and_the_change_is_audited(world
     result = world.backup()
     document = json.loads(world.manifest(result).read_text())
     document["from_the_future"] = {"a": 1}
+    document["artefacts"][0]["from_the_future"] = [2]
     world.manifest(result).write_text(json.dumps(document))
     encryption = replace(world.encryption, recipients=(Person().public,))
     rekey(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)
-    assert json.loads(world.manifest(result).read_text())["from_the_future"] == {"a": 1}
+    after = json.loads(world.manifest(result).read_text())
+    assert len(after.pop("key_slots")) == len(document.pop("key_slots")) + 1
+    assert after == document
     last = json.loads((world.host.state / "audit.jsonl").read_text().splitlines()[-1])
     assert (last["action"], len(last["before"]), len(last["after"])) == ("rekey", 1, 2)
 

@@ -97,16 +97,18 @@ def test_a_restore_goes_on_when_its_idle_session_was_ended(cluster: Cluster, dat
 
 @pytest.fixture
 def reconnecting(cluster: Cluster, database: str) -> Iterator[List[str]]:
-    """Clients that connect to the database again at once whenever they are thrown out; what they saw go wrong."""
+    """Clients that connect again at once whenever they are thrown out, two of them to stay; what they saw go wrong."""
     over, wrong = threading.Event(), []
     seen = threading.Event()
 
-    def client() -> None:
+    def client(turns: int) -> None:
         while not over.is_set():
             try:
                 connection = cluster.connect(database)
                 with connection.cursor() as cursor:
-                    for _turn in range(20):
+                    for _turn in range(turns):
+                        if over.is_set():
+                            break
                         cursor.execute("SELECT says, pg_sleep(0.01) FROM state")
                         seen.set()
                 connection.close()
@@ -120,7 +122,7 @@ def reconnecting(cluster: Cluster, database: str) -> Iterator[List[str]]:
                 if not any(text in str(error) for text in expected):
                     wrong.append(str(error))
 
-    threads = [threading.Thread(target=client) for _number in range(4)]
+    threads = [threading.Thread(target=client, args=(turns,)) for turns in (20, 20, 1 << 20, 1 << 20)]
     for thread in threads:
         thread.start()
     seen.wait()

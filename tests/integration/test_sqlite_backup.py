@@ -334,7 +334,13 @@ def test_the_logs_that_a_backup_by_root_makes_belong_to_the_database_owner(open_
         os.chown(entry, 65534, 65534)
     with engine_for(path).snapshot(options()):
         pass
-    as_nobody(lambda: sqlite3.connect(str(path)).execute("INSERT INTO t VALUES (1)").connection.commit())
+
+    def write() -> None:
+        with closing(sqlite3.connect(str(path))) as connection:
+            connection.execute("INSERT INTO t VALUES (1)")
+            connection.commit()
+
+    as_nobody(write)
 
 
 @as_root

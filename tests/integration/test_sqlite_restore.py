@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
 import signal
 import sqlite3
 import stat
+import subprocess
 import tempfile
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +26,7 @@ from _engine.databases.sqlite_tables import count_tables
 from _engine.errors import (
     BadInput,
     BadManifest,
+    EngineError,
     Locked,
     Mismatch,
     NoSpace,
@@ -33,7 +36,7 @@ from _engine.errors import (
     TargetExists,
 )
 from _engine.model import FingerprintKind
-from sqlite_processes import as_nobody, crash_after, engine_for, holding, in_child, listing, manifest_of, rows
+from sqlite_processes import as_nobody, crash_after, engine_for, holding, in_child, listing, manifest_of, options, rows
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="changes to another account, which only root may")
 
@@ -167,15 +170,9 @@ def test_the_replaced_database_is_kept_whole(tmp_path: Path, dump: Path, make: C
     assert listing(tmp_path) == ["shop.db", Path(kept).name]
     assert content(target) == NEW
     assert content(Path(kept)) == OLD
-    with engine_for(target).snapshot(options_of()):
+    with engine_for(target).snapshot(options()):
         pass
     assert Path(kept).exists()
-
-
-def options_of() -> Any:
-    from sqlite_processes import options
-
-    return options()
 
 
 @pytest.mark.parametrize("make", [old_database, crashed_wal, crashed_journal])
@@ -202,6 +199,14 @@ def test_stale_logs_are_never_applied_to_the_restored_database(
     assert listing(tmp_path) == ["shop.db"]
     assert target.read_bytes() == dump.read_bytes()
     assert content(target) == NEW
+
+
+def test_an_index_and_a_finished_journal_without_a_log_are_removed_too(tmp_path: Path, dump: Path) -> None:
+    target = old_database(tmp_path / "shop.db", "PERSIST")
+    assert Path(f"{target}-journal").stat().st_size > 0
+    Path(f"{target}-shm").write_bytes(os.urandom(32768))
+    restore(target, dump)
+    assert listing(tmp_path) == ["shop.db"]
 
 
 @pytest.mark.parametrize("ruin", [b"", b"not a database any more", bytes(8192), os.urandom(4096)])
@@ -270,6 +275,73 @@ def test_nobody_can_open_the_old_database_while_it_is_replaced(
     restore(target, dump)
     assert seen == [1]
     assert content(target) == NEW
+
+
+def test_a_user_that_comes_at_the_last_moment_stops_the_swap(
+    tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = crashed_wal(tmp_path / "shop.db")
+    real, users = sqlite_swap._keep, []
+
+    def late(path: Path) -> Path:
+        # Open, and not yet locked: so far comes whoever looked the name up just before the swap.
+        with open(path, "rb") as old:
+            users.append(subprocess.Popen(["sleep", "60"], stdin=old))
+        return real(path)
+
+    monkeypatch.setattr(sqlite_swap, "_keep", late)
+    try:
+        with pytest.raises(Locked, match=r"in use by sleep \(process [0-9]+\)"):
+            restore(target, dump, keep=True)
+    finally:
+        for process in users:
+            process.kill()
+            process.wait()
+    assert listing(tmp_path) == ["shop.db"]
+    assert content(target) == OLD
+
+
+def test_the_old_file_stays_locked_while_a_latecomer_has_it_open(
+    tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = old_database(tmp_path / "shop.db")
+    real, users, waited = os.rename, [], []
+
+    def late(source: Any, destination: Any) -> None:
+        with open(destination, "rb") as old:
+            users.append(subprocess.Popen(["sleep", "60"], stdin=old))
+        real(source, destination)
+
+    monkeypatch.setattr(os, "rename", late)
+    seen = sqlite_swap.users_of
+    monkeypatch.setattr(sqlite_swap, "users_of", lambda old: waited.append(seen(old)) or waited[-1])
+    try:
+        restore(target, dump)
+    finally:
+        for process in users:
+            process.kill()
+            process.wait()
+    assert sum(1 for names in waited if names and "sleep" in names[0]) > 2
+    assert content(target) == NEW
+
+
+def test_a_file_system_without_hard_links_keeps_no_replaced_database_and_restores_a_missing_one(
+    tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = old_database(tmp_path / "shop.db")
+
+    def refuse(source: Any, destination: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # what link(2) says on vfat
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(EngineError, match="has no hard links"):
+        restore(target, dump, keep=True)
+    assert content(target) == OLD
+    assert listing(tmp_path) == ["shop.db"]
+    target.unlink()
+    restore(target, dump, replace=False)
+    assert content(target) == NEW
+    assert listing(tmp_path) == ["shop.db"]
 
 
 def test_a_link_to_the_database_stays_a_link(tmp_path: Path, dump: Path) -> None:

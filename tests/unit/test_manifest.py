@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -102,6 +103,8 @@ def artefact(**fields: Any) -> list[dict[str, Any]]:
         (changed(id="../../etc/passwd"), "is not an id"),
         (changed(id=None), "has no id"),
         (changed(started="yesterday"), "a started that is no time"),
+        (changed(started="0001-01-01T00:00:00+14:00"), "a started that is no time"),
+        (changed(finished="0001-01-01T00:00:00Z"), "a finished of no age of backups"),
         (changed(artefacts=[]), "does not name one artefact that holds the database"),
         (changed(artefacts=artefact() * 2, key_slots=[]), "does not name one artefact"),
         (changed(artefacts=artefact(name="../../etc/shadow"), key_slots=[]), "could lead out of the repository"),
@@ -117,7 +120,7 @@ def artefact(**fields: Any) -> list[dict[str, Any]]:
         ),
         (changed(artefacts=["x"]), "holds str where an object belongs"),
         (changed(key_slots=[{"artefact": "x", "kind": "x25519"}]), "is not of this backup"),
-        (changed(fingerprint={"kind": "counts", "tables": {"t": {"rows": -1}}}), "negative rows"),
+        (changed(fingerprint={"kind": "counts", "tables": {"t": {"rows": -1}}}), "a fingerprint of t that is none"),
     ],
 )
 def test_a_bad_manifest_is_refused_with_its_name_and_a_reason(content: bytes, message: str) -> None:
@@ -141,10 +144,8 @@ def test_any_bytes_are_a_manifest_or_a_bad_one(content: bytes) -> None:
     st.none() | st.integers() | st.text() | st.lists(st.none()) | st.just({}),
 )
 def test_any_field_of_any_type_is_read_or_refused(name: str, value: Any) -> None:
-    try:
+    with suppress(BadManifest):
         read_manifest(changed(**{name: value}), WHERE)
-    except BadManifest:
-        pass
 
 
 def proof(level: Level, outcome: Outcome, hour: int) -> Proof:

@@ -83,6 +83,20 @@ def test_a_log_brought_home_gives_the_file_that_sqlite_makes(tmp_path: Path, pag
     assert len(rows(ours)) > 50
 
 
+def test_a_log_that_makes_the_database_smaller_cuts_the_file(tmp_path: Path) -> None:
+    path = logged_database(tmp_path)
+    grown = recovered(path, tmp_path / "grown.db")
+    connection = sqlite3.connect(str(grown), isolation_level=None)
+    connection.execute("UPDATE t SET text = text || 'longer' ")
+    connection.execute("DELETE FROM t WHERE n > 4")
+    connection.execute("VACUUM")
+    ours, theirs = brought_home(grown, tmp_path / "ours.db"), recovered(grown, tmp_path / "theirs.db")
+    connection.close()
+    assert ours.stat().st_size < path.stat().st_size + Path(f"{path}-wal").stat().st_size
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert len(rows(ours)) == 3
+
+
 def test_a_log_cut_anywhere_or_with_a_flipped_bit_gives_what_sqlite_gives(tmp_path: Path) -> None:
     path = logged_database(tmp_path, 512, commits=4)
     log = Path(f"{path}-wal")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The engine of fleet.backup: plain Python, no Ansible, nothing outside the standard library until a feature needs it."""
+"""The engine of fleet.backup: plain Python, no Ansible, and only the standard library until a feature needs more."""
 
 from __future__ import annotations
 

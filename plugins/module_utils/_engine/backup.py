@@ -267,9 +267,9 @@ class _Run:
         before = self._last.manifest.main.plain_bytes
         if size < before * self._request.min_size_ratio:
             raise Shrunk(
-                f"The dump of {name} shrank from {format_size(before)} ({self._last.id}) to {format_size(size)}, below the "
-                f"share of {self._request.min_size_ratio:g} that min_size_ratio allows. It was not published; look at the "
-                "database, and lower min_size_ratio if the loss was meant."
+                f"The dump of {name} shrank from {format_size(before)} ({self._last.id}) to {format_size(size)}, "
+                f"below the share of {self._request.min_size_ratio:g} that min_size_ratio allows. "
+                "It was not published; look at the database, and lower min_size_ratio if the loss was meant."
             )
 
     def row_warnings(self, manifest: Manifest) -> List[str]:
@@ -366,5 +366,6 @@ def _check_space(request: BackupRequest, expected: Optional[int]) -> None:
         if free is not None and free < (expected or 1):
             raise NoSpace(
                 f"Repository {repository.label} has {format_size(free)} free, and the last backup of "
-                f"{request.database.name} took {format_size(expected or 0)}. Free space or rotate backups, and run this again."
+                f"{request.database.name} took {format_size(expected or 0)}. "
+                "Free space or rotate backups, and run this again."
             )

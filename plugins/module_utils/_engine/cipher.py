@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How artefacts are encrypted and decrypted with the user's keys: joins the methods of stream/ with the slots of keys."""
+"""Encrypts and decrypts artefacts with the user's keys: joins the methods of stream/ with the slots of keys."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def ensure(path: Path, dry_run: bool) -> KeyFile:
 
 
 def rotate(path: Path, max_age: Optional[timedelta], now: datetime, dry_run: bool) -> KeyFile:
-    """Put a new pair in the place of one that is older than ``max_age``; the old one is kept under the time of its end."""
+    """Put a new pair in the place of one older than ``max_age``; the old one is kept under the time of its end."""
     if _read(path) is None:
         return ensure(path, dry_run)
     made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)

@@ -287,7 +287,9 @@ def _scrypt(passphrase: str, salt: bytes, cost: _Cost) -> bytes:
 def _cost(slot: KeySlot) -> _Cost:
     """A slot's cost parameters. Raises BadManifest unless scrypt knows them and they are affordable."""
     n, r, p = (slot.parameters.get(name) for name in ("n", "r", "p"))
-    numbers = [number for number in (n, r, p) if type(number) is int and 0 < number < 1 << 32]
+    # In Python, true is a number too.
+    numbers = [number for number in (n, r, p) if isinstance(number, int) and not isinstance(number, bool)]
+    numbers = [number for number in numbers if 0 < number < 1 << 32]
     if len(numbers) < 3:
         raise _senseless(slot, "its n, r and p are no positive numbers")
     cost = _Cost(*numbers)

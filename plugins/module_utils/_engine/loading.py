@@ -102,6 +102,6 @@ def _stored(repository: Repository, backup: Backup, artefact: Artefact) -> Itera
 def _compare_digest(repository: Repository, backup: Backup, artefact: Artefact, found: str) -> None:
     if found != artefact.sha256:
         raise Damaged(
-            f"{repository.label}/{backup.place.path}/{artefact.name} is damaged: its SHA-256 is {found[:16]}… instead of "
-            f"{artefact.sha256[:16]}…. Restore this backup from another repository, or another backup."
+            f"{repository.label}/{backup.place.path}/{artefact.name} is damaged: its SHA-256 is {found[:16]}… "
+            f"instead of {artefact.sha256[:16]}…. Restore this backup from another repository, or another backup."
         )

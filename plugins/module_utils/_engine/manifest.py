@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import datetime
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from .errors import BadInput, BadManifest
 from .model import (
@@ -50,10 +50,7 @@ def write_manifest(manifest: Manifest) -> bytes:
         "started": _precise(manifest.started),
         "finished": _precise(manifest.finished),
         "artefacts": [_artefact_document(artefact) for artefact in manifest.artefacts],
-        "key_slots": [
-            {"artefact": slot.artefact, "kind": slot.kind.value, "recipient": slot.recipient, **slot.parameters}
-            for slot in manifest.key_slots
-        ],
+        "key_slots": _slots_document(manifest.key_slots),
         "server_version": manifest.server_version,
         "tool_versions": dict(manifest.tool_versions),
         "fingerprint": _fingerprint_document(manifest.fingerprint),
@@ -64,7 +61,7 @@ def write_manifest(manifest: Manifest) -> bytes:
         "labels": dict(manifest.labels),
     }
     document.update(manifest.unknown)
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+    return _dump(document)
 
 
 def read_manifest(content: bytes, where: str) -> Manifest:
@@ -103,6 +100,13 @@ def read_manifest(content: bytes, where: str) -> Manifest:
         labels=fields.maybe("labels", dict) or {},
         unknown=fields.left(),
     )
+
+
+def with_key_slots(content: bytes, slots: Sequence[KeySlot], where: str) -> bytes:
+    """A manifest with other key slots; everything else in it, known or not, at any depth, stays as it is."""
+    document = dict(_parse(content, where))
+    document["key_slots"] = _slots_document(slots)
+    return _dump(document)
 
 
 def write_proof(proof: Proof) -> bytes:
@@ -160,9 +164,13 @@ class _Fields:
 
     def time(self, name: str) -> datetime:
         try:
-            return parse_time(self.take(name, str), name)
-        except BadInput:
+            moment = parse_time(self.take(name, str), name)
+        except (BadInput, OverflowError):
             raise BadManifest(f"{self._where} has a {name} that is no time. The file is damaged or forged.") from None
+        # Times at the ends of the calendar cannot be brought into another zone.
+        if not 1970 <= moment.year <= 9000:
+            raise BadManifest(f"{self._where} has a {name} of no age of backups. The file is damaged or forged.")
+        return moment
 
     def choice(self, name: str, choices: Callable[[str], _T]) -> _T:
         value = self.take(name, str)
@@ -170,7 +178,8 @@ class _Fields:
             return choices(value)
         except ValueError:
             raise BadManifest(
-                f"{self._where} has the {name} {value!r}, which this version does not know. Update fleet.backup on this host."
+                f"{self._where} has the {name} {value!r}, which this version does not know. "
+                "Update fleet.backup on this host."
             ) from None
 
     def count(self, name: str) -> int:
@@ -249,6 +258,17 @@ def _read_slot(item: Any, where: str, artefacts: Tuple[Artefact, ...]) -> KeySlo
     )
 
 
+def _slots_document(slots: Sequence[KeySlot]) -> List[Dict[str, Any]]:
+    return [
+        {"artefact": slot.artefact, "kind": slot.kind.value, "recipient": slot.recipient, **slot.parameters}
+        for slot in slots
+    ]
+
+
+def _dump(document: Mapping[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+
+
 def _fingerprint_document(fingerprint: Optional[Fingerprint]) -> Optional[Dict[str, Any]]:
     if fingerprint is None:
         return None
@@ -266,8 +286,12 @@ def _read_fingerprint(document: Optional[Mapping[str, Any]], where: str) -> Opti
     fields = _Fields(document, where)
     tables = {}
     for name, item in fields.take("tables", dict).items():
-        table = _Fields(_object(item, where), where)
-        tables[name] = TableFingerprint(rows=table.count("rows"), digest=table.maybe("digest", str))
+        table = _object(item, where)
+        rows, digest = table.get("rows"), table.get("digest")
+        # Told apart by hand: a listing reads this for every table of every backup.
+        if type(rows) is not int or rows < 0 or not (digest is None or isinstance(digest, str)):
+            raise BadManifest(f"{where} has a fingerprint of {name} that is none. The file is damaged or forged.")
+        tables[name] = TableFingerprint(rows, digest)
     return Fingerprint(kind=fields.choice("kind", FingerprintKind), tables=tables)
 
 

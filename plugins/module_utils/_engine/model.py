@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 #: The tier of backups that a restore takes of what it is about to replace.
 SAFETY_TIER = "safety"
@@ -82,7 +82,10 @@ class Level(str, Enum):
 
     @property
     def strength(self) -> int:
-        return list(Level).index(self)
+        return _STRENGTH[self]
+
+
+_STRENGTH = {level: strength for strength, level in enumerate(Level)}
 
 
 class Outcome(str, Enum):
@@ -168,8 +171,7 @@ class KeySlot:
     parameters: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class TableFingerprint:
+class TableFingerprint(NamedTuple):
     """What was in one table: its number of rows, and where asked for a digest that does not depend on their order."""
 
     rows: int

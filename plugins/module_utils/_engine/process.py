@@ -4,8 +4,8 @@
 
 """The one way in which this project runs an external program.
 
-Arguments are a list and never a shell's; secrets arrive through anonymous memory files (memfd_create(2)); what the program
-writes on standard error is kept for the message; and no exit status goes unread.
+Arguments are a list and never a shell's; secrets arrive through anonymous memory files (memfd_create(2)); what the
+program writes on standard error is kept for the message; and no exit status goes unread.
 """
 
 from __future__ import annotations
@@ -69,11 +69,14 @@ class Process:
                 # A session of its own: the terminal's Ctrl-C reaches this project, which then ends its programs in
                 # order; and only a session leader can be given a terminal.
                 start_new_session=True,
-                preexec_fn=None if self._terminal is None else take_terminal,
+                # Other threads run meanwhile, but this is a single system call that needs no lock of theirs, and only
+                # the program's own process can make it.
+                preexec_fn=None if self._terminal is None else take_terminal,  # noqa: PLW1509
             )
         except FileNotFoundError:
             raise MissingTool(
-                f"{self.command.name} cannot be started: {arguments[0]} does not exist. Install the package that brings it."
+                f"{self.command.name} cannot be started: {arguments[0]} does not exist. "
+                "Install the package that brings it."
             ) from None
         except PermissionError:
             raise MissingTool(
@@ -127,7 +130,7 @@ def run(command: Command, stdin: Optional[int] = None) -> None:
     except BaseException:
         process.stop()
         raise
-    if failure:
+    if failure is not None:
         raise failure
 
 

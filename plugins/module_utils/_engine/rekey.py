@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Iterator, List, Optional, Tuple
 
@@ -14,7 +14,7 @@ from . import keys
 from .catalogue import scan
 from .errors import BadInput, PartlyDone
 from .interrupts import interruptible
-from .manifest import write_manifest
+from .manifest import MANIFEST_LIMIT, with_key_slots
 from .model import Backup, Encryption, EncryptionSettings, KeySlot, Place
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
@@ -36,8 +36,8 @@ class SlotChange(Enum):
 class RekeyRequest:
     """Which backups to change, and how.
 
-    ``encryption`` names the recipients, and the identities or passphrase that open the data keys. ``slots`` are the ids of
-    recipients to exclude, an empty one for the passphrase; with ``destroy``, a backup may lose its last one.
+    ``encryption`` names the recipients, and the identities or passphrase that open the data keys. ``slots`` are the ids
+    of recipients to exclude, an empty one for the passphrase; with ``destroy``, a backup may lose its last one.
     """
 
     repositories: Tuple[Repository, ...]
@@ -91,15 +91,17 @@ def rekey(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
 
 
 def _write(request: RekeyRequest, host: Host, repository: Repository, item: Rekeyed) -> None:
-    manifest = replace(item.backup.manifest, key_slots=item.slots)
+    manifest, place = item.backup.manifest, item.backup.place
     facts = {
         "id": manifest.id,
         "repository": repository.label,
-        "before": readers(item.backup.manifest.key_slots),
+        "before": readers(manifest.key_slots),
         "after": readers(item.slots),
     }
-    audit(host, "rekey", item.backup.place.path, request.change.value, facts)
-    repository.replace(item.backup.place, manifest.id + MANIFEST, write_manifest(manifest))
+    audit(host, "rekey", place.path, request.change.value, facts)
+    name = manifest.id + MANIFEST
+    content = repository.read(place, name, MANIFEST_LIMIT)
+    repository.replace(place, name, with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}"))
 
 
 def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:

@@ -28,7 +28,7 @@ from .state import Host, Progress, audit, locked
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What to restore, from where, into what. ``database`` is the target; the source has its name unless said otherwise."""
+    """What to restore, from where, into what. ``database`` is the target; the source has its name unless it is given."""
 
     database: Database
     repositories: Tuple[Repository, ...]
@@ -127,7 +127,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
             check_staged(staging, manifest, progress)
             unverified = None
         except Unverifiable as error:
-            # An encrypted database is closed to us, and its bytes are known to be right. The result says what was not seen.
+            # An encrypted database is closed to us, and its bytes are known to be right. The result says so.
             if not manifest.opaque and manifest.fingerprint is not None:
                 raise
             unverified = str(error)

@@ -109,7 +109,7 @@ def _plan_place(request: RotateRequest, repository: Repository, place: Place, no
 
 
 def _decide(catalogue: Catalogue, policy: Policy, now: datetime) -> List[Decision]:
-    """Safety backups are planned for themselves: they must not take the place of a regular one, nor outlive them all."""
+    """Safety backups are planned by themselves: they must not take a regular one's place, nor outlive them all."""
     safety = [backup for backup in catalogue.backups if backup.manifest.safety]
     lenient = replace(policy, minimum_keep=0, max_age=None)
     return plan(catalogue.regular, policy, now) + (plan(safety, lenient, now) if safety else [])

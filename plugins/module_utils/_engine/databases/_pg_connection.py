@@ -188,10 +188,6 @@ class Access:
         environment: Dict[str, Argument] = {"PGCLIENTENCODING": ""}
         if self.password:
             environment["PGPASSFILE"] = _password_file(self.password.content.decode("utf-8"))
-        if "PGSERVICE" in os.environ:
-            # It cannot be unset for a program, and libpq fails when the service is unknown: here is an empty one.
-            environment["PGSERVICE"] = "fleet-backup"
-            environment["PGSERVICEFILE"] = Secret(b"[fleet-backup]\n")
         return environment
 
     def connect(self, database: str, own_path: bool = True) -> Connection:

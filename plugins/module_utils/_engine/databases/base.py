@@ -70,6 +70,7 @@ class Snapshot(ABC):
         It is called once, from another thread than the one that holds the snapshot, while the dump is read.
         """
 
+    @abstractmethod
     def cancel_fingerprint(self) -> None:
         """Make a running ``fingerprint`` end soon, with any error: its result is no longer wanted. From any thread."""
 

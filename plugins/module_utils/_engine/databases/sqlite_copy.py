@@ -17,7 +17,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List
 
-from ..errors import Damaged, Locked
+from ..errors import Locked
 from .sqlite_connect import CANNOT_OPEN, READ_ONLY, connect, is_locked, raise_sqlite_error, still_locked
 from .sqlite_file import SHM, WAL, Header, beside, parse_header, pinned, raise_os_error, read_start
 from .sqlite_lock import Deadline, own_database
@@ -42,13 +42,7 @@ def copy_plain(source: Path, copy: Path, lock_timeout: float) -> Header:
         raise_os_error(error, f"Cannot back up {source}")
     finally:
         _remove_own_sidecars(source, before)
-    header = parse_header(read_start(copy), source)
-    if header.pages * header.page_size != copy.stat().st_size:
-        raise Damaged(
-            f"{source} is damaged: its header says {header.pages} pages of {header.page_size} bytes, "
-            f"and {copy.stat().st_size} bytes are there. Restore it from an older backup."
-        )
-    return header
+    return parse_header(read_start(copy), source)
 
 
 @contextmanager

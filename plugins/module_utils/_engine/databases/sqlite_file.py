@@ -77,7 +77,6 @@ class Header:
     """The fields of a plain database's header that the manifest records."""
 
     page_size: int
-    pages: int
     wal: bool
     encoding: str
     user_version: int
@@ -163,7 +162,6 @@ def parse_header(start: bytes, path: Path) -> Header:
         raise Damaged(f"The header of {path} is damaged. Restore the database from a backup.")
     return Header(
         page_size=65536 if page_size == 1 else page_size,
-        pages=struct.unpack_from(">I", start, 28)[0],
         wal=start[18] == 2,
         encoding=encoding,
         user_version=struct.unpack_from(">i", start, 60)[0],

@@ -9,9 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
+from ..errors import EngineError
 from ..model import Place
+
+#: What a small file holds, or why it could not be read.
+Content = Union[bytes, EngineError]
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,18 @@ class Repository(ABC):
         """Begin to read a file."""
 
     @abstractmethod
+    def read_all(self, place: Place, names: Sequence[str], limit: int) -> Iterator[Tuple[str, Content]]:
+        """Small files whole, each with its name; the error in place of one that cannot be read.
+
+        One that is longer than ``limit`` bytes is Damaged. Many are asked for at once, since a store may be far away.
+        """
+
     def read(self, place: Place, name: str, limit: int) -> bytes:
-        """A small file whole. Raises Damaged when it is longer than ``limit`` bytes."""
+        """One small file whole. Raises what ``read_all`` returns."""
+        ((_name, content),) = self.read_all(place, [name], limit)
+        if isinstance(content, EngineError):
+            raise content
+        return content
 
     @abstractmethod
     def replace(self, place: Place, name: str, content: bytes) -> None:

@@ -5,9 +5,9 @@
 """A repository in a directory: a local disk, or a mounted NFS or SMB share.
 
 A file is written under a hidden name (``.<name>.partial``), under a lock that dies with its writer (flock(2)), and
-renamed when it is whole. A backup is removed by first renaming its manifest to ``.<name>.deleting``. So whatever a crash
-leaves over can be told from everything else, and only that is ever tidied away: an artefact whose manifest is gone for
-any other reason is left alone and reported.
+renamed when it is whole. A backup is removed by first renaming its manifest to ``.<name>.deleting``. So whatever a
+crash leaves over can be told from everything else, and only that is ever tidied away: an artefact whose manifest is
+gone for any other reason is left alone and reported.
 
 Every path is walked from the repository's own directory, one component at a time, and no link is followed
 (openat(2), O_NOFOLLOW).
@@ -19,18 +19,20 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import Damaged, EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from ..model import Place
 from ..names import MANIFEST, id_of_file, is_component
-from .base import Entry, Reader, Repository, Writer
+from .base import Content, Entry, Reader, Repository, Writer
 
 _PARTIAL = ".partial"
 _DELETING = ".deleting"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: Most small files are read at once with this many bytes.
+_SMALL = 64 << 10
 # A pipe or device planted under an artefact's name must not block the reader.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -63,13 +65,12 @@ class LocalRepository(Repository):
                                 yield Place(host, engine, database)
 
     def entries(self, place: Place) -> List[Entry]:
-        with self._place(place) as directory:
+        with self._existing(place) as directory:
             return [] if directory is None else _visible(directory)
 
     @contextmanager
     def create(self, place: Place, name: str) -> Iterator[Writer]:
-        with self._place(place, create=True) as directory, self._explained(name):
-            assert directory is not None
+        with self._made(place) as directory, self._explained(name):
             writer = _LocalWriter(self, directory, name)
         try:
             yield writer
@@ -78,25 +79,23 @@ class LocalRepository(Repository):
 
     @contextmanager
     def open(self, place: Place, name: str) -> Iterator[Reader]:
-        reader = _LocalReader(self._open_file(place, name), f"{self.label}/{place.path}/{name}")
+        with self._existing(place) as directory:
+            reader = self._reader(directory, place, name)
         try:
             yield reader
         finally:
             reader.close()
 
-    def read(self, place: Place, name: str, limit: int) -> bytes:
-        with self.open(place, name) as reader:
-            content = reader.read(limit + 1)
-        if len(content) > limit:
-            raise Damaged(
-                f"{self.label}/{place.path}/{name} is larger than {limit} bytes, which no such file is. "
-                "It was not read; see what wrote it."
-            )
-        return content
+    def read_all(self, place: Place, names: Sequence[str], limit: int) -> Iterator[Tuple[str, Content]]:
+        with self._existing(place) as directory:
+            for name in names:
+                try:
+                    yield name, self._read_small(directory, place, name, limit)
+                except EngineError as error:
+                    yield name, error
 
     def replace(self, place: Place, name: str, content: bytes) -> None:
-        with self._place(place, create=True) as directory, self._explained(name):
-            assert directory is not None
+        with self._made(place) as directory, self._explained(name):
             writer = _LocalWriter(self, directory, name, replacing=True)
             try:
                 writer.write(content)
@@ -107,8 +106,7 @@ class LocalRepository(Repository):
 
     def append(self, place: Place, name: str, line: bytes) -> None:
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        with self._place(place, create=True) as directory, self._explained(name):
-            assert directory is not None
+        with self._made(place) as directory, self._explained(name):
             descriptor = os.open(name, flags, 0o600, dir_fd=directory)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -122,7 +120,7 @@ class LocalRepository(Repository):
             os.fsync(directory)
 
     def remove_backup(self, place: Place, manifest: str, others: List[str]) -> None:
-        with self._place(place) as directory, self._explained(manifest):
+        with self._existing(place) as directory, self._explained(manifest):
             if directory is None:
                 return
             tombstone = f".{manifest}{_DELETING}"
@@ -134,7 +132,7 @@ class LocalRepository(Repository):
             os.fsync(directory)
 
     def tidy(self, place: Place, dry_run: bool) -> List[str]:
-        with self._place(place) as directory, self._explained("what a crash left over"):
+        with self._existing(place) as directory, self._explained("what a crash left over"):
             if directory is None:
                 return []
             doomed = _leftovers(directory)
@@ -162,37 +160,52 @@ class LocalRepository(Repository):
             os.close(descriptor)
 
     @contextmanager
-    def _place(self, place: Place, create: bool = False) -> Iterator[Optional[int]]:
-        """The open directory of a place, or None where it does not exist and is not to be created."""
-        descriptors: List[int] = []
-        with self._root() as root:
-            try:
-                with self._explained(place.path):
-                    current = root
-                    for component in (place.host, place.engine, place.database):
-                        if create:
-                            _make_directory(current, component)
-                        current = os.open(component, _DIRECTORY, dir_fd=current)
-                        descriptors.append(current)
-            except NotFound:
-                yield None
-            else:
-                yield current
-            finally:
-                for descriptor in descriptors:
-                    os.close(descriptor)
+    def _existing(self, place: Place) -> Iterator[Optional[int]]:
+        """The open directory of a place, or None where it does not exist."""
+        with self._root() as root, ExitStack() as stack:
+            directory: Optional[int] = None
+            with suppress(NotFound), self._explained(place.path):
+                directory = _descend(stack, root, place, make=False)
+            yield directory
 
-    def _open_file(self, place: Place, name: str) -> int:
-        with self._place(place) as directory, self._explained(f"{place.path}/{name}"):
-            if directory is None:
-                raise NotFound(
-                    f"{self.label}/{place.path} does not exist. List what the repository holds with backup_info."
-                )
+    @contextmanager
+    def _made(self, place: Place) -> Iterator[int]:
+        """The open directory of a place, which is made where it does not exist."""
+        with self._root() as root, ExitStack() as stack:
+            with self._explained(place.path):
+                directory = _descend(stack, root, place, make=True)
+            yield directory
+
+    def _read_small(self, directory: Optional[int], place: Place, name: str, limit: int) -> bytes:
+        reader = self._reader(directory, place, name)
+        content = b""
+        try:
+            while len(content) <= limit:
+                block = reader.read(_SMALL)
+                content += block
+                if len(block) < _SMALL:
+                    break
+        finally:
+            reader.close()
+        if len(content) > limit:
+            raise Damaged(
+                f"{self.label}/{place.path}/{name} is larger than {limit} bytes, which no such file is. "
+                "It was not read; see what wrote it."
+            )
+        return content
+
+    def _reader(self, directory: Optional[int], place: Place, name: str) -> _LocalReader:
+        if directory is None:
+            raise NotFound(
+                f"{self.label}/{place.path} does not exist. List what the repository holds with backup_info."
+            )
+        label = f"{self.label}/{place.path}/{name}"
+        with self._explained(f"{place.path}/{name}"):
             descriptor = os.open(name, _FILE, dir_fd=directory)
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 os.close(descriptor)
-                raise RepositoryUnusable(f"{self.label}/{place.path}/{name} is not a regular file. It was not read.")
-            return descriptor
+                raise RepositoryUnusable(f"{label} is not a regular file. It was not read; see what put it there.")
+        return _LocalReader(descriptor, label)
 
     def _unusable(self, error: OSError) -> EngineError:
         if os.path.islink(self._path):
@@ -202,7 +215,8 @@ class LocalRepository(Repository):
             )
         if error.errno == errno.ENOENT:
             return RepositoryUnusable(
-                f"Repository {self.label} does not exist. Mount the share that should be there, or create the directory."
+                f"Repository {self.label} does not exist. "
+                "Mount the share that should be there, or create the directory."
             )
         if error.errno == errno.ENOTDIR:
             return RepositoryUnusable(f"Repository {self.label} is not a directory. Give a directory as its path.")
@@ -246,7 +260,8 @@ def explain(error: OSError, label: str, name: str) -> EngineError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return PermissionDenied(
-            f"{label}/{name} may not be used by user {os.geteuid()}. Give this account access, or run as one that has it."
+            f"{label}/{name} may not be used by user {os.geteuid()}. "
+            "Give this account access, or run as one that has it."
         )
     return RepositoryUnusable(
         f"{label}/{name} cannot be used: {error.strerror}. Check the disk or share, and run this again."
@@ -275,7 +290,8 @@ class _LocalWriter(Writer):
             except FileExistsError:
                 if not _abandoned(self._directory, self._partial):
                     raise Locked(
-                        f"{self._label}: another process is writing {self._name}. Wait for it to end, and run this again."
+                        f"{self._label}: another process is writing {self._name}. "
+                        "Wait for it to end, and run this again."
                     ) from None
                 _unlink(self._directory, self._partial)
                 continue
@@ -318,19 +334,19 @@ class _LocalWriter(Writer):
 
 class _LocalReader(Reader):
     def __init__(self, descriptor: int, label: str) -> None:
-        self._file = os.fdopen(descriptor, "rb", buffering=0)
-        self._label = label
+        self._descriptor, self._label = descriptor, label
 
     def read(self, size: int) -> bytes:
         try:
-            return self._file.read(size)
+            return os.read(self._descriptor, size)
         except OSError as error:
             raise Damaged(
-                f"{self._label} cannot be read: {error.strerror}. The disk may be failing; restore from another repository."
+                f"{self._label} cannot be read: {error.strerror}. "
+                "The disk may be failing; restore from another repository."
             ) from None
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._descriptor)
 
 
 @contextmanager
@@ -340,6 +356,16 @@ def _inside(parent: int, name: str) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _descend(stack: ExitStack, root: int, place: Place, make: bool) -> int:
+    """The open directory of a place below ``root``, which is closed with the stack, as are those on the way."""
+    current = root
+    for component in (place.host, place.engine, place.database):
+        if make:
+            _make_directory(current, component)
+        current = stack.enter_context(_inside(current, component))
+    return current
 
 
 def _directories(descriptor: int) -> List[str]:

@@ -79,7 +79,8 @@ def _recipient(recipient: str) -> List[Argument]:
     path = os.path.expanduser(recipient)
     if not os.access(path, os.R_OK):
         raise BadInput(
-            f'The recipient "{recipient}" is neither an age public key nor a file that can be read. Check encryption.recipients.'
+            f'The recipient "{recipient}" is neither an age public key nor a file that can be read. '
+            "Check encryption.recipients."
         )
     return ["--recipients-file", path]
 

@@ -46,7 +46,8 @@ def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Iterator
 @contextmanager
 def decrypting(passphrase: Optional[str], identities: Sequence[str]) -> Iterator[Command]:
     """The gpg that decrypts, with this account's keyring, or with the given private keys and nothing else."""
-    with _keyring(identities, passphrase) as home:
+    with ExitStack() as stack:
+        home = stack.enter_context(_keyring(identities, passphrase)) if identities else None
         options: List[Argument] = [*_gpg(home), "--status-fd", "2"]
         if passphrase:
             options += _passphrase(passphrase)
@@ -117,12 +118,8 @@ def _recipient(recipient: str) -> List[Argument]:
 
 
 @contextmanager
-def _keyring(identities: Sequence[str], passphrase: Optional[str]) -> Iterator[Optional[str]]:
-    """A keyring with just these private keys; None, for the account's own, where there are none."""
-    if not identities:
-        yield None
-        return
-    # gpg reads private keys from its keyring only.
+def _keyring(identities: Sequence[str], passphrase: Optional[str]) -> Iterator[str]:
+    """A home whose keyring has just these private keys: gpg reads them from nowhere else."""
     with _temporary_home() as home:
         for identity in identities:
             _import(home, identity, passphrase)

@@ -117,7 +117,7 @@ class Pipe:
         return source if command is None else self._start(command, source)
 
     def counted(self, source: int) -> Tuple[int, Copier]:
-        """Count what passes; the descriptor to go on with, and the copier whose ``count`` holds once all is waited for."""
+        """Count what passes; the descriptor to go on with, and the copier whose ``count`` holds once all has ended."""
         reading, writing = self._pipe()
         copier = self._copy(source, writing, self._label)
         return reading, copier
@@ -208,7 +208,8 @@ class Pipe:
     def _check_time(self) -> None:
         if self._timed_out:
             raise TimedOut(
-                f"{self._label} took longer than its timeout of {self._timeout:g} s. Raise timeout, or see what blocks it."
+                f"{self._label} took longer than its timeout of {self._timeout:g} s. "
+                "Raise timeout, or see what blocks it."
             )
 
     def _expire(self) -> None:

@@ -1,0 +1,97 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is neither a backup nor a restore: listing, planning, starting."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from measure import OURS, Row, median, ours, timed
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "module_utils"))
+
+from _engine.manifest import write_manifest
+from _engine.model import (
+    Artefact,
+    Backup,
+    Compression,
+    Encryption,
+    Fingerprint,
+    FingerprintKind,
+    KeySlot,
+    Manifest,
+    Place,
+    Policy,
+    SlotKind,
+    TableFingerprint,
+)
+from _engine.names import make_id
+from _engine.retention import plan
+
+NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
+
+
+def manifest(database: str, moment: datetime) -> Manifest:
+    """A manifest of the usual size: one artefact, two recipients, twenty tables."""
+    backup_id = make_id(database, moment)
+    artefact = Artefact(f"{backup_id}.dump.zst.aes", 7, "a" * 64, 100, Compression.ZSTD, Encryption.AES256_GCM)
+    slot = {"enc": "A" * 44, "ciphertext": "A" * 64}
+    return Manifest(
+        id=backup_id,
+        host="bench",
+        engine="postgresql",
+        database=database,
+        started=moment,
+        finished=moment + timedelta(seconds=5),
+        artefacts=(artefact,),
+        key_slots=tuple(KeySlot(artefact.name, SlotKind.X25519, letter * 64, slot) for letter in "ab"),
+        server_version="15.8",
+        fingerprint=Fingerprint(
+            FingerprintKind.COUNTS, {f"public.table_{n}": TableFingerprint(n * 1000) for n in range(20)}
+        ),
+    )
+
+
+def measure(directory: Path, runs: int) -> list[Row]:
+    """All rows of this kind."""
+    return [_listing(directory, 10_000, runs), _planning(100_000, runs), _starting(runs)]
+
+
+def _listing(directory: Path, count: int, runs: int) -> Row:
+    print(f"==> Listing {count:,} backups", flush=True)
+    repository = directory / "many"
+    for number in range(count):
+        item = manifest(f"shop{number % 10}", NOW - timedelta(hours=number // 10))
+        place = repository / "bench" / "postgresql" / item.database
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{item.id}.manifest.json").write_bytes(write_manifest(item))
+        (place / item.main.name).write_bytes(b"content")
+    times = [ours("info", repository=repository, state=directory / "state")["seconds"] for _run in range(runs)]
+    seconds = median(times)
+    return Row(f"backup_info over {count:,} backups", "1 s", seconds, "under 1", seconds < 1, {"seconds": times})
+
+
+def _planning(count: int, runs: int) -> Row:
+    print(f"==> Planning the retention of {count:,} backups", flush=True)
+    place = Place("bench", "postgresql", "shop")
+    backups = [Backup(place, manifest("shop", NOW - timedelta(minutes=7 * number))) for number in range(count)]
+    policy = Policy(last=10, hourly=24, daily=30, weekly=8, monthly=12, yearly=5, timezone="Europe/Berlin")
+    times = [timed(lambda: plan(backups, policy, NOW)) for _run in range(runs)]
+    seconds = median(times)
+    return Row(f"retention plan over {count:,} backups", "1 s", seconds, "under 1", seconds < 1, {"seconds": times})
+
+
+def _starting(runs: int) -> Row:
+    print("==> Starting", flush=True)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import _engine.backup, _engine.restore, _engine.info"
+    command = [sys.executable, "-I", "-c", code, str(OURS.parent.parent / "plugins" / "module_utils")]
+    times = [timed(lambda: subprocess.run(command, check=True)) for _run in range(max(5, runs))]
+    seconds = median(times)
+    return Row(
+        "start of the engine, all verbs", "0.15 s", seconds / 0.15, "under 1", seconds < 0.15, {"seconds": times}
+    )
