@@ -286,7 +286,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         values,
         before=f"{name}: as it is now\n" if plan.replaces else "",
         after=f"{name}: {plan.backup.id}\n",
-        warnings=plan.warnings,
+        warnings=[*plan.warnings, *filter(None, [result.unverified if result else None])],
     )
 
 

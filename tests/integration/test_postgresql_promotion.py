@@ -17,7 +17,8 @@ import psycopg2
 import pytest
 
 from _engine.databases import _pg_promotion
-from _engine.errors import Locked, Mismatch, PermissionDenied, Refused, TargetExists
+from _engine.databases._pg_connection import Connection
+from _engine.errors import Locked, Mismatch, PermissionDenied, Refused, TargetExists, Unreachable
 from _engine.model import FingerprintKind
 from postgres import Cluster, Dump, dump, options, restore, transfer
 
@@ -311,6 +312,55 @@ def test_the_contents_of_the_copy_can_be_asked_and_a_failing_question_is_a_misma
             with pytest.raises(Mismatch):
                 staging.query(broken)
         assert staging.query("SELECT count(*) FROM state") == [(1,)]
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_swap_whose_answer_is_lost_is_looked_up(
+    cluster: Cluster, database: str, backup: Dump, monkeypatch: pytest.MonkeyPatch, committed: bool
+) -> None:
+    plain = Connection.run
+
+    def losing(self: Connection, sql: str, parameters: object = None) -> None:
+        if sql == "COMMIT":
+            if committed:
+                plain(self, sql)
+            cluster.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'fleet-backup'"
+            )
+        plain(self, sql, parameters)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Connection, "run", losing)
+    if committed:
+        assert restore(cluster.engine(database), backup, replace=True) is None
+    else:
+        with pytest.raises(Unreachable, match="session broke"):
+            restore(cluster.engine(database), backup, replace=True)
+    assert says(cluster, database) == ("backup" if committed else "live")
+    assert beside(cluster, database) == []
+
+
+def test_a_replaced_database_that_cannot_be_dropped_is_named_and_dropped_by_the_next_restore(
+    cluster: Cluster, database: str, backup: Dump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(_control: Connection, name: str) -> None:
+        raise Locked(f"{name} is held")
+
+    engine = cluster.engine(database)
+    with monkeypatch.context() as patched:
+        patched.setattr(_pg_promotion, "drop", refusing)
+        assert restore(engine, backup, replace=True) == f"{database}__discarded_{backup.manifest.id}"
+    assert says(cluster, database) == "backup"
+    restore(engine, backup, replace=True)
+    assert beside(cluster, database) == []
+
+
+def test_the_database_from_which_others_are_managed_can_be_replaced_too(empty_cluster: Cluster, tmp_path: Path) -> None:
+    empty_cluster.sql("CREATE TABLE state AS SELECT 'backup'::text AS says")
+    engine = empty_cluster.engine("postgres")
+    taken = dump(engine, tmp_path)
+    empty_cluster.sql("UPDATE state SET says = 'live'")
+    restore(engine, taken, replace=True)
+    assert says(empty_cluster, "postgres") == "backup"
 
 
 def test_a_signal_ends_a_long_question_at_once(cluster: Cluster, database: str, backup: Dump) -> None:

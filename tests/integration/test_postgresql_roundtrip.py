@@ -138,6 +138,31 @@ def test_an_odd_database_comes_back_with_the_same_schema_contents_and_properties
     assert not [name for name in cluster.databases() if name.startswith(odd + "__")]
 
 
+def test_a_database_of_an_icu_locale_that_is_a_template_and_has_no_public_schema_comes_back(
+    cluster: Cluster, database: str, tmp_path: Path
+) -> None:
+    name = database + "_icu"
+    cluster.sql(
+        f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de-AT' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
+        " IS_TEMPLATE true CONNECTION LIMIT 9"
+    )
+    cluster.sql("DROP SCHEMA public; CREATE SCHEMA own; CREATE TABLE own.t AS SELECT 'ä'::text AS c", name)
+    engine, before = cluster.engine(name), schema(cluster, name)
+    backup = dump(engine, tmp_path)
+    try:
+        restore(engine, backup, replace=True)
+        assert schema(cluster, name) == before
+        assert cluster.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'public'", name) == []
+        with engine._access.connect(name) as connection:
+            properties = _pg_properties.read(connection)
+        assert properties == _pg_properties.from_manifest(backup.manifest.properties, "it")
+        assert (properties.locale, properties.is_template, properties.connection_limit) == ("de-AT", True, 9)
+        # A template can be replaced as well, although PostgreSQL drops none.
+        restore(engine, backup, replace=True)
+    finally:
+        cluster.sql(f"ALTER DATABASE {name} IS_TEMPLATE false")
+
+
 def test_the_fingerprint_counts_every_table_and_the_large_objects(cluster: Cluster, odd: str, tmp_path: Path) -> None:
     fingerprint = dump(cluster.engine(odd), tmp_path).manifest.fingerprint
     assert fingerprint is not None

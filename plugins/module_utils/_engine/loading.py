@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, Optional, Union
 
 from .cipher import Stage, explain_opening
 from .command import Command
@@ -76,18 +76,28 @@ def load(
 
 
 def check_staged(staging: Staging, manifest: Manifest, progress: Progress) -> None:
-    """Raise Mismatch unless the copy is sound and holds what was backed up; Unverifiable where that cannot be known."""
+    """Raise Mismatch unless the copy is sound and holds what was backed up.
+
+    What cannot be known raises Unverifiable, but only after all that can be known was found right.
+    """
+    unknown: Optional[Unverifiable] = None
     progress.stage("integrity")
-    staging.check_integrity()
-    if manifest.fingerprint is None:
-        raise Unverifiable(
+    try:
+        staging.check_integrity()
+    except Unverifiable as error:
+        unknown = error
+    if manifest.fingerprint is not None:
+        progress.stage("fingerprint")
+        differences = manifest.fingerprint.differences(staging.fingerprint(manifest.fingerprint))
+        if differences:
+            raise Mismatch(differing(differences, f"{staging.label} is not what {manifest.id} was taken of"))
+    elif unknown is None:
+        unknown = Unverifiable(
             f"{manifest.id} has no fingerprint, so what came back cannot be compared with what was backed up. "
             "Take backups with fingerprint counts or digest."
         )
-    progress.stage("fingerprint")
-    differences = manifest.fingerprint.differences(staging.fingerprint(manifest.fingerprint))
-    if differences:
-        raise Mismatch(differing(differences, f"{staging.label} is not what {manifest.id} was taken of"))
+    if unknown:
+        raise unknown
 
 
 def _stored(repository: Repository, backup: Backup, artefact: Artefact) -> Iterator[bytes]:

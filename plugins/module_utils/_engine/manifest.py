@@ -289,7 +289,12 @@ def _read_fingerprint(document: Optional[Mapping[str, Any]], where: str) -> Opti
         table = _object(item, where)
         rows, digest = table.get("rows"), table.get("digest")
         # Told apart by hand: a listing reads this for every table of every backup.
-        if type(rows) is not int or rows < 0 or not (digest is None or isinstance(digest, str)):
+        if (
+            not isinstance(rows, int)
+            or isinstance(rows, bool)
+            or rows < 0
+            or not (digest is None or isinstance(digest, str))
+        ):
             raise BadManifest(f"{where} has a fingerprint of {name} that is none. The file is damaged or forged.")
         tables[name] = TableFingerprint(rows, digest)
     return Fingerprint(kind=fields.choice("kind", FingerprintKind), tables=tables)

@@ -16,11 +16,11 @@ from .backup import BackupRequest, take_backup
 from .catalogue import choose, place_of, scan
 from .cipher import Sealer, opening
 from .databases import open_engine
-from .databases.base import Engine, Inspection
+from .databases.base import Engine, Inspection, Staging
 from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
 from .interrupts import interruptible
 from .loading import check_checksum, check_staged, load
-from .model import SAFETY_TIER, Backup, Database, Encryption, EncryptionSettings, Level
+from .model import SAFETY_TIER, Backup, Database, Encryption, EncryptionSettings, Level, Manifest
 from .pem import public_of
 from .repositories.base import Repository
 from .state import Host, Progress, audit, locked
@@ -28,7 +28,7 @@ from .state import Host, Progress, audit, locked
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What to restore, from where, into what. ``database`` is the target; the source has its name unless it is given."""
+    """What to restore, from where, into what. ``database`` is the target; the source has its name unless given one."""
 
     database: Database
     repositories: Tuple[Repository, ...]
@@ -123,18 +123,24 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel))
         load(repository, backup, manifest.main, stage, staging.load, engine, progress, request.verify_checksum)
         staging.loaded()
-        try:
-            check_staged(staging, manifest, progress)
-            unverified = None
-        except Unverifiable as error:
-            # An encrypted database is closed to us, and its bytes are known to be right. The result says so.
-            if not manifest.opaque and manifest.fingerprint is not None:
-                raise
-            unverified = str(error)
+        unverified = _check(staging, manifest, progress)
         safety = _save_target(request, host, plan) if plan.replaces and request.safety_backup else None
         progress.stage("swap")
         kept_as = staging.promote(request.replace, request.keep_replaced)
     return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified)
+
+
+def _check(staging: Staging, manifest: Manifest, progress: Progress) -> Optional[str]:
+    """Check what came back; what could not be known of it, where there is such a thing.
+
+    That is no reason to withhold a database in need: every byte of it is known to be what was backed up. Whoever
+    restores is told, and a verification does not pass.
+    """
+    try:
+        check_staged(staging, manifest, progress)
+    except Unverifiable as error:
+        return str(error)
+    return None
 
 
 def _restore_globals(request: RestoreRequest, plan: RestorePlan, engine: Engine, progress: Progress) -> None:
