@@ -143,8 +143,8 @@ def test_a_database_of_an_icu_locale_that_is_a_template_and_has_no_public_schema
 ) -> None:
     name = database + "_icu"
     cluster.sql(
-        f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de-AT' LC_COLLATE 'C' LC_CTYPE 'C.UTF-8'"
-        " IS_TEMPLATE true CONNECTION LIMIT 9"
+        f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'de-AT'"
+        " LC_COLLATE 'C' LC_CTYPE 'C.UTF-8' IS_TEMPLATE true CONNECTION LIMIT 9"
     )
     cluster.sql("DROP SCHEMA public; CREATE SCHEMA own; CREATE TABLE own.t AS SELECT 'ä'::text AS c", name)
     engine, before = cluster.engine(name), schema(cluster, name)

@@ -77,7 +77,7 @@ def test_a_truncated_or_missing_artefact_fails(world: World) -> None:
     result = world.backup()
     path = world.artefact(result)
     path.write_bytes(path.read_bytes()[:-1])
-    assert (only(world).outcome, only(world).code) == (Outcome.FAILED, "not_found")
+    assert (only(world).outcome, only(world).code) == (Outcome.FAILED, "damaged")
     path.unlink()
     assert "is missing" in only(world).detail
 

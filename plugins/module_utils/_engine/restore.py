@@ -20,7 +20,7 @@ from .databases.base import Engine, Inspection, Staging
 from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
 from .interrupts import interruptible
 from .loading import check_checksum, check_staged, load
-from .model import SAFETY_TIER, Backup, Database, Encryption, EncryptionSettings, Level, Manifest
+from .model import SAFETY_TIER, Artefact, Backup, Database, Encryption, EncryptionSettings, Level, Manifest
 from .pem import public_of
 from .repositories.base import Repository
 from .state import Host, Progress, audit, locked
@@ -84,8 +84,10 @@ def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
     _check_request(request)
     repository, backup, warnings = _choose(request)
     _check_usable(request, repository, backup)
+    if request.globals:
+        _globals_of(backup)
     engine = open_engine(request.database)
-    target = engine.check_restore(backup.manifest, request.replace, request.owner)
+    target = engine.check_restore(backup.manifest, request.replace, request.owner, request.globals)
     for artefact in backup.manifest.artefacts:
         with opening(request.encryption, backup.manifest, artefact):
             pass
@@ -118,6 +120,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
             check_checksum(repository, backup, progress)
         if request.globals:
             _restore_globals(request, plan, engine, progress)
+            engine.check_restore(manifest, request.replace, request.owner)
         progress.stage("prepare")
         stage = stack.enter_context(opening(request.encryption, manifest, manifest.main))
         staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel))
@@ -144,14 +147,20 @@ def _check(staging: Staging, manifest: Manifest, progress: Progress) -> Optional
 
 
 def _restore_globals(request: RestoreRequest, plan: RestorePlan, engine: Engine, progress: Progress) -> None:
-    backup, artefact = plan.backup, plan.backup.manifest.globals
+    backup = plan.backup
+    artefact = _globals_of(backup)
+    with opening(request.encryption, backup.manifest, artefact) as stage, engine.load_globals() as loading:
+        load(plan.repository, backup, artefact, stage, loading.load, engine, progress, request.verify_checksum)
+        loading.loaded()
+
+
+def _globals_of(backup: Backup) -> Artefact:
+    artefact = backup.manifest.globals
     if artefact is None:
         raise NotFound(
             f"{backup.id} holds no roles and tablespaces. Take backups with globals, or restore without them."
         )
-    loader = engine.globals_loader()
-    with opening(request.encryption, backup.manifest, artefact) as stage:
-        load(plan.repository, backup, artefact, stage, loader, engine, progress, request.verify_checksum)
+    return artefact
 
 
 def _save_target(request: RestoreRequest, host: Host, plan: RestorePlan) -> str:

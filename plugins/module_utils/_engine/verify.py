@@ -28,8 +28,9 @@ from .repositories.base import Repository
 from .state import Host, Progress, audit, locked
 from .timespan import format_span
 
-#: What a check raises when the backup itself is at fault. Anything else means that it could not be judged.
-_CONCLUSIVE = (Damaged, Mismatch, BadManifest, NotFound)
+#: What a check raises when the backup itself is at fault. Anything else means that it could not be judged: a role that
+#: the scratch server lacks, or a disk that is full, is no reason to give a backup up.
+_CONCLUSIVE = (Damaged, Mismatch, BadManifest)
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,10 @@ def _selection(request: VerifyRequest, host: Host) -> Iterator[Union[Check, Tupl
             repository.check(writing=False)
             catalogue = scan(repository, request.place)
         except EngineError as error:
-            yield _failed(repository, "", request.level, error)
+            yield _failed(repository, "", request.level, error, Outcome.UNVERIFIABLE)
             continue
         for shortcoming in _shortcomings(request, repository, catalogue, host):
-            yield _failed(repository, "", request.level, shortcoming)
+            yield _failed(repository, "", request.level, shortcoming, Outcome.FAILED)
         for backup in _chosen(request, catalogue):
             yield repository, backup
 
@@ -185,7 +186,8 @@ def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: B
     except Interrupted:
         raise
     except EngineError as error:
-        check = _failed(repository, backup.id, request.level, error)
+        outcome = Outcome.FAILED if isinstance(error, _CONCLUSIVE) else Outcome.UNVERIFIABLE
+        check = _failed(repository, backup.id, request.level, error, outcome)
     check = replace(check, seconds=round(time.monotonic() - began, 3))
     proof = Proof(check.level, check.outcome, host.now(), host.name, check.detail, check.seconds)
     try:
@@ -198,7 +200,7 @@ def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: B
 
 def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, progress: Progress) -> None:
     if backup.defect:
-        raise NotFound(f"{backup.id} is not whole: {backup.defect}. Restore it from another repository.")
+        raise Damaged(f"{backup.id} is not whole: {backup.defect}. Restore it from another repository.")
     check_checksum(repository, backup, progress)
     if request.level is Level.CHECKSUM:
         return
@@ -209,8 +211,10 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
                 load(repository, backup, manifest.main, stage, examination.load, engine, progress)
                 examination.conclude()
             return
-        engine.check_restore(manifest, replace=False, owner=None)
-        with engine.stage(manifest, owner=None, parallel=1) as staging:
+        # A server that is there for this alone need not know the roles of the backup.
+        owner = request.scratch.user if isinstance(request.scratch, Server) else None
+        engine.check_restore(manifest, replace=False, owner=owner)
+        with engine.stage(manifest, owner=owner, parallel=1) as staging:
             load(repository, backup, manifest.main, stage, staging.load, engine, progress)
             staging.loaded()
             check_staged(staging, manifest, progress)
@@ -252,7 +256,5 @@ def _row(row: Any) -> List[str]:
     return [str(value) for value in row] if isinstance(row, list) else [str(row)]
 
 
-def _failed(repository: Repository, backup: str, level: Level, error: EngineError) -> Check:
-    bad = isinstance(error, (*_CONCLUSIVE, Stale))
-    outcome = Outcome.FAILED if bad else Outcome.UNVERIFIABLE
+def _failed(repository: Repository, backup: str, level: Level, error: EngineError, outcome: Outcome) -> Check:
     return Check(repository.label, backup, level, outcome, str(error), error.code)

@@ -20,6 +20,7 @@ from typing import Iterator, List, Optional, Set, Tuple
 from ..errors import Damaged, EngineError
 from ..process import memory_file
 from ._pg_connection import Access, Connection
+from .base import Loading, Stream
 
 _NAME = r"(\"(?:[^\"]|\"\")+\"|[^\s;\"]+)"
 #: What a statement is about, where it is about one role or tablespace alone.
@@ -30,20 +31,20 @@ _MEMBERSHIP = re.compile(rf"GRANT {_NAME} TO {_NAME}")
 _TOKENS = re.compile(r"--[^\n]*|\\[^\n]*|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|;|[^-\\'\";]+|[-\\'\"]")
 
 
-class GlobalsLoading:
+class GlobalsLoading(Loading):
     """Where to write the script of roles and tablespaces, and what to call then."""
 
     #: A file in memory: the script holds the hashes of passwords.
-    load: Path
+    load: Stream
 
     def __init__(self, access: Access, descriptor: int) -> None:
-        self.load = Path(f"/proc/self/fd/{descriptor}")
+        self.load = self._script = Path(f"/proc/self/fd/{descriptor}")
         self._access = access
 
     def loaded(self) -> None:
         """Run what was written. Raises a typed error that names the statement's kind and object, never its text."""
         try:
-            text = self.load.read_bytes().decode("utf-8")
+            text = self._script.read_bytes().decode("utf-8")
         except UnicodeDecodeError as error:
             raise Damaged(f"The globals are not valid UTF-8 ({error}). Restore them from another backup.") from None
         with self._access.administer("") as connection:
@@ -51,7 +52,7 @@ class GlobalsLoading:
 
 
 @contextmanager
-def loading(access: Access) -> Iterator[GlobalsLoading]:
+def loading(access: Access) -> Iterator[Loading]:
     """A place for the script, which is gone afterwards."""
     descriptor = memory_file(b"")
     try:

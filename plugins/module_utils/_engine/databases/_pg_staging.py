@@ -198,7 +198,9 @@ def prepare(
     staging.leave()
 
 
-def check(control: Connection, target: str, manifest: Manifest, replace: bool, owner: Optional[str]) -> None:
+def check(
+    control: Connection, target: str, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool
+) -> None:
     """Raise unless this server and this user can be expected to take the backup."""
     properties = _pg_properties.from_manifest(manifest.properties, manifest.id)
     where = control.label
@@ -215,7 +217,6 @@ def check(control: Connection, target: str, manifest: Manifest, replace: bool, o
         raise PermissionDenied(
             f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."
         )
-    _require_roles(control, properties, owner, manifest)
     _require_names(
         control,
         "pg_available_extensions",
@@ -224,15 +225,17 @@ def check(control: Connection, target: str, manifest: Manifest, replace: bool, o
         "extension",
         "Install their packages on the server",
     )
-    tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
-    _require_names(
-        control,
-        "pg_tablespace",
-        "spcname",
-        sorted(tablespaces),
-        "tablespace",
-        "Restore the globals first, or create them",
-    )
+    if not globals_first:
+        _require_roles(control, properties, owner, manifest)
+        tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
+        _require_names(
+            control,
+            "pg_tablespace",
+            "spcname",
+            sorted(tablespaces),
+            "tablespace",
+            "Restore the globals first, or create them",
+        )
     if owner is not None:
         _require_extensions_for(control, properties, owner)
 

@@ -75,17 +75,22 @@ class Snapshot(ABC):
         """Make a running ``fingerprint`` end soon, with any error: its result is no longer wanted. From any thread."""
 
 
-class Staging(ABC):
-    """A place beside the target into which a dump is loaded, checked, and from which it is promoted."""
+class Loading(ABC):
+    """Where something that was dumped is to be written."""
 
-    #: What to write the dump into.
+    #: What to write it into.
     load: Stream
-    #: How messages name the staged copy.
-    label: str
 
     @abstractmethod
     def loaded(self) -> None:
-        """To be called when the dump is in: makes it durable and fit to be queried."""
+        """To be called when all of it is written: takes it in, or makes it durable and fit to be queried."""
+
+
+class Staging(Loading):
+    """A place beside the target into which a dump is loaded, checked, and from which it is promoted."""
+
+    #: How messages name the staged copy.
+    label: str
 
     @abstractmethod
     def check_integrity(self) -> None:
@@ -127,8 +132,8 @@ class Engine(ABC):
         """What the failure of one of this engine's own programs means; any other failure is returned as it is."""
         return failure
 
-    def globals_loader(self) -> Command:
-        """The program that brings roles and tablespaces back; those that exist already stay as they are."""
+    def load_globals(self) -> AbstractContextManager[Loading]:
+        """Bring roles and tablespaces back; those that exist already stay as they are."""
         raise BadInput("This kind of database has no roles and tablespaces. Leave globals out.")
 
     @abstractmethod
@@ -144,8 +149,13 @@ class Engine(ABC):
         """Hold the database still (for readers: writers go on) and describe its dump."""
 
     @abstractmethod
-    def check_restore(self, manifest: Manifest, replace: bool, owner: Optional[str]) -> Inspection:
-        """Raise unless this backup can be expected to restore here. Changes nothing."""
+    def check_restore(
+        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+    ) -> Inspection:
+        """Raise unless this backup can be expected to restore here. Changes nothing.
+
+        With ``globals_first``, roles and tablespaces that are missing now will have been brought back by then.
+        """
 
     @abstractmethod
     def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:

@@ -20,7 +20,7 @@ from ..errors import BadInput, EngineError, NotFound
 from ..model import Database, Manifest
 from . import _pg_catalogue, _pg_fingerprint, _pg_globals, _pg_snapshot, _pg_staging, _pg_tools
 from ._pg_connection import Access, Connection, access_to
-from .base import DumpOptions, Engine, Examination, Inspection, Snapshot, Staging, Stream
+from .base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
 
 #: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
 _OLDEST_SERVER = 10
@@ -69,7 +69,9 @@ class PostgresqlEngine(Engine):
     def snapshot(self, options: DumpOptions) -> AbstractContextManager[Snapshot]:
         return _pg_snapshot.hold(self._access, self._name, options)
 
-    def check_restore(self, manifest: Manifest, replace: bool, owner: Optional[str]) -> Inspection:
+    def check_restore(
+        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+    ) -> Inspection:
         if self._name in _NOT_FOR_RESTORES:
             raise BadInput(f"{self._name} is what PostgreSQL makes new databases from. Restore under another name.")
         with self._access.administer(self._name) as control:
@@ -82,7 +84,7 @@ class PostgresqlEngine(Engine):
             _pg_tools.restorer(_pg_staging.dumped_by(manifest), here)
             if manifest.fingerprint:
                 _pg_fingerprint.require_countable(control, manifest.fingerprint.kind)
-            _pg_staging.check(control, self._name, manifest, replace, owner)
+            _pg_staging.check(control, self._name, manifest, replace, owner, globals_first)
             return self._inspected(control)
 
     def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
@@ -91,7 +93,7 @@ class PostgresqlEngine(Engine):
     def examine(self, manifest: Manifest) -> AbstractContextManager[Examination]:
         return _examination(manifest)
 
-    def load_globals(self) -> AbstractContextManager[_pg_globals.GlobalsLoading]:
+    def load_globals(self) -> AbstractContextManager[Loading]:
         """Bring roles and tablespaces back: write the globals artefact into ``load``, then call ``loaded``.
 
         What exists already is kept and gets the attributes and passwords of the backup. Needs a superuser.

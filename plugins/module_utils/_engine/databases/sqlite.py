@@ -109,7 +109,9 @@ class SqliteEngine(Engine):
             )
             yield SqliteSnapshot(self._path, copy.path, facts, options.fingerprint)
 
-    def check_restore(self, manifest: Manifest, replace: bool, owner: Optional[str]) -> Inspection:
+    def check_restore(
+        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+    ) -> Inspection:
         """Raises TargetExists, NotFound (the directory), NotADatabase (it is a directory), BadInput, BadManifest,
         PermissionDenied and NoSpace. A target that is no database any more can be replaced: that is what restores are
         for. Whether somebody has it open is only known when it is replaced.
