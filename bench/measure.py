@@ -28,7 +28,7 @@ class Row:
     what: str
     yardstick: str
     ratio: float | None
-    bar: str
+    allowed: str
     met: bool | None
     figures: dict[str, Any] = field(default_factory=dict)
 

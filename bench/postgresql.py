@@ -97,7 +97,8 @@ def _backups(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
     )
     old = timed(
         lambda: shell(
-            f"{dump} shop | gzip -9 | openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass env:KEY -out {directory}/old.enc",
+            f"{dump} shop | gzip -9 | "
+            f"openssl enc -aes-256-cbc -pbkdf2 -iter 600000 -pass env:KEY -out {directory}/old.enc",
             KEY="benchmark",
         )
     )
@@ -186,7 +187,8 @@ def _peers(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
         ours=lambda: ours("backup", **options),
         # A fresh repository each time: neither may save work that the others have to do.
         restic=lambda: shell(
-            f"rm -rf {home}/restic; restic -q init -r {home}/restic; {dump} | restic -q -r {home}/restic backup --stdin",
+            f"rm -rf {home}/restic; restic -q init -r {home}/restic; "
+            f"{dump} | restic -q -r {home}/restic backup --stdin",
             **environment,
         ),
         borg=lambda: shell(
@@ -228,5 +230,5 @@ def _own(directory: Path) -> dict[str, Path]:
 
 
 def _memory(what: str, peak: int) -> Row:
-    bar = 150_000_000
-    return Row(what, "150 MB", peak / bar, "at most 1", peak <= bar, {"peak_bytes": peak})
+    allowed = 150_000_000
+    return Row(what, "150 MB", peak / allowed, "at most 1", peak <= allowed, {"peak_bytes": peak})

@@ -20,7 +20,8 @@ def fill(path: Path, size: int) -> None:
     """Make a database of about ``size`` bytes: orders in words, numbers and digests."""
     connection = sqlite3.connect(path)
     connection.executescript(
-        "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INT, reference TEXT, items TEXT, photo BLOB)"
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; "
+        "CREATE TABLE orders (id INTEGER PRIMARY KEY, customer INT, reference TEXT, items TEXT, photo BLOB)"
     )
     rows = (
         (n % 1_000_000, f"{n * 2654435761 % 2**64:016x}", "tea and biscuits " * (1 + n % 8), os.urandom(40))

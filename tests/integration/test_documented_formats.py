@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from _engine.backup import BackupResult
 from _engine.model import Encryption, EncryptionSettings
 from world import World

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from _engine.backup import plan_backup
 from _engine.errors import (
     BadInput,

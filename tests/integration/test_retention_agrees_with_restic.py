@@ -224,7 +224,7 @@ def bursts(rng: random.Random, newest: datetime, change: datetime, zone: ZoneInf
     return [
         second + timedelta(microseconds=rng.choice((0, 1, 250_000, rng.randrange(1_000_000))))
         for second in seconds
-        for _ in range(rng.randint(1, 6))
+        for _number in range(rng.randint(1, 6))
     ]
 
 

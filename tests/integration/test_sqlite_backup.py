@@ -56,7 +56,7 @@ def test_every_backup_during_writing_is_sound_and_holds_what_was_committed_and_n
 ) -> None:
     path = tmp_path / "shop.db"
     with writing(path, mode):
-        for _ in range(backups):
+        for _number in range(backups):
             before = committed(path)
             with engine_for(path).snapshot(options()) as snapshot:
                 copy = Path(shutil.copy(snapshot.dump, tmp_path / "copy.db"))
@@ -139,7 +139,7 @@ def test_a_transaction_that_a_crash_cut_off_is_rolled_back_first(tmp_path: Path)
     path = tmp_path / "shop.db"
     with closing(sqlite3.connect(str(path))) as connection:
         connection.execute("CREATE TABLE t (a)")
-        connection.executemany("INSERT INTO t VALUES (?)", (("x" * 500,) for _ in range(2000)))
+        connection.executemany("INSERT INTO t VALUES (?)", (("x" * 500,) for _number in range(2000)))
         connection.commit()
     # With so small a cache, the half-done transaction is in the file already.
     crash_after(path, "PRAGMA cache_size = 5", "BEGIN", "UPDATE t SET a = 'torn' || a")

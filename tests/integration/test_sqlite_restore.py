@@ -96,7 +96,7 @@ def crashed_journal(path: Path) -> Path:
     with closing(sqlite3.connect(str(path), isolation_level=None)) as connection:
         connection.execute("CREATE TABLE more (a)")
         connection.execute("BEGIN")
-        connection.executemany("INSERT INTO more VALUES (?)", (("x" * 500,) for _ in range(200)))
+        connection.executemany("INSERT INTO more VALUES (?)", (("x" * 500,) for _number in range(200)))
         connection.execute("COMMIT")
     crash_after(path, "PRAGMA cache_size = 5", "BEGIN", "UPDATE t SET a = 0", "UPDATE more SET a = 'torn' || a")
     assert Path(f"{path}-journal").read_bytes()[:1] == b"\xd9"

@@ -99,7 +99,7 @@ def test_a_message_opens_only_with_its_key_info_and_associated_data() -> None:
 
 def test_no_two_messages_share_an_encapsulated_key() -> None:
     _private, public = raw_pair()
-    assert len({hpke.seal(public, b"", b"", b"")[0] for _ in range(50)}) == 50
+    assert len({hpke.seal(public, b"", b"", b"")[0] for _number in range(50)}) == 50
 
 
 @pytest.mark.parametrize("point", SMALL_ORDER)

@@ -108,7 +108,7 @@ def test_keys_are_taken_inline_in_files_folded_by_yaml_and_several_in_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    privates = [keys.generate().decode("ascii") for _ in range(4)]
+    privates = [keys.generate().decode("ascii") for _number in range(4)]
     publics = [keys.public_pem(private.encode("ascii")).decode("ascii") for private in privates]
     (tmp_path / "team.pem").write_text("The operators:\n" + publics[0] + "Eve:\n" + publics[1])
     folded = " ".join(publics[2].split("\n"))
@@ -258,7 +258,7 @@ def test_neither_key_nor_passphrase_shows_in_a_representation() -> None:
 
 
 def test_several_recipients_and_the_passphrase_open_each_alone(data_key: bytes) -> None:
-    pairs = [pair() for _ in range(3)]
+    pairs = [pair() for _number in range(3)]
     slots = keys.wrap(data_key, NAME, [recipient for recipient, _identity in pairs], PASSPHRASE)
     assert [slot.recipient for slot in slots] == [recipient.id for recipient, _identity in pairs] + [""]
     for _recipient, identity in pairs:
@@ -269,7 +269,7 @@ def test_several_recipients_and_the_passphrase_open_each_alone(data_key: bytes) 
 
 
 def test_each_alone_opens_its_own_slot_when_all_others_are_gone(data_key: bytes) -> None:
-    pairs = [pair() for _ in range(2)]
+    pairs = [pair() for _number in range(2)]
     slots = keys.wrap(data_key, NAME, [recipient for recipient, _identity in pairs], None)
     for slot, (_recipient, identity) in zip(slots, pairs):
         assert keys.unwrap([slot], NAME, [identity], None) == data_key
@@ -281,7 +281,7 @@ def test_a_recipient_given_twice_has_one_slot(data_key: bytes) -> None:
 
 
 def test_data_keys_are_never_the_same() -> None:
-    assert len({keys.new_data_key() for _ in range(100)}) == 100
+    assert len({keys.new_data_key() for _number in range(100)}) == 100
     assert len(keys.new_data_key()) == 32
 
 

@@ -400,20 +400,20 @@ def test_every_backup_gets_one_decision_with_reasons_the_newest_first(backups: L
 
 @holds_for_all
 def test_minimum_keep_good_backups_remain_whatever_the_policy(backups: List[Backup], policy: Policy) -> None:
-    remaining, _ = split(retention.plan(backups, policy, NOW))
+    remaining, _removed = split(retention.plan(backups, policy, NOW))
     newest = good(backups)[: policy.minimum_keep]
     assert good(remaining)[: policy.minimum_keep] == newest
 
 
 @holds_for_all
 def test_the_newest_good_backup_is_never_removed(backups: List[Backup], policy: Policy) -> None:
-    remaining, _ = split(retention.plan(backups, replace(policy, minimum_keep=0, protect_proven=False), NOW))
+    remaining, _removed = split(retention.plan(backups, replace(policy, minimum_keep=0, protect_proven=False), NOW))
     assert good(remaining)[:1] == good(backups)[:1]
 
 
 @holds_for_all
 def test_the_newest_restore_proven_backup_is_never_removed(backups: List[Backup], policy: Policy) -> None:
-    remaining, _ = split(retention.plan(backups, replace(policy, protect_proven=True), NOW))
+    remaining, _removed = split(retention.plan(backups, replace(policy, protect_proven=True), NOW))
     proven = [one for one in good(backups) if one.proven(Level.RESTORE)]
     assert [one for one in good(remaining) if one in proven][:1] == proven[:1]
 
@@ -446,14 +446,14 @@ def test_backups_from_the_future_stay_and_change_nothing_for_others(backups: Lis
 @holds_for_all
 def test_nothing_is_removed_while_no_good_backup_is_young_enough(backups: List[Backup], policy: Policy) -> None:
     policy = replace(policy, max_age=policy.max_age or 25 * HOUR)
-    _, removed = split(retention.plan(backups, policy, NOW))
+    _remaining, removed = split(retention.plan(backups, policy, NOW))
     if all(NOW - one.time > policy.max_age for one in good(backups)):
         assert removed == []
 
 
 @holds_for_all
 def test_a_second_rotation_removes_nothing_more(backups: List[Backup], policy: Policy) -> None:
-    remaining, _ = split(retention.plan(backups, policy, NOW))
+    remaining, _removed = split(retention.plan(backups, policy, NOW))
     assert split(retention.plan(remaining, policy, NOW)) == (remaining, [])
 
 

@@ -135,7 +135,7 @@ def test_any_first_bytes_get_an_answer(start: bytes, pages: int) -> None:
 def test_looking_at_a_database_changes_no_byte_and_leaves_no_file(tmp_path: Path) -> None:
     path = make_database(tmp_path / "shop.db", "PRAGMA journal_mode = WAL", "CREATE TABLE t (a)")
     before = snapshot_of(tmp_path)
-    for _ in range(2):
+    for _number in range(2):
         inspection = engine_for(path).inspect()
         engine_for(path).check_dump(OPTIONS)
     assert snapshot_of(tmp_path) == before

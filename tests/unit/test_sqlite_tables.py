@@ -224,7 +224,7 @@ def test_a_row_that_breaks_a_check_constraint_was_stored_like_that(tmp_path: Pat
 def test_a_damaged_page_is_found(tmp_path: Path) -> None:
     path = make(tmp_path / "a.db", "CREATE TABLE t (a); CREATE INDEX i ON t (a);")
     with closing(sqlite3.connect(str(path))) as connection:
-        connection.executemany("INSERT INTO t VALUES (?)", (("x" * 200,) for _ in range(500)))
+        connection.executemany("INSERT INTO t VALUES (?)", (("x" * 200,) for _number in range(500)))
         connection.commit()
     content = bytearray(path.read_bytes())
     content[4096 * 5 : 4096 * 6] = bytes(range(256)) * 16

@@ -33,7 +33,7 @@ def logged_database(directory: Path, page_size: int = 1024, commits: int = 12) -
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     for number in range(commits):
         connection.execute("BEGIN")
-        connection.executemany("INSERT INTO t (text) VALUES (?)", ((f"{number} " * 100,) for _ in range(8)))
+        connection.executemany("INSERT INTO t (text) VALUES (?)", ((f"{number} " * 100,) for _number in range(8)))
         if number % 5 == 4:
             connection.execute("DELETE FROM t WHERE n % 3 = 0")
         connection.execute("COMMIT")
@@ -57,7 +57,7 @@ def brought_home(path: Path, into: Path) -> Path:
     shutil.copy(path, into)
     wal, target = os.open(f"{path}-wal", os.O_RDONLY), os.open(into, os.O_RDWR)
     try:
-        for _ in range(2):
+        for _number in range(2):
             apply_log(wal, read_log(wal), target)
     finally:
         os.close(wal)

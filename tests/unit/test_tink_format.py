@@ -131,7 +131,7 @@ def test_what_is_returned_is_not_changed_by_what_follows() -> None:
     copies = [bytes(bytearray(block)) for block in returned]
     encryptor.finish()
     assert returned == copies
-    assert all(type(block) is bytes for block in returned)
+    assert all(isinstance(block, bytes) for block in returned)
 
 
 def test_two_streams_of_the_same_bytes_share_neither_salt_nor_ciphertext() -> None:
@@ -276,7 +276,7 @@ def test_little_waits_whatever_the_size() -> None:
     encryptor = Encryptor(KEY, NAME)
     decryptor = Decryptor(KEY, NAME)
     block, held = PLAIN[:MIB], 0
-    for _ in range(8):
+    for _number in range(8):
         stored = encryptor.update(block)
         decryptor.update(stored)
         held = max(held, encryptor._waiting.size, decryptor._waiting.size)

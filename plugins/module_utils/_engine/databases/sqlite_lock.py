@@ -139,7 +139,7 @@ def _request(kind: int, area: Range) -> bytes:
 def _conflict(descriptor: int, area: Range) -> Optional[int]:
     """The process whose lock stands against an exclusive one; -1 for a lock that belongs to no process."""
     answer = fcntl.fcntl(descriptor, _OFD_GETLK, _request(fcntl.F_WRLCK, area))
-    kind, _, _, _, pid = struct.unpack(_FLOCK, answer)
+    kind, _whence, _start, _length, pid = struct.unpack(_FLOCK, answer)
     return None if kind == fcntl.F_UNLCK else pid
 
 
