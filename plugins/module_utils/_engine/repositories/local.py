@@ -18,23 +18,20 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import Damaged, EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
+from ..errors import Damaged, EngineError, NotFound, PermissionDenied, RepositoryUnusable
 from ..model import Place
 from ..names import MANIFEST, id_of_file, is_component
 from .base import Content, Entry, Reader, Repository, Writer
+from .local_files import PARTIAL, LocalReader, LocalWriter, abandoned, explain, open_file, unlink, write_all
 
-_PARTIAL = ".partial"
 _DELETING = ".deleting"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: Most small files are read at once with this many bytes.
 _SMALL = 64 << 10
-# A pipe or device planted under an artefact's name must not block the reader.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class LocalRepository(Repository):
@@ -71,7 +68,7 @@ class LocalRepository(Repository):
     @contextmanager
     def create(self, place: Place, name: str) -> Iterator[Writer]:
         with self._made(place) as directory, self._explained(name):
-            writer = _LocalWriter(self, directory, name)
+            writer = LocalWriter(self.label, directory, name)
         try:
             yield writer
         finally:
@@ -96,7 +93,7 @@ class LocalRepository(Repository):
 
     def replace(self, place: Place, name: str, content: bytes) -> None:
         with self._made(place) as directory, self._explained(name):
-            writer = _LocalWriter(self, directory, name, replacing=True)
+            writer = LocalWriter(self.label, directory, name, replacing=True)
             try:
                 writer.write(content)
                 writer.finish()
@@ -113,7 +110,7 @@ class LocalRepository(Repository):
                 size = os.fstat(descriptor).st_size
                 # A line that a crash cut short must not swallow the one after it.
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                _write_all(descriptor, (b"\n" if torn else b"") + line + b"\n")
+                write_all(descriptor, (b"\n" if torn else b"") + line + b"\n")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -128,7 +125,7 @@ class LocalRepository(Repository):
                 os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
                 os.fsync(directory)
             for name in [*others, tombstone]:
-                _unlink(directory, name)
+                unlink(directory, name)
             os.fsync(directory)
 
     def tidy(self, place: Place, dry_run: bool) -> List[str]:
@@ -139,7 +136,7 @@ class LocalRepository(Repository):
             if not dry_run:
                 # Artefacts first and marks last: a crash in here leaves the marks for the next time.
                 for name in doomed:
-                    _unlink(directory, name)
+                    unlink(directory, name)
                 os.fsync(directory)
             return doomed
 
@@ -194,18 +191,14 @@ class LocalRepository(Repository):
             )
         return content
 
-    def _reader(self, directory: Optional[int], place: Place, name: str) -> _LocalReader:
+    def _reader(self, directory: Optional[int], place: Place, name: str) -> LocalReader:
         if directory is None:
             raise NotFound(
                 f"{self.label}/{place.path} does not exist. List what the repository holds with backup_info."
             )
         label = f"{self.label}/{place.path}/{name}"
         with self._explained(f"{place.path}/{name}"):
-            descriptor = os.open(name, _FILE, dir_fd=directory)
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.close(descriptor)
-                raise RepositoryUnusable(f"{label} is not a regular file. It was not read; see what put it there.")
-        return _LocalReader(descriptor, label)
+            return open_file(directory, name, label)
 
     def _unusable(self, error: OSError) -> EngineError:
         if os.path.islink(self._path):
@@ -239,114 +232,6 @@ class LocalRepository(Repository):
             yield
         except OSError as error:
             raise explain(error, self.label, name) from None
-
-
-def explain(error: OSError, label: str, name: str) -> EngineError:
-    """The typed error for an operating system's error on a file of a repository."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return NoSpace(
-            f"Repository {label} is full: {name} could not be written. Nothing of it was published; "
-            "free space or rotate backups, and run this again."
-        )
-    if error.errno == errno.ENOENT:
-        return NotFound(f"{label}/{name} does not exist. List what the repository holds with backup_info.")
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return RepositoryUnusable(
-            f"{label}/{name} is a link or not a directory. Links are not followed; put the real thing there."
-        )
-    if error.errno == errno.EROFS:
-        return RepositoryUnusable(
-            f"Repository {label} is mounted read-only, so {name} cannot be written. Mount it writable."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return PermissionDenied(
-            f"{label}/{name} may not be used by user {os.geteuid()}. "
-            "Give this account access, or run as one that has it."
-        )
-    return RepositoryUnusable(
-        f"{label}/{name} cannot be used: {error.strerror}. Check the disk or share, and run this again."
-    )
-
-
-class _LocalWriter(Writer):
-    def __init__(self, repository: LocalRepository, directory: int, name: str, replacing: bool = False) -> None:
-        self._label, self._name = repository.label, name
-        self._partial = f".{name}{_PARTIAL}"
-        self._committed = False
-        if not replacing and _exists(directory, name):
-            raise TargetExists(f"{self._label} already has {name}. Nothing was written.")
-        self._directory = os.dup(directory)
-        try:
-            self._file = self._take_name()
-        except BaseException:
-            os.close(self._directory)
-            raise
-
-    def _take_name(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        for _attempt in range(10):
-            try:
-                descriptor = os.open(self._partial, flags, 0o600, dir_fd=self._directory)
-            except FileExistsError:
-                if not _abandoned(self._directory, self._partial):
-                    raise Locked(
-                        f"{self._label}: another process is writing {self._name}. "
-                        "Wait for it to end, and run this again."
-                    ) from None
-                _unlink(self._directory, self._partial)
-                continue
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            # Between its creation and its lock, somebody who tidies may have taken the file for abandoned.
-            if os.fstat(descriptor).st_nlink:
-                return descriptor
-            os.close(descriptor)
-        raise Locked(f"{self._label}: {self._partial} disappears as soon as it is made. See what removes it.")
-
-    def write(self, block: bytes) -> None:
-        try:
-            _write_all(self._file, block)
-        except OSError as error:
-            raise explain(error, self._label, self._name) from None
-
-    def finish(self) -> None:
-        try:
-            os.fsync(self._file)
-        except OSError as error:
-            raise explain(error, self._label, self._name) from None
-
-    def commit(self) -> None:
-        try:
-            os.rename(self._partial, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
-            self._committed = True
-            os.fsync(self._directory)
-        except OSError as error:
-            raise explain(error, self._label, self._name) from None
-
-    def close(self) -> None:
-        if self._directory < 0:
-            return
-        if not self._committed:
-            _unlink(self._directory, self._partial)
-        os.close(self._file)
-        os.close(self._directory)
-        self._directory = -1
-
-
-class _LocalReader(Reader):
-    def __init__(self, descriptor: int, label: str) -> None:
-        self._descriptor, self._label = descriptor, label
-
-    def read(self, size: int) -> bytes:
-        try:
-            return os.read(self._descriptor, size)
-        except OSError as error:
-            raise Damaged(
-                f"{self._label} cannot be read: {error.strerror}. "
-                "The disk may be failing; restore from another repository."
-            ) from None
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
 
 @contextmanager
@@ -389,40 +274,6 @@ def _make_directory(parent: int, name: str) -> None:
         os.fsync(parent)
 
 
-def _exists(directory: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _unlink(directory: int, name: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(name, dir_fd=directory)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    view = memoryview(content)
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def _abandoned(directory: int, name: str) -> bool:
-    """Whether the process that wrote a file is gone: its lock is free."""
-    try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
 def _leftovers(directory: int) -> List[str]:
     """What crashes left in a place, in the order in which it is safe to remove it."""
     names = sorted(os.listdir(directory))
@@ -431,11 +282,11 @@ def _leftovers(directory: int) -> List[str]:
         if name.startswith(".") and name.endswith(_DELETING):
             marks.append(name)
             halves += _files_of(name[1 : -len(_DELETING)], names)
-        elif name.startswith(".") and name.endswith(_PARTIAL) and _abandoned(directory, name):
-            if name.endswith(MANIFEST + _PARTIAL):
+        elif name.startswith(".") and name.endswith(PARTIAL) and abandoned(directory, name):
+            if name.endswith(MANIFEST + PARTIAL):
                 # Its manifest was ready and never published: its artefacts may be visible already.
                 marks.append(name)
-                halves += _files_of(name[1 : -len(_PARTIAL)], names)
+                halves += _files_of(name[1 : -len(PARTIAL)], names)
             else:
                 partials.append(name)
     return partials + halves + marks

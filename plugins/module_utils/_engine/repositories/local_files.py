@@ -1,0 +1,180 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+"""One file of a local repository: written so that it appears whole, read so that no link or pipe can deceive."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+
+from ..errors import Damaged, EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
+from .base import Reader, Writer
+
+#: What a file is called while it is written: its name between a dot and this.
+PARTIAL = ".partial"
+# A pipe or device planted under an artefact's name must not block the reader.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class LocalWriter(Writer):
+    """A file that is written under a hidden name and a lock. ``directory`` is open, and stays the caller's."""
+
+    def __init__(self, label: str, directory: int, name: str, replacing: bool = False) -> None:
+        self._label, self._name = label, name
+        self._partial = f".{name}{PARTIAL}"
+        self._committed = False
+        if not replacing and exists(directory, name):
+            raise TargetExists(f"{self._label} already has {name}. Nothing was written.")
+        self._directory = os.dup(directory)
+        try:
+            self._file = self._take_name()
+        except BaseException:
+            os.close(self._directory)
+            raise
+
+    def _take_name(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        for _attempt in range(10):
+            try:
+                descriptor = os.open(self._partial, flags, 0o600, dir_fd=self._directory)
+            except FileExistsError:
+                if not abandoned(self._directory, self._partial):
+                    raise Locked(
+                        f"{self._label}: another process is writing {self._name}. "
+                        "Wait for it to end, and run this again."
+                    ) from None
+                unlink(self._directory, self._partial)
+                continue
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            # Between its creation and its lock, somebody who tidies may have taken the file for abandoned.
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)
+        raise Locked(f"{self._label}: {self._partial} disappears as soon as it is made. See what removes it.")
+
+    def write(self, block: bytes) -> None:
+        try:
+            write_all(self._file, block)
+        except OSError as error:
+            raise explain(error, self._label, self._name) from None
+
+    def finish(self) -> None:
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise explain(error, self._label, self._name) from None
+
+    def commit(self) -> None:
+        try:
+            os.rename(self._partial, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory)
+            self._committed = True
+            os.fsync(self._directory)
+        except OSError as error:
+            raise explain(error, self._label, self._name) from None
+
+    def close(self) -> None:
+        if self._directory < 0:
+            return
+        if not self._committed:
+            unlink(self._directory, self._partial)
+        os.close(self._file)
+        os.close(self._directory)
+        self._directory = -1
+
+
+class LocalReader(Reader):
+    """An open file; reading it raises Damaged where the disk fails."""
+
+    def __init__(self, descriptor: int, label: str) -> None:
+        self._descriptor, self._label = descriptor, label
+
+    def read(self, size: int) -> bytes:
+        try:
+            return os.read(self._descriptor, size)
+        except OSError as error:
+            raise Damaged(
+                f"{self._label} cannot be read: {error.strerror}. "
+                "The disk may be failing; restore from another repository."
+            ) from None
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def open_file(directory: int, name: str, label: str) -> LocalReader:
+    """Begin to read a regular file. Raises OSError, and RepositoryUnusable for anything else than a file."""
+    descriptor = os.open(name, _FILE, dir_fd=directory)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise RepositoryUnusable(f"{label} is not a regular file. It was not read; see what put it there.")
+    return LocalReader(descriptor, label)
+
+
+def explain(error: OSError, label: str, name: str) -> EngineError:
+    """The typed error for an operating system's error on a file of a repository."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(
+            f"Repository {label} is full: {name} could not be written. Nothing of it was published; "
+            "free space or rotate backups, and run this again."
+        )
+    if error.errno == errno.ENOENT:
+        return NotFound(f"{label}/{name} does not exist. List what the repository holds with backup_info.")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return RepositoryUnusable(
+            f"{label}/{name} is a link or not a directory. Links are not followed; put the real thing there."
+        )
+    if error.errno == errno.EROFS:
+        return RepositoryUnusable(
+            f"Repository {label} is mounted read-only, so {name} cannot be written. Mount it writable."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return PermissionDenied(
+            f"{label}/{name} may not be used by user {os.geteuid()}. "
+            "Give this account access, or run as one that has it."
+        )
+    return RepositoryUnusable(
+        f"{label}/{name} cannot be used: {error.strerror}. Check the disk or share, and run this again."
+    )
+
+
+def abandoned(directory: int, name: str) -> bool:
+    """Whether the process that wrote a file is gone: its lock is free."""
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def unlink(directory: int, name: str) -> None:
+    """Remove a file, which may be gone already."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write every byte: write(2) may take fewer."""
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def exists(directory: int, name: str) -> bool:
+    """Whether a name is taken, by whatever."""
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
