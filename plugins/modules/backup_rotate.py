@@ -125,14 +125,49 @@ rotations:
       type: str
       sample: web1/postgresql/shop
     kept:
-      description: The backups that stay, with the reasons.
+      description: The backups that stay.
       type: list
       elements: dict
-      sample: [{id: shop-20260301T020000Z, reasons: [daily]}]
+      contains:
+        id:
+          description: The backup.
+          type: str
+          sample: shop-20260301T020000Z
+        started:
+          description: When it was begun.
+          type: str
+          sample: "2026-03-01T02:00:00Z"
+        bytes:
+          description: How much it takes.
+          type: int
+          sample: 48213376
+        reasons:
+          description: Why.
+          type: list
+          elements: str
+          sample: [daily, the newest restore-proven backup]
     removed:
-      description: The backups that go, with the reasons.
+      description: The backups that go.
       type: list
       elements: dict
+      contains:
+        id:
+          description: The backup.
+          type: str
+          sample: shop-20260301T020000Z
+        started:
+          description: When it was begun.
+          type: str
+          sample: "2026-03-01T02:00:00Z"
+        bytes:
+          description: How much it takes.
+          type: int
+          sample: 48213376
+        reasons:
+          description: Why.
+          type: list
+          elements: str
+          sample: [daily, the newest restore-proven backup]
     tidied:
       description: Files that a crash had left over, which are removed.
       type: list
@@ -141,6 +176,15 @@ rotations:
       description: Files that are not in order, which are left alone.
       type: list
       elements: dict
+      contains:
+        path:
+          description: The file.
+          type: str
+          sample: web1/postgresql/shop/shop-20260301T020000Z.manifest.json
+        reason:
+          description: What is wrong with it, and what to do.
+          type: str
+          sample: It is cut short or damaged. Restore from another repository.
 error:
   description: What kind of failure it is, for programs.
   returned: failure

@@ -133,10 +133,34 @@ backup:
       description: The name of the backup.
       type: str
       sample: shop-20260301T020000Z
+    host:
+      description: The name under which it is filed.
+      type: str
+      sample: web1
+    engine:
+      description: The kind of database.
+      type: str
+      sample: postgresql
     database:
       description: The database's true name.
       type: str
       sample: shop
+    tier:
+      description: Its tier, where it was given one. C(safety) marks what a restore was about to replace.
+      type: str
+      sample: daily
+    labels:
+      description: Its labels.
+      type: dict
+      sample: {reason: before migration 42}
+    started:
+      description: When it was begun. What was committed before is in it.
+      type: str
+      sample: "2026-03-01T02:00:00Z"
+    finished:
+      description: When it was complete.
+      type: str
+      sample: "2026-03-01T02:00:05Z"
     bytes:
       description: How much is stored.
       type: int
@@ -146,17 +170,83 @@ backup:
       type: int
       sample: 402653184
     artefacts:
-      description: The stored files, with their SHA-256.
+      description: The stored files.
       type: list
       elements: dict
+      contains:
+        name:
+          description: The name of the file.
+          type: str
+          sample: shop-20260301T020000Z.dump.zst.aes
+        content:
+          description: V(database), or V(globals) for roles and tablespaces.
+          type: str
+          sample: database
+        bytes:
+          description: How much is stored.
+          type: int
+          sample: 48213376
+        plain_bytes:
+          description: How much it is before compression.
+          type: int
+          sample: 402653184
+        sha256:
+          description: The SHA-256 of the stored file.
+          type: str
+          sample: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+        compression:
+          description: How it is compressed.
+          type: str
+          sample: zstd
+        encryption:
+          description: How it is encrypted.
+          type: str
+          sample: aes256-gcm
+    recipients:
+      description: Who can read it, as ids of public keys, and C(passphrase). Empty for methods without key slots.
+      type: list
+      elements: str
+      sample: [5f2b1c0e9a7d4c3b]
+    server_version:
+      description: The version of the database server.
+      type: str
+      sample: "15.8"
+    opaque:
+      description: Whether it is an encrypted SQLite database, whose inside was not looked at.
+      type: bool
+      sample: false
+    fingerprint:
+      description: What was recorded of the tables.
+      type: str
+      sample: counts
+    tables:
+      description: How many tables were counted.
+      type: int
+      sample: 42
     rows:
-      description: How many rows all tables have, where they were counted.
+      description: How many rows they have together.
       type: int
       sample: 1204223
     durations:
       description: Seconds spent in each stage.
       type: dict
       sample: {dump: 4.2, fingerprint: 0.1, snapshot: 0.3}
+    previous:
+      description: The database's backup before it.
+      type: str
+      sample: shop-20260228T020000Z
+    path:
+      description: The place in the repository.
+      type: str
+      sample: web1/postgresql/shop
+    proof:
+      description: The strongest verification that it passed, with its C(level), C(time) and C(host).
+      type: dict
+      sample: {level: restore, time: "2026-03-01T03:00:00Z", host: web1}
+    known_bad:
+      description: Why it must not be counted on, where that is known.
+      type: str
+      sample: its artefact shop-20260301T020000Z.dump.zst.aes is missing
 repository:
   description: The repository that it was or would be restored from.
   returned: success

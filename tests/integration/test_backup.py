@@ -30,6 +30,7 @@ from _engine.errors import (
     PartlyDone,
     RepositoryUnusable,
     Shrunk,
+    TimedOut,
 )
 from _engine.manifest import write_proof
 from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
@@ -287,6 +288,16 @@ def test_a_damaged_database_is_not_published(world: World) -> None:
     with pytest.raises(EngineError, match="shop.db"):
         world.backup()
     assert world.files() == []
+
+
+def test_a_backup_that_takes_longer_than_its_timeout_leaves_nothing(world: World) -> None:
+    world.make_shop(50_000)
+    data = sorted(world.path.parent.iterdir())
+    with pytest.raises(TimedOut, match="shop.db took longer than its timeout of 0.05 s. Raise timeout"):
+        world.backup(timeout=0.05)
+    assert world.files() == []
+    assert sorted(world.path.parent.iterdir()) == data
+    assert world.backup(timeout=60.0).changed
 
 
 def test_the_audit_log_tells_who_did_what_and_how_it_ended(world: World) -> None:

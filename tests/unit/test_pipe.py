@@ -15,6 +15,7 @@ import pytest
 
 from _engine.command import Command
 from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
+from _engine.interrupts import time_limit
 from _engine.model import Compression
 from _engine.stream.compression import compressing, decompressing
 from _engine.stream.pipe import Pipe
@@ -101,11 +102,9 @@ def test_a_full_disk_at_the_end_of_a_pipe_is_no_space() -> None:
 
 
 def test_work_that_takes_too_long_is_ended_with_all_its_programs() -> None:
-    with Pipe(timeout=0.3, label="The backup of shop") as pipe:
-        descriptor = pipe.through(CAT, pipe.source(Command("sleep", ("sleep", "60"))))
-        with pytest.raises(TimedOut, match="The backup of shop took longer than its timeout of 0.3 s"):
-            collect(pipe, descriptor)
-            pipe.wait()
+    message = "The backup of shop took longer than its timeout of 0.3 s"
+    with pytest.raises(TimedOut, match=message), time_limit(0.3, "The backup of shop"), Pipe() as pipe:
+        collect(pipe, pipe.through(CAT, pipe.source(Command("sleep", ("sleep", "60")))))
 
 
 def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
@@ -113,7 +112,7 @@ def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
         return len(os.listdir("/proc/self/fd"))
 
     before, threads = open_descriptors(), threading.active_count()
-    with pytest.raises(Interrupted), Pipe(timeout=60) as pipe:
+    with pytest.raises(Interrupted), Pipe() as pipe:
         descriptor, _counter = pipe.counted(pipe.source(Command("endless", ("yes",))))
         next(pipe.blocks(pipe.through(CAT, descriptor)))
         raise Interrupted("stop")

@@ -18,8 +18,8 @@ from .cipher import Sealer, Stage
 from .command import Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, NoSpace, Shrunk, TimedOut, ToolFailed
-from .interrupts import interruptible
+from .errors import BadInput, NoSpace, Shrunk, ToolFailed
+from .interrupts import interruptible, time_limit
 from .model import (
     Artefact,
     Backup,
@@ -121,7 +121,8 @@ def take_backup(request: BackupRequest, host: Host) -> BackupResult:
     subject = request.place.path
     with interruptible(), locked(host, subject, request.lock_timeout):
         try:
-            result = _run(request, host)
+            with time_limit(request.timeout, f"The backup of {request.database.name}"):
+                result = _run(request, host)
         except BaseException as error:
             audit(host, "backup", subject, "failed", {"reason": str(error)})
             raise
@@ -242,7 +243,7 @@ class _Run:
             stored += len(block)
             self._progress.advance(len(block))
 
-        with Pipe(self._time_left(), f"The backup of {self._request.database.name}") as pipe:
+        with Pipe(f"The backup of {self._request.database.name}") as pipe:
             try:
                 descriptor, plain = pipe.counted(pipe.source(stream))
                 descriptor = pipe.through(compressor, descriptor)
@@ -284,14 +285,6 @@ class _Run:
 
     def _expected_bytes(self) -> int:
         return self._last.manifest.main.bytes if self._last else 0
-
-    def _time_left(self) -> Optional[float]:
-        if self._request.timeout is None:
-            return None
-        left = self._request.timeout - (self._host.now() - self._started).total_seconds()
-        if left <= 0:
-            raise TimedOut(f"The backup of {self._request.database.name} took longer than its timeout. Raise timeout.")
-        return left
 
 
 class _Counting:

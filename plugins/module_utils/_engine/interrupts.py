@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Signals that ask this process to stop become an exception, so that everything it began is cleaned up."""
+"""Signals that ask this process to stop, and the end of its time, as exceptions: what was begun is cleaned up."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Iterator, Optional
 
-from .errors import Interrupted
+from .errors import Interrupted, TimedOut
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
@@ -30,6 +30,25 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(seconds: Optional[float], label: str) -> Iterator[None]:
+    """Raise TimedOut in the main thread, once, when this lasts longer than ``seconds``; None is no limit."""
+    if seconds is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(_number: int, _frame: Optional[FrameType]) -> None:
+        raise TimedOut(f"{label} took longer than its timeout of {seconds:g} s. Raise timeout, or see what blocks it.")
+
+    previous = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def _interrupt(number: int, _frame: Optional[FrameType]) -> None:

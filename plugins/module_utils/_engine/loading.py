@@ -48,7 +48,7 @@ def load(
     """
     progress.stage("load", artefact.bytes)
     digest = hashlib.sha256()
-    with Pipe(label=f"Loading {artefact.name}") as pipe:
+    with Pipe(f"Loading {artefact.name}") as pipe:
         try:
             entrance, descriptor = pipe.entrance()
             descriptor = pipe.through(stage.command, descriptor)

@@ -104,10 +104,6 @@ class Process:
                 self._popen.wait()
         self._take_output()
 
-    def kill(self) -> None:
-        """End the program at once, from any thread. Its status is still to be waited for."""
-        self._popen.kill()
-
     def _take_output(self) -> str:
         if self._errors < 0:
             return ""

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Iterator, List, Optional, Tuple, Type, Union
 
 from ..command import Command
-from ..errors import EngineError, NoSpace, TimedOut, ToolFailed
+from ..errors import EngineError, NoSpace, ToolFailed
 from ..process import Process
 
 #: How much is read and written at once, and what pipes are asked to hold (fcntl(2), F_SETPIPE_SZ).
@@ -70,31 +70,20 @@ class Copier(threading.Thread):
 
 
 class Pipe:
-    """Programs joined by pipes, in the order in which they are added. Leaving the context ends whatever still runs.
+    """Programs joined by pipes, in the order in which they are added. Leaving the context ends whatever still runs."""
 
-    ``timeout`` bounds the whole, in seconds.
-    """
-
-    def __init__(self, timeout: Optional[float] = None, label: str = "the work") -> None:
+    def __init__(self, label: str = "the work") -> None:
         self._processes: List[Process] = []
         self._copiers: List[Copier] = []
         self._descriptors: List[int] = []
-        self._timeout, self._label = timeout, label
-        self._timer: Optional[threading.Timer] = None
-        self._timed_out = False
+        self._label = label
 
     def __enter__(self) -> Pipe:
-        if self._timeout is not None:
-            self._timer = threading.Timer(self._timeout, self._expire)
-            self._timer.daemon = True
-            self._timer.start()
         return self
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
-        if self._timer:
-            self._timer.cancel()
         for process in self._processes:
             process.stop()
         self._close_all()
@@ -135,7 +124,6 @@ class Pipe:
         """What arrives at a descriptor, in blocks of at most 1 MiB, until its end."""
         while True:
             block = os.read(source, BLOCK)
-            self._check_time()
             if not block:
                 self._close(source)
                 return
@@ -146,7 +134,6 @@ class Pipe:
         view = memoryview(block)
         try:
             while view:
-                self._check_time()
                 view = view[os.write(entrance, view) :]
         except BrokenPipeError:
             return False
@@ -157,13 +144,10 @@ class Pipe:
         self._close(entrance)
 
     def wait(self) -> None:
-        """Wait for every part. Raises TimedOut, or the failure of the part that failed first."""
+        """Wait for every part. Raises the failure of the part that failed first."""
         for copier in self._copiers:
             copier.join()
         failures = [failure for failure in (process.failure() for process in self._processes) if failure]
-        if self._timer:
-            self._timer.cancel()
-        self._check_time()
         errors: List[BaseException] = [copier.error for copier in self._copiers if copier.error]
         # A program that died of SIGPIPE only suffered from the failure of another one.
         errors += [failure for failure in failures if failure.status != -signal.SIGPIPE] or failures
@@ -204,18 +188,6 @@ class Pipe:
     def _close_all(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
-
-    def _check_time(self) -> None:
-        if self._timed_out:
-            raise TimedOut(
-                f"{self._label} took longer than its timeout of {self._timeout:g} s. "
-                "Raise timeout, or see what blocks it."
-            )
-
-    def _expire(self) -> None:
-        self._timed_out = True
-        for process in self._processes:
-            process.kill()
 
 
 def _explained(error: OSError, label: str) -> EngineError:
