@@ -38,6 +38,8 @@ def in_a_child(act: Callable[[], object], until: Callable[[int], None]) -> int:
     if child == 0:
         # Whatever happens in here, pytest's own cleaning up must not run twice.
         try:
+            # Measuring coverage, the tests have a handler of their own, which must not be what is tested.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setpgid(0, 0)
             act()
             os._exit(0)
