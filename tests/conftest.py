@@ -2,11 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What every test can rely on: the engine imports as ``_engine``, and Hypothesis leaves nothing in the checkout."""
+"""What every test can rely on: the engine imports as ``_engine``, and SIGINT interrupts.
+
+Hypothesis leaves nothing in the checkout but in its ignored directory.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -16,3 +20,6 @@ os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".cache" / "hyp
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
+
+# A shell that runs the tests in the background has them ignore SIGINT, and tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -15,7 +15,7 @@ from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._engine.errors import BadInput, EngineError
+from ._engine.errors import BadInput, EngineError, Stopped
 from ._engine.model import Database, Encryption, EncryptionSettings, EngineName, Server
 from ._engine.repositories.base import Repository
 from ._engine.repositories.local import LocalRepository
@@ -215,7 +215,7 @@ def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]
     module = spec.create_module()
     try:
         outcome = act(Options(module.params), this_host(), module.check_mode)
-    except EngineError as error:
+    except (EngineError, Stopped) as error:
         module.fail_json(msg=str(error), error=error.code)
     for warning in outcome.warnings:
         module.warn(warning)

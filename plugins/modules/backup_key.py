@@ -79,6 +79,7 @@ EXAMPLES = r"""
   fleet.backup.backup_key:
     path: /root/keys/operators.pem
   delegate_to: localhost
+  run_once: true
   register: operators
 
 - name: A new colleague can read the backups that exist

@@ -17,7 +17,7 @@ description:
   - O(encryption) is not used. It is accepted so that C(module_defaults) can set it for all modules of this collection.
 options:
   engine:
-    description: The kind of database, where only O(database) is rotated.
+    description: Rotates only the backups of this kind of database.
     type: str
     choices: [sqlite, postgresql]
   database:
@@ -253,6 +253,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         source_host=options.source_host(),
         policy=None if purge and policy.empty else policy,
         database=options.database_filter(),
+        engine=options.value("engine"),
         purge=purge,
     )
     result = plan_rotation(request, host) if check_mode else rotate(request, host)

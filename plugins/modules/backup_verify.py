@@ -173,6 +173,7 @@ error:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,7 +272,8 @@ def _read_scratch(given: Mapping[str, Any] | None, database: Database) -> Path |
         return None
     if database.engine is EngineName.SQLITE:
         return Path(given["path"]) if given["path"] else None
-    return read_server(given)
+    given_server = {name: value for name, value in vars(read_server(given)).items() if value is not None}
+    return replace(database.server, **given_server)
 
 
 def main() -> None:

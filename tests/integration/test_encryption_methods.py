@@ -242,6 +242,8 @@ def test_plain_backups_are_made_only_when_asked_for_by_name(world: World) -> Non
         (settings(Encryption.GPG), "gpg needs encryption.recipients or encryption.passphrase"),
         (settings(Encryption.AGE, recipients=("x",), passphrase="x"), "either recipients or a passphrase"),
         (settings(Encryption.AES256_CBC, passphrase="two\nlines"), "holds a line break"),
+        (settings(Encryption.AGE, passphrase="Tr0ub\x15"), "control character"),
+        (settings(Encryption.AGE, passphrase="x" * 1001), "longer than 1000 bytes"),
         (settings(Encryption.AES256_GCM, recipients=("/nonexistent.pub",)), "nonexistent.pub"),
     ],
 )

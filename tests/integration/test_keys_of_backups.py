@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -181,6 +182,17 @@ def test_a_key_is_rotated_when_it_is_old_and_the_old_one_is_kept(tmp_path: Path)
     assert rotated.previous is not None
     assert keys.public_pem(rotated.previous.read_bytes()).decode() == made.public
     assert keyfile.public_path(rotated.previous).read_text() == made.public
+
+
+def test_of_many_that_make_a_key_pair_at_once_all_get_the_one_that_stays(tmp_path: Path) -> None:
+    for attempt in range(20):
+        path = tmp_path / f"{attempt}.pem"
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(keyfile.ensure, [path] * 4, [False] * 4))
+        public = keys.public_pem(path.read_bytes()).decode()
+        assert [pair.public for pair in made] == [public] * 4
+        assert keyfile.public_path(path).read_text() == public
+    assert [found.name for found in tmp_path.iterdir() if found.name.startswith(".")] == []
 
 
 def test_a_key_is_destroyed_only_when_asked(tmp_path: Path) -> None:

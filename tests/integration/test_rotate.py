@@ -120,6 +120,14 @@ def test_all_databases_of_a_host_are_rotated_each_for_itself_and_no_other_hosts(
     assert all(f"{backup_id}.manifest.json" in names for backup_id in foreign)
 
 
+def test_an_engine_that_is_named_alone_leaves_the_others_alone(world: World) -> None:
+    made = take(world, 3)
+    assert world.rotate(Policy(last=1), engine="postgresql").rotations == ()
+    assert ids(world) == made
+    world.rotate(Policy(last=1), engine="sqlite")
+    assert ids(world) == made[2:]
+
+
 def test_a_purge_removes_all_backups_of_one_database_and_nothing_else(world: World) -> None:
     take(world, 2)
     world.verify(level=Level.RESTORE)

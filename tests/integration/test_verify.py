@@ -151,7 +151,47 @@ def test_assertions_are_tried_on_the_restored_database(world: World, sql: str, e
     check = only(world, level=Level.RESTORE, assertions=(Assertion(sql, expect, "orders are there"),))
     assert (check.outcome is Outcome.PASSED) == holds
     if not holds:
-        assert check.code == "mismatch"
+        assert check.code == "assertion_failed"
+    # What a user asks of the data condemns no backup, and proves none.
+    (backup,) = world.catalogue().backups
+    assert backup.known_bad is None
+    assert (backup.proven(Level.RESTORE) is not None) == holds
+
+
+def test_no_row_of_a_database_lands_in_a_proof_or_a_message(world: World) -> None:
+    world.backup()
+    wanted = (
+        Assertion("SELECT item FROM orders WHERE id < 4", [["other"]]),
+        Assertion("SELECT item FROM orders LIMIT 1", 1),
+    )
+    items = [item for _id, item in world.orders()[:4]]
+    for assertion in wanted:
+        check = only(world, level=Level.RESTORE, assertions=(assertion,))
+        assert check.code == "assertion_failed"
+        proofs = "".join(path.read_text() for path in world.directory.glob("*.proof.json"))
+        assert not [item for item in items if item in check.detail or item in proofs]
+
+
+def test_a_program_that_is_killed_condemns_no_backup(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backup()
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "zstd").write_text("#!/bin/sh\nkill -9 $$\n")
+    (tools / "zstd").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    check = only(world, level=Level.CONTENTS)
+    assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "tool_failed")
+    assert len(world.catalogue().good) == 1
+
+
+def test_a_backup_from_the_future_hides_no_stale_ones(world: World) -> None:
+    world.clock.moment += timedelta(days=365)
+    world.backup()
+    world.clock.moment -= timedelta(days=365)
+    checks = world.verify(max_age=timedelta(hours=26)).checks
+    assert checks[0].code == "stale"
 
 
 def test_all_of_them_or_a_sample_that_reaches_each_in_its_turn(world: World) -> None:

@@ -179,6 +179,11 @@ def test_a_weak_failure_after_a_strong_one_does_not_make_the_strong_one_easier_t
     assert backup(*failures, proof(Level.RESTORE, Outcome.PASSED, 5)).known_bad is None
 
 
+def test_a_wrong_clock_cannot_take_a_failure_back() -> None:
+    early = (proof(Level.CHECKSUM, Outcome.PASSED, 9), proof(Level.CHECKSUM, Outcome.FAILED, 4))
+    assert backup(*early).known_bad
+
+
 def test_what_could_not_be_checked_is_no_proof_and_no_failure() -> None:
     item = backup(proof(Level.RESTORE, Outcome.UNVERIFIABLE, 3))
     assert item.known_bad is None

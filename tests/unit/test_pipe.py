@@ -107,6 +107,23 @@ def test_work_that_takes_too_long_is_ended_with_all_its_programs() -> None:
         collect(pipe, pipe.through(CAT, pipe.source(Command("sleep", ("sleep", "60")))))
 
 
+def test_whatever_stops_a_copier_stops_the_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dump").write_bytes(b"x" * 3_000_000)
+    moved = iter([1000])
+
+    def short(*_descriptors: object) -> int:
+        for count in moved:
+            return count
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr("_engine.stream.pipe.Copier._move", short)
+    with Pipe() as pipe:
+        descriptor, _counter = pipe.counted(pipe.source(tmp_path / "dump"))
+        collect(pipe, descriptor)
+        with pytest.raises(MemoryError):
+            pipe.wait()
+
+
 def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
     def open_descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -10,6 +10,7 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
@@ -18,7 +19,7 @@ from .cipher import Sealer, Stage
 from .command import Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, NoSpace, Shrunk, ToolFailed
+from .errors import BadInput, Damaged, NoSpace, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .model import (
     Artefact,
@@ -256,6 +257,10 @@ class _Run:
                 raise self._engine.explain(self._sealer.explain(failure)) from None
             if sealing.transform:
                 store(sealing.transform.finish())
+        if isinstance(stream, Path) and plain.count != stream.stat().st_size:
+            raise Damaged(
+                f"Of the copy {stream}, {plain.count} bytes could be read. It was not published; run this again."
+            )
         return stored, digest.hexdigest(), plain.count
 
     def refuse_shrunk(self, manifest: Manifest) -> None:

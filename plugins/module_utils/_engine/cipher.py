@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Callable, Iterator, Optional, Tuple
@@ -85,10 +87,19 @@ class Sealer:
         return failure
 
 
+#: How zstd and gzip say that what they read is not what they wrote. Anything else, such as too little memory, says
+#: nothing about the backup.
+_UNPACKING = (
+    "unsupported format|[Cc]orrupt|checksum|[Pp]remature end|unexpected end|Decoding error|not in gzip format|crc error"
+    "|length error|invalid compressed data"
+)
+
+
 @contextmanager
 def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> Iterator[Stage]:
     """The stage that decrypts an artefact; the right key is found among those given. Raises NoKey and WrongKey."""
     method = artefact.encryption
+    _check_passphrase(settings.passphrase)
     if method is Encryption.AES256_GCM:
         slots = tuple(slot for slot in manifest.key_slots if slot.artefact == artefact.name)
         identities = keys.load_identities(settings.identities)
@@ -117,7 +128,7 @@ def explain_opening(failure: ToolFailed, artefact: Artefact) -> EngineError:
         explain = openssl.explain_decryption
     if explain:
         return explain(failure, artefact.name)
-    if failure.name in ("zstd", "gzip"):
+    if failure.name in ("zstd", "gzip") and re.search(_UNPACKING, failure.output):
         return Damaged(
             f"{artefact.name} cannot be decompressed, although its stored bytes are those that were written "
             f"({failure.output or 'no reason given'}). Restore another backup."
@@ -138,5 +149,16 @@ def _check_settings(settings: EncryptionSettings) -> None:
         raise BadInput(
             f"Encryption {method.value} takes either recipients or a passphrase when it encrypts. Give one of them."
         )
-    if settings.passphrase and "\n" in settings.passphrase:
-        raise BadInput("encryption.passphrase holds a line break, which the programs that read it take for its end.")
+    _check_passphrase(settings.passphrase)
+
+
+def _check_passphrase(passphrase: Optional[str]) -> None:
+    """Raise BadInput for what a program would take for the end of the passphrase, or for a key that edits it."""
+    if passphrase is None:
+        return
+    if any(unicodedata.category(letter) == "Cc" for letter in passphrase):
+        raise BadInput("encryption.passphrase holds a line break or another control character. Choose one without.")
+    if len(passphrase.encode("utf-8", "surrogateescape")) > 1000:
+        raise BadInput(
+            "encryption.passphrase is longer than 1000 bytes, which not every program reads. Choose a shorter one."
+        )

@@ -63,13 +63,19 @@ class Locked(EngineError):
     code = "locked"
 
 
-class TimedOut(EngineError):
+class Stopped(BaseException):
+    """The work was told to stop. No handler of errors may take this for one, and go on."""
+
+    code: ClassVar[str] = "stopped"
+
+
+class TimedOut(Stopped):
     """The work took longer than its timeout."""
 
     code = "timeout"
 
 
-class Interrupted(EngineError):
+class Interrupted(Stopped):
     """A signal asked this process to stop."""
 
     code = "interrupted"
@@ -137,8 +143,14 @@ class WrongKey(EngineError):
     code = "wrong_key"
 
 
+class AssertionFailed(EngineError):
+    """What came back is what was backed up, and yet not what the user's own query must return."""
+
+    code = "assertion_failed"
+
+
 class Mismatch(EngineError):
-    """What came back is not what was backed up, or an assertion does not hold."""
+    """What came back is not what was backed up."""
 
     code = "mismatch"
 

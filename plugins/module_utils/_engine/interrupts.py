@@ -40,19 +40,27 @@ def time_limit(seconds: Optional[float], label: str) -> Iterator[None]:
         return
 
     def expire(_number: int, _frame: Optional[FrameType]) -> None:
+        _no_more()
         raise TimedOut(f"{label} took longer than its timeout of {seconds:g} s. Raise timeout, or see what blocks it.")
 
-    previous = signal.signal(signal.SIGALRM, expire)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGALRM, *_SIGNALS)}
+    signal.signal(signal.SIGALRM, expire)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
-    # The cleaning up that follows must not itself be cut short by an impatient second signal.
+    _no_more()
+    raise Interrupted(f"Stopped by {signal.Signals(number).name}. What was begun has been removed; run this again.")
+
+
+def _no_more() -> None:
+    """Let nothing cut the cleaning up short that follows: no impatient second signal, and no end of the time."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for other in _SIGNALS:
         signal.signal(other, signal.SIG_IGN)
-    raise Interrupted(f"Stopped by {signal.Signals(number).name}. What was begun has been removed; run this again.")

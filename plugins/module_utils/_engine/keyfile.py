@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Optional
+from typing import Iterator, Optional
 
 from . import keys
 from .errors import BadInput, EngineError, PermissionDenied, Refused
@@ -39,37 +42,54 @@ def public_path(path: Path) -> Path:
 
 
 def ensure(path: Path, dry_run: bool) -> KeyFile:
-    """Make the pair where it is missing; mend a missing public key and a mode that lets others read the private one."""
-    private = _read(path)
-    if private is None:
-        return KeyFile(path, None, None, True) if dry_run else _make(path)
-    public = keys.public_pem(private)
-    wrong_mode = stat.S_IMODE(path.stat().st_mode) != 0o600
-    wrong_public = _read(public_path(path)) != public
-    if not dry_run:
-        if wrong_mode:
-            path.chmod(0o600)
-        if wrong_public:
-            _write(public_path(path), public, 0o644)
-    return KeyFile(path, public.decode("ascii"), keys.recipient_id(public), wrong_mode or wrong_public)
+    """Make the pair where it is missing; mend a missing public key and a mode that lets others read the private one.
+
+    Of several that make it at once, one wins, and all return the winner's.
+    """
+    if _read(path) is None:
+        if dry_run:
+            return KeyFile(path, None, None, True)
+        made = _create(path)
+    else:
+        made = False
+    with _held(path) as private:
+        public = keys.public_pem(private)
+        wrong_mode = stat.S_IMODE(path.stat().st_mode) != 0o600
+        wrong_public = _read(public_path(path)) != public
+        if not dry_run:
+            if wrong_mode:
+                path.chmod(0o600)
+            if wrong_public:
+                _write(public_path(path), public, 0o644)
+    changed = made or wrong_mode or wrong_public
+    return KeyFile(path, public.decode("ascii"), keys.recipient_id(public), changed)
 
 
 def rotate(path: Path, max_age: Optional[timedelta], now: datetime, dry_run: bool) -> KeyFile:
-    """Put a new pair in the place of one older than ``max_age``; the old one is kept under the time of its end."""
+    """Put a new pair in place of one that is older than ``max_age``; the old one is kept under the time of its end."""
     if _read(path) is None:
         return ensure(path, dry_run)
-    made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
-    if max_age is not None and now - made <= max_age:
-        return ensure(path, dry_run)
-    previous = path.with_name(f"{path.name}.{now.strftime('%Y%m%dT%H%M%SZ')}")
-    if dry_run:
-        return KeyFile(path, None, None, True, previous)
-    # A link, so that the path has a key at every moment: the old one until the new one is renamed over it.
-    os.link(path, previous)
+    with _held(path):
+        made = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
+        previous = path.with_name(f"{path.name}.{now.strftime('%Y%m%dT%H%M%SZ')}")
+        young = max_age is not None and now - made <= max_age
+        if not young and dry_run:
+            return KeyFile(path, None, None, True, previous)
+        if not young:
+            _replace(path, previous)
+    pair = ensure(path, dry_run)
+    return pair if young else KeyFile(path, pair.public, pair.recipient_id, True, previous)
+
+
+def _replace(path: Path, previous: Path) -> None:
+    try:
+        # A link, so that the path has a key at every moment: the old one until the new one is renamed over it.
+        os.link(path, previous)
+    except OSError as error:
+        raise _explained(previous, error) from None
     if public_path(path).exists():
         os.replace(str(public_path(path)), str(public_path(previous)))
-    made_pair = _make(path)
-    return KeyFile(path, made_pair.public, made_pair.recipient_id, True, previous)
+    _write(path, keys.generate(), 0o600)
 
 
 def remove(path: Path, destroy: bool, dry_run: bool) -> KeyFile:
@@ -86,12 +106,39 @@ def remove(path: Path, destroy: bool, dry_run: bool) -> KeyFile:
     return KeyFile(path, None, None, bool(files))
 
 
-def _make(path: Path) -> KeyFile:
-    private = keys.generate()
-    public = keys.public_pem(private)
-    _write(path, private, 0o600)
-    _write(public_path(path), public, 0o644)
-    return KeyFile(path, public.decode("ascii"), keys.recipient_id(public), True)
+def _create(path: Path) -> bool:
+    """Make a private key where there is none; False when somebody else was faster."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.partial")
+    _write(temporary, keys.generate(), 0o600)
+    try:
+        # A link, and no renaming: what is there already stays.
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise _explained(path, error) from None
+    finally:
+        temporary.unlink()
+    return True
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bytes]:
+    """Hold the lock on a private key's file (flock(2)), which dies with its holder; the key that it guards."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise _explained(path, error) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            status = os.fstat(descriptor)
+            # While this waited, the key may have been rotated: then the lock is on the old one.
+            if path.exists() and path.stat().st_ino == status.st_ino:
+                yield os.pread(descriptor, status.st_size, 0)
+                return
+        finally:
+            os.close(descriptor)
 
 
 def _read(path: Path) -> Optional[bytes]:
@@ -105,7 +152,7 @@ def _read(path: Path) -> Optional[bytes]:
 
 def _write(path: Path, content: bytes, mode: int) -> None:
     """Write a file so that it is there whole or not at all, and never readable by more than ``mode`` says."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.writing")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:

@@ -13,8 +13,8 @@ from typing import Iterator, Optional, Union
 from .cipher import Stage, explain_opening
 from .command import Command
 from .databases.base import Engine, Staging, differing
-from .errors import Damaged, Mismatch, ToolFailed, Unverifiable
-from .model import Artefact, Backup, Manifest
+from .errors import Damaged, Mismatch, ToolFailed, Unverifiable, WrongKey
+from .model import Artefact, Backup, Encryption, Manifest
 from .repositories.base import Repository
 from .state import Progress
 from .stream.compression import decompressing
@@ -69,6 +69,9 @@ def load(
             raise engine.explain(explain_opening(failure, artefact)) from None
     if check:
         _compare_digest(repository, backup, artefact, digest.hexdigest())
+    if plain.count != artefact.plain_bytes and artefact.encryption is Encryption.AES256_CBC:
+        # Now and then a wrong key makes noise that ends like a whole file.
+        raise WrongKey(f"{artefact.name} does not open with this passphrase. Check encryption.passphrase.")
     if plain.count != artefact.plain_bytes:
         raise Damaged(
             f"{artefact.name} holds {plain.count} bytes instead of {artefact.plain_bytes}. Restore another backup."

@@ -9,7 +9,7 @@ Times are aware datetimes in UTC, sizes are bytes, and spans are timedeltas, eve
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
@@ -294,7 +294,7 @@ class Backup:
         if self.known_bad:
             return None
         passed = [p for p in self.proofs if p.outcome is Outcome.PASSED and p.level.strength >= level.strength]
-        return max(passed, key=lambda proof: proof.time) if passed else None
+        return passed[-1] if passed else None
 
     @property
     def known_bad(self) -> Optional[str]:
@@ -305,16 +305,15 @@ class Backup:
         """
         if self.defect:
             return self.defect
-        failures = [proof for proof in self.proofs if proof.outcome is Outcome.FAILED]
-        if not failures:
-            return None
-        last = max(failures, key=lambda proof: proof.time)
-        strongest = max(failure.level.strength for failure in failures)
+        failed: Optional[Proof] = None
+        # In the order in which they were written, which no wrong clock can change.
         for proof in self.proofs:
-            redeems = proof.outcome is Outcome.PASSED and proof.level.strength >= strongest
-            if redeems and proof.time > last.time:
-                return None
-        return f"{last.level.value} verification failed: {last.detail}"
+            if proof.outcome is Outcome.FAILED:
+                strongest = proof if failed is None or proof.level.strength >= failed.level.strength else failed
+                failed = replace(proof, level=strongest.level)
+            elif failed and proof.outcome is Outcome.PASSED and proof.level.strength >= failed.level.strength:
+                failed = None
+        return f"{failed.level.value} verification failed: {failed.detail}" if failed else None
 
 
 @dataclass(frozen=True)

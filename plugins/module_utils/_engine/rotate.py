@@ -22,7 +22,7 @@ from .state import Host, audit, locked
 
 @dataclass(frozen=True)
 class RotateRequest:
-    """Which backups to rotate: those of one database of a host, or of all its databases.
+    """Which backups to rotate: those of one database of a host, or of all its databases (of one engine).
 
     Exactly one of ``policy`` and ``purge`` is given; ``purge`` removes all backups of the one database.
     """
@@ -31,6 +31,7 @@ class RotateRequest:
     source_host: str
     policy: Optional[Policy] = None
     database: Optional[Database] = None
+    engine: Optional[str] = None
     purge: bool = False
     lock_timeout: float = 60.0
 
@@ -128,7 +129,7 @@ def _places(request: RotateRequest) -> Iterator[Tuple[Repository, Place]]:
             yield repository, place_of(request.source_host, request.database)
             continue
         for place in repository.places():
-            if place.host == safe_name(request.source_host):
+            if place.host == safe_name(request.source_host) and request.engine in (None, place.engine):
                 yield repository, place
 
 

@@ -18,7 +18,17 @@ from .catalogue import Catalogue, place_of, scan
 from .cipher import opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
-from .errors import BadInput, BadManifest, Damaged, EngineError, Interrupted, Mismatch, NotFound, Stale, Unverifiable
+from .errors import (
+    AssertionFailed,
+    BadInput,
+    BadManifest,
+    Damaged,
+    EngineError,
+    Mismatch,
+    NotFound,
+    Stale,
+    Unverifiable,
+)
 from .interrupts import interruptible
 from .loading import check_checksum, check_staged, load
 from .manifest import write_proof
@@ -150,7 +160,8 @@ def _shortcomings(
         if problem.name.endswith(MANIFEST) and (request.backup == "all" or (request.backup == "latest" and newer)):
             yield BadManifest(problem.reason)
     if request.max_age is not None:
-        good = catalogue.good
+        # One from the future tells of a clock that was wrong, and not of how old the newest one is.
+        good = [backup for backup in catalogue.good if backup.time <= host.now()]
         age = host.now() - good[-1].time if good else None
         if age is None or age > request.max_age:
             found = f"is {format_span(age)} old" if age is not None else "does not exist"
@@ -183,13 +194,16 @@ def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: B
     try:
         _verify_one(request, repository, backup, progress)
         check = Check(repository.label, backup.id, request.level, Outcome.PASSED)
-    except Interrupted:
-        raise
     except EngineError as error:
-        outcome = Outcome.FAILED if isinstance(error, _CONCLUSIVE) else Outcome.UNVERIFIABLE
+        conclusive = isinstance(error, (*_CONCLUSIVE, AssertionFailed))
+        outcome = Outcome.FAILED if conclusive else Outcome.UNVERIFIABLE
         check = _failed(repository, backup.id, request.level, error, outcome)
     check = replace(check, seconds=round(time.monotonic() - began, 3))
-    proof = Proof(check.level, check.outcome, host.now(), host.name, check.detail, check.seconds)
+    # An assertion that does not hold is no fault of the backup: it fails the check, and does not condemn the backup.
+    proven = Outcome.UNVERIFIABLE if check.code == AssertionFailed.code else check.outcome
+    # What programs go on to say can quote rows, and the proof lies in the clear beside what is encrypted.
+    said = check.detail.split("\n", 1)[0][:500]
+    proof = Proof(check.level, proven, host.now(), host.name, said, check.seconds)
     try:
         repository.append(backup.place, backup.id + PROOF, write_proof(proof))
     except EngineError as error:
@@ -240,16 +254,25 @@ def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
 
 
 def _check_assertion(staging: Staging, assertion: Assertion) -> None:
-    rows = staging.query(assertion.sql)
+    name = assertion.name or assertion.sql
+    try:
+        rows = staging.query(assertion.sql)
+    except Mismatch as error:
+        raise AssertionFailed(f'The assertion "{name}" cannot be tried: {error}') from None
     expected = assertion.expect
     if isinstance(expected, list):
         holds = [list(map(str, row)) for row in rows] == [_row(row) for row in expected]
     else:
         holds = len(rows) == 1 and len(rows[0]) == 1 and str(rows[0][0]) == str(expected)
     if not holds:
-        found = rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 else [list(row) for row in rows[:5]]
-        name = assertion.name or assertion.sql
-        raise Mismatch(f'The assertion "{name}" does not hold: it must return {expected!r}, and returned {found!r}.')
+        raise AssertionFailed(f'The assertion "{name}" does not hold: it must return {expected!r}, not {_found(rows)}.')
+
+
+def _found(rows: Sequence[Tuple[Any, ...]]) -> str:
+    """What a query returned, without the contents of rows: those may be what the backup is encrypted for."""
+    if len(rows) == 1 and len(rows[0]) == 1 and isinstance(rows[0][0], (bool, int, float)):
+        return repr(rows[0][0])
+    return f"what came ({len(rows)} rows)"
 
 
 def _row(row: Any) -> List[str]:

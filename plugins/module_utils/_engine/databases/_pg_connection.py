@@ -41,7 +41,6 @@ from ..errors import (
     NoSpace,
     NotFound,
     PermissionDenied,
-    TimedOut,
     Unreachable,
 )
 from ..model import Database, Server
@@ -301,7 +300,7 @@ def _explained(error: psycopg2.Error, label: str) -> EngineError:
     if state in ("55P03", "55006", "40P01"):
         return Locked(f"{label}: {said}. Find the session that holds it in pg_stat_activity, or try again later.")
     if state == "57014":
-        return TimedOut(f"{label}: {said}. Something cancelled the statement; run this again.")
+        return Unreachable(f"{label}: {said}. Something cancelled the statement; run this again.")
     if state in ("53100", "53200"):
         return NoSpace(f"{label}: {said}. Free space on the database server, or raise the limit that it names.")
     if state == "3D000":

@@ -13,7 +13,7 @@ import os
 import stat
 from contextlib import suppress
 
-from ..errors import Damaged, EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
+from ..errors import EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from .base import Reader, Writer
 
 #: What a file is called while it is written: its name between a dot and this.
@@ -89,7 +89,7 @@ class LocalWriter(Writer):
 
 
 class LocalReader(Reader):
-    """An open file; reading it raises Damaged where the disk fails."""
+    """An open file; reading it raises RepositoryUnusable where the disk or share fails."""
 
     def __init__(self, descriptor: int, label: str) -> None:
         self._descriptor, self._label = descriptor, label
@@ -98,9 +98,9 @@ class LocalReader(Reader):
         try:
             return os.read(self._descriptor, size)
         except OSError as error:
-            raise Damaged(
+            raise RepositoryUnusable(
                 f"{self._label} cannot be read: {error.strerror}. "
-                "The disk may be failing; restore from another repository."
+                "The disk or share may be failing; check it, or restore from another repository."
             ) from None
 
     def close(self) -> None:
@@ -144,9 +144,13 @@ def explain(error: OSError, label: str, name: str) -> EngineError:
 
 
 def abandoned(directory: int, name: str) -> bool:
-    """Whether the process that wrote a file is gone: its lock is free."""
+    """Whether the process that wrote a file is gone: its lock is free. What is no file is nobody's leftover."""
+    # Over NFS, only a file that is open for writing can be locked exclusively (flock(2)).
+    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    if not stat.S_ISREG(_mode(directory, name)):
+        return False
     try:
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+        descriptor = os.open(name, flags, dir_fd=directory)
     except FileNotFoundError:
         return False
     try:
@@ -156,6 +160,13 @@ def abandoned(directory: int, name: str) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _mode(directory: int, name: str) -> int:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return 0
 
 
 def unlink(directory: int, name: str) -> None:

@@ -64,9 +64,12 @@ def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
         return WrongKey(f"{name} is encrypted in the other way of age: keys instead of a passphrase, or the reverse.")
     if "malformed" in output and "identit" in output:
         return BadInput("An item of encryption.identities is no age identity. Give what age-keygen writes.")
-    return Damaged(
-        f"{name} is not what age wrote: {output.splitlines()[0] if output else 'no output'}. Restore another backup."
-    )
+    if any(
+        sign in output for sign in ("failed to decrypt and authenticate", "unexpected EOF", "failed to read header")
+    ):
+        return Damaged(f"{name} is not what age wrote. Restore another backup.")
+    # An age that was killed says nothing about the backup.
+    return failure
 
 
 def _age() -> str:

@@ -87,9 +87,10 @@ def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
         return NoKey(f"{name} is encrypted with a passphrase. Give it in encryption.passphrase.")
     if "DECRYPTION_FAILED" in output or "BADMDC" in output or "decryption failed" in output:
         return WrongKey(f"{name} cannot be decrypted by gpg with what was given. Check the encryption options.")
-    return Damaged(
-        f"{name} is not what gpg wrote: {output.splitlines()[-1] if output else 'no output'}. Restore another backup."
-    )
+    if any(sign in output for sign in ("no valid OpenPGP data", "NODATA", "CRC error", "invalid packet", "BADARMOR")):
+        return Damaged(f"{name} is not what gpg wrote. Restore another backup.")
+    # A gpg that was killed, or that has no home to work in, says nothing about the backup.
+    return failure
 
 
 def _gpg(home: Optional[str] = None) -> List[Argument]:

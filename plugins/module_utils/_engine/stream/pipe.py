@@ -48,6 +48,9 @@ class Copier(threading.Thread):
             pass
         except OSError as error:
             self.error = _explained(error, self._label)
+        except BaseException as error:
+            # Whatever it is, what has arrived is not all there was.
+            self.error = error
         finally:
             os.close(self._source)
             os.close(self._target)
