@@ -15,7 +15,7 @@ import pytest
 
 from _engine.command import Command
 from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
-from _engine.interrupts import time_limit
+from _engine.interrupts import interruptible, time_limit
 from _engine.model import Compression
 from _engine.stream.compression import compressing, decompressing
 from _engine.stream.pipe import Pipe
@@ -103,7 +103,7 @@ def test_a_full_disk_at_the_end_of_a_pipe_is_no_space() -> None:
 
 def test_work_that_takes_too_long_is_ended_with_all_its_programs() -> None:
     message = "The backup of shop took longer than its timeout of 0.3 s"
-    with pytest.raises(TimedOut, match=message), time_limit(0.3, "The backup of shop"), Pipe() as pipe:
+    with pytest.raises(TimedOut, match=message), interruptible(), time_limit(0.3, "The backup of shop"), Pipe() as pipe:
         collect(pipe, pipe.through(CAT, pipe.source(Command("sleep", ("sleep", "60")))))
 
 

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from .errors import EngineError, PartlyDone
+from .interrupts import finish
 from .manifest import write_manifest
 from .model import Manifest, Place
 from .names import MANIFEST
@@ -67,6 +68,7 @@ class Publication:
         self.write(write_manifest(manifest))
         self.finish()
 
+        finish()
         self._each(lambda repository: self._commit(repository, manifest))
         if self._failures:
             done = ", ".join(self.repositories)

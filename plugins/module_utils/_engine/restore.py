@@ -18,7 +18,7 @@ from .cipher import Sealer, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
 from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
-from .interrupts import interruptible
+from .interrupts import finish, interruptible
 from .loading import check_checksum, check_staged, load
 from .model import SAFETY_TIER, Artefact, Backup, Database, Encryption, EncryptionSettings, Level, Manifest
 from .pem import public_of
@@ -129,6 +129,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         unverified = _check(staging, manifest, progress)
         safety = _save_target(request, host, plan) if plan.replaces and request.safety_backup else None
         progress.stage("swap")
+        finish()
         kept_as = staging.promote(request.replace, request.keep_replaced)
     return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified)
 
