@@ -247,9 +247,16 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
     """Verify, or say what a run would verify."""
     request = read_request(options)
     if check_mode:
-        targets = [f"{repository.label}: {backup.id}" for repository, backup in plan_verification(request, host)]
-        values = {"backups": [backup.id for _repository, backup in plan_verification(request, host)]}
-        return Outcome(bool(targets), values, after="".join(f"{target}: a proof\n" for target in targets))
+        planned = plan_verification(request, host)
+        failed = [item for item in planned if isinstance(item, Check)]
+        targets = [item for item in planned if not isinstance(item, Check)]
+        return Outcome(
+            bool(targets),
+            {"backups": [backup.id for repository, backup in targets]},
+            after="".join(f"{repository.label}: {backup.id}: a proof\n" for repository, backup in targets),
+            failure=_explain(failed, len(planned)) if failed else None,
+            error=failed[0].code if failed else None,
+        )
     result = verify(request, host)
     failed = [check for check in result.checks if check.outcome is not Verdict.PASSED]
     proofs = [f"{check.repository}: {check.backup}: a proof\n" for check in result.checks if check.backup]

@@ -311,6 +311,25 @@ def test_the_audit_log_tells_who_did_what_and_how_it_ended(world: World) -> None
     assert stat.S_IMODE((world.host.state / "audit.jsonl").stat().st_mode) == 0o600
 
 
+def test_a_state_directory_that_cannot_be_used_is_explained(world: World, small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(b"x" * 512)
+    world.host = replace(world.host, state=small_disk / "state")
+    with pytest.raises(NoSpace, match="state.*the disk is full"):
+        world.backup()
+    world.host = replace(world.host, state=world.path / "state")
+    with pytest.raises(EngineError, match="FLEET_BACKUP_STATE"):
+        world.backup()
+    assert world.files() == []
+
+
+def test_a_status_file_that_was_cut_short_stops_nobody(world: World) -> None:
+    world.backup()
+    (world.host.state / "status" / "web1+sqlite+shop.json").write_text("{")
+    assert running(world.host) == [{"subject": "web1/sqlite/shop", "stage": "unknown", "alive": False}]
+
+
 def test_nothing_is_running_afterwards(world: World) -> None:
     world.backup()
     assert running(world.host) == []

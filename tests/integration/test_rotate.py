@@ -139,6 +139,15 @@ def test_a_purge_removes_all_backups_of_one_database_and_nothing_else(world: Wor
     assert [name for name in world.files() if not name.startswith(kept)] == []
 
 
+def test_a_purge_spares_no_backup_whose_manifest_is_broken_or_gone(world: World) -> None:
+    made = take(world, 3)
+    (world.directory / f"{made[0]}.manifest.json").write_text("{")
+    (world.directory / f"{made[1]}.manifest.json").unlink()
+    assert world.rotate(None, database=world.database, purge=True).changed
+    assert world.files() == []
+    assert not world.rotate(None, database=world.database, purge=True).changed
+
+
 def test_leftovers_are_tidied_and_what_has_lost_its_manifest_is_left_alone_and_named(world: World) -> None:
     made = take(world, 2)
     (world.directory / ".x.partial").write_bytes(b"half")

@@ -255,9 +255,24 @@ def test_check_mode_changes_no_byte_and_names_what_would_be_verified(world: Worl
     world.backup()
     second = world.backup()
     before = world.picture()
-    ((repository, backup),) = plan_verification(world.verify_request(), world.host)
+    (planned,) = plan_verification(world.verify_request(), world.host)
     assert world.picture() == before
+    assert not isinstance(planned, Check)
+    repository, backup = planned
     assert (repository, backup.id) == (world.repository, second.manifest.id)
+
+
+def test_check_mode_names_what_would_fail(world: World) -> None:
+    (check,) = plan_verification(world.verify_request(), world.host)
+    assert isinstance(check, Check)
+    assert check.code == "not_found"
+
+
+def test_a_sample_reaches_every_backup_although_one_never_passes(world: World) -> None:
+    made = [world.backup() for _number in range(3)]
+    world.artefact(made[0]).write_bytes(b"x" * made[0].manifest.main.bytes)
+    sampled = [world.verify(backup="all", sample=1).checks[0].backup for _night in range(3)]
+    assert sorted(sampled) == sorted(result.manifest.id for result in made)
 
 
 def test_nothing_is_left_in_the_scratch_directory(world: World) -> None:

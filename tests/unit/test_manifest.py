@@ -105,6 +105,7 @@ def artefact(**fields: Any) -> list[dict[str, Any]]:
         (changed(started="yesterday"), "a started that is no time"),
         (changed(started="0001-01-01T00:00:00+14:00"), "a started that is no time"),
         (changed(finished="0001-01-01T00:00:00Z"), "a finished of no age of backups"),
+        (changed(database="\ud800"), "holds what is no text"),
         (changed(artefacts=[]), "does not name one artefact that holds the database"),
         (changed(artefacts=artefact() * 2, key_slots=[]), "does not name one artefact"),
         (changed(artefacts=artefact(name="../../etc/shadow"), key_slots=[]), "could lead out of the repository"),
@@ -160,6 +161,8 @@ def test_proofs_come_back_and_a_line_that_was_cut_short_proves_nothing() -> None
     written = [proof(Level.RESTORE, Outcome.PASSED, 3), proof(Level.CHECKSUM, Outcome.UNVERIFIABLE, 4)]
     content = b"".join(write_proof(item) + b"\n" for item in written)
     assert list(read_proofs(content)) == written
+    huge = b'{"level": "checksum", "outcome": "passed", "time": "2026-03-01", "host": "x", "seconds": 1' + b"0" * 400
+    assert list(read_proofs(content + huge + b"}")) == written
     assert list(read_proofs(content + b'{"level": "restore", "outcome": "pas')) == written
 
 

@@ -38,7 +38,7 @@ from .model import (
 from .names import id_of_file, make_id
 from .publication import Publication
 from .repositories.base import Repository
-from .state import Host, Progress, audit, locked
+from .state import Host, Progress, audit, audit_failure, locked
 from .stream.compression import compressing
 from .stream.pipe import Pipe
 from .timespan import format_size
@@ -125,7 +125,7 @@ def take_backup(request: BackupRequest, host: Host) -> BackupResult:
             with time_limit(request.timeout, f"The backup of {request.database.name}"):
                 result = _run(request, host)
         except BaseException as error:
-            audit(host, "backup", subject, "failed", {"reason": str(error)})
+            audit_failure(host, "backup", subject, error)
             raise
         if result.changed:
             audit(
@@ -139,7 +139,7 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
     plan = plan_backup(request, host)
     if plan.fresh:
         return BackupResult(False, plan.fresh.manifest, tuple(r.label for r in request.repositories))
-    tidied = [name for repository in request.repositories for name in repository.tidy(request.place, dry_run=False)]
+    tidied = _tidy(request, host)
     catalogues = [scan(repository, request.place) for repository in request.repositories]
     engine = open_engine(request.database)
     with Progress(host, "backup", request.place.path) as progress:
@@ -154,6 +154,17 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
                 publication.publish(manifest)
                 warnings = (*snapshot.facts.warnings, *run.row_warnings(manifest))
                 return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), warnings)
+
+
+def _tidy(request: BackupRequest, host: Host) -> List[str]:
+    """Remove what killed runs left over, once that is in the audit log."""
+    place, tidied = request.place, []
+    for repository in request.repositories:
+        doomed = repository.tidy(place, dry_run=True)
+        if doomed:
+            audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
+            tidied += repository.tidy(place, dry_run=False)
+    return tidied
 
 
 class _Run:
@@ -329,6 +340,10 @@ def _check_request(request: BackupRequest) -> None:
     labels = [repository.label for repository in request.repositories]
     if len(set(labels)) != len(labels):
         raise BadInput(f"A repository is named twice in repositories: {', '.join(labels)}. Name each once.")
+    try:
+        request.database.name.encode("utf-8")
+    except UnicodeEncodeError:
+        raise BadInput("The database's name is not valid UTF-8, which no manifest can hold. Rename it.") from None
     if not 0 <= request.min_size_ratio <= 1:
         raise BadInput(f"min_size_ratio is {request.min_size_ratio:g}. Choose a share from 0 to 1.")
 

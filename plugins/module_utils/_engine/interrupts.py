@@ -45,7 +45,9 @@ def interruptible() -> Iterator[None]:
         yield
         return
     outer, _work = _work, _Work()
-    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    # One that is ignored, as nohup(1) has it for SIGHUP, stays ignored.
+    heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, _interrupt) for number in heard}
     try:
         yield
     finally:

@@ -138,7 +138,7 @@ def read_proofs(content: bytes) -> Tuple[Proof, ...]:
                     seconds=float(fields.maybe("seconds", (int, float)) or 0.0),
                 )
             )
-        except BadManifest:
+        except (BadManifest, OverflowError):
             continue
     return tuple(proofs)
 
@@ -199,6 +199,12 @@ def _parse(content: bytes, where: str) -> Mapping[str, Any]:
         raise BadManifest(
             f"{where} is not whole JSON: it is cut short or damaged. Restore from another repository."
         ) from None
+    if b"\\ud" in content or b"\\uD" in content:
+        # JSON can hold halves of characters, which no name and no file can.
+        try:
+            json.dumps(document, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadManifest(f"{where} holds what is no text. The file is damaged or forged.") from None
     if not isinstance(document, dict):
         raise BadManifest(f"{where} is not a JSON object. Find out who wrote that file.")
     return document

@@ -23,7 +23,7 @@ from .loading import check_checksum, check_staged, load
 from .model import SAFETY_TIER, Artefact, Backup, Database, Encryption, EncryptionSettings, Level, Manifest
 from .pem import public_of
 from .repositories.base import Repository
-from .state import Host, Progress, audit, locked
+from .state import Host, Progress, audit, audit_failure, locked
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
         with opening(request.encryption, backup.manifest, artefact):
             pass
     if target.exists and request.safety_backup:
-        Sealer(_safety_encryption(request.encryption))
+        _check_safety(request)
         repository.check(writing=True)
     return RestorePlan(repository, backup, target, _expected_seconds(backup), warnings)
 
@@ -104,7 +104,7 @@ def restore(request: RestoreRequest, host: Host) -> RestoreResult:
         try:
             result = _run(request, host, subject)
         except BaseException as error:
-            audit(host, "restore", subject, "failed", {"reason": str(error)})
+            audit_failure(host, "restore", subject, error)
             raise
         audit(host, "restore", subject, "done", {"id": result.plan.backup.id, "safety_backup": result.safety_backup})
         return result
@@ -130,7 +130,8 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         safety = _save_target(request, host, plan) if plan.replaces and request.safety_backup else None
         progress.stage("swap")
         finish()
-        kept_as = staging.promote(request.replace, request.keep_replaced)
+        # What came into being meanwhile was not saved, and is not replaced.
+        kept_as = staging.promote(request.replace and plan.replaces, request.keep_replaced)
     return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified)
 
 
@@ -186,6 +187,16 @@ def _save_target(request: RestoreRequest, host: Host, plan: RestorePlan) -> str:
         ) from error
 
 
+def _check_safety(request: RestoreRequest) -> None:
+    try:
+        Sealer(_safety_encryption(request.encryption))
+    except BadInput as error:
+        raise BadInput(
+            f"The safety backup of what would be replaced cannot be taken: {error} "
+            "To replace it without one, set safety_backup to false."
+        ) from None
+
+
 def _safety_encryption(settings: EncryptionSettings) -> EncryptionSettings:
     """The same settings, able to encrypt: whoever can read the backups can also name their recipient."""
     if settings.method is Encryption.AES256_GCM and not settings.recipients and settings.identities:
@@ -238,4 +249,4 @@ def _expected_seconds(backup: Backup) -> Optional[float]:
     if proof and proof.seconds:
         return proof.seconds
     took = backup.manifest.durations.get("dump")
-    return float(took) if took is not None else None
+    return float(took) if isinstance(took, (int, float)) else None

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Iterator, List, Optional, Tuple
 
 from .catalogue import Catalogue, place_of, scan
-from .errors import BadInput
+from .errors import BadInput, PartlyDone
 from .interrupts import interruptible
 from .model import Database, Decision, Place, Policy, Problem
-from .names import MANIFEST, PROOF, safe_name
+from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
 from .retention import plan
 from .state import Host, audit, locked
@@ -45,6 +45,8 @@ class PlaceRotation:
     decisions: Tuple[Decision, ...]
     leftovers: Tuple[str, ...]
     problems: Tuple[Problem, ...]
+    #: Whether even what is not in order goes.
+    purge: bool = False
 
     @property
     def removed(self) -> Tuple[Decision, ...]:
@@ -52,7 +54,7 @@ class PlaceRotation:
 
     @property
     def changed(self) -> bool:
-        return bool(self.removed or self.leftovers)
+        return bool(self.removed or self.leftovers or (self.purge and self.problems))
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,33 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
         audit(host, action, place.path, "removing", facts)
         files = [artefact.name for artefact in backup.manifest.artefacts] + [backup.id + PROOF]
         repository.remove_backup(place, backup.id + MANIFEST, files)
+    if request.purge:
+        _purge_remains(host, repository, rotation)
     if rotation.leftovers:
         audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
         repository.tidy(place, dry_run=False)
+
+
+def _purge_remains(host: Host, repository: Repository, rotation: PlaceRotation) -> None:
+    """Remove what belongs to a backup whose manifest cannot be read or is gone: all of the database goes."""
+    place = rotation.place
+    foreign = [problem.name for problem in rotation.problems if id_of_file(problem.name) is None]
+    for backup_id in sorted({id_of_file(problem.name) or "" for problem in rotation.problems} - {""}):
+        audit(host, "purge", place.path, "removing", {"id": backup_id, "repository": repository.label})
+        files = [entry.name for entry in repository.entries(place) if id_of_file(entry.name) == backup_id]
+        repository.remove_backup(place, backup_id + MANIFEST, [name for name in files if not name.endswith(MANIFEST)])
+    if foreign:
+        raise PartlyDone(
+            f"All backups in {repository.label}/{place.path} are gone, but not {', '.join(foreign)}, which is no file "
+            "of a backup. Look at it, and remove it by hand."
+        )
 
 
 def _plan_place(request: RotateRequest, repository: Repository, place: Place, now: datetime) -> PlaceRotation:
     catalogue = scan(repository, place)
     decisions = _purge(catalogue) if request.policy is None else _decide(catalogue, request.policy, now)
     leftovers = repository.tidy(place, dry_run=True)
-    return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), catalogue.problems)
+    return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), catalogue.problems, request.purge)
 
 
 def _decide(catalogue: Catalogue, policy: Policy, now: datetime) -> List[Decision]:

@@ -10,18 +10,19 @@ All of it lives in one directory: ``FLEET_BACKUP_STATE``, or /var/lib/fleet-back
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import pwd
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from .errors import Locked, PermissionDenied
+from .errors import BadInput, EngineError, Locked, NoSpace, PermissionDenied
 from .timespan import format_time
 
 
@@ -45,15 +46,19 @@ def default_state() -> Path:
         return Path(chosen)
     if os.geteuid() == 0:
         return Path("/var/lib/fleet-backup")
-    base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(base) / "fleet-backup"
+    base = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
+    if not base.is_absolute():
+        # Locks that depend on the current directory would lock nothing.
+        raise BadInput("This account has no home directory to keep state in. Set FLEET_BACKUP_STATE to a directory.")
+    return base / "fleet-backup"
 
 
 @contextmanager
 def locked(host: Host, subject: str, timeout: float) -> Iterator[None]:
     """Hold the lock on a subject; it dies with its holder (flock(2)). Raises Locked after ``timeout`` seconds."""
     path = _directory(host, "locks") / f"{subject.replace('/', '+')}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with _explained(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         deadline = time.monotonic() + timeout
         while not _try_lock(descriptor):
@@ -64,10 +69,12 @@ def locked(host: Host, subject: str, timeout: float) -> Iterator[None]:
                     "Wait for it to end, or raise lock_timeout."
                 )
             time.sleep(0.05)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} since {format_time(host.now())}".encode(), 0)
+        with _explained(path):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} since {format_time(host.now())}".encode(), 0)
         yield
-        os.ftruncate(descriptor, 0)
+        with _explained(path):
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
 
@@ -105,7 +112,7 @@ class Progress:
 
     def __exit__(self, *_exception: object) -> None:
         self._end_stage()
-        if self._path.exists():
+        with suppress(OSError):
             self._path.unlink()
 
     def stage(self, name: str, expected: int = 0) -> None:
@@ -138,8 +145,10 @@ class Progress:
             bytes_per_second=int(self._bytes / spent),
         )
         temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(fields))
-        os.replace(str(temporary), str(self._path))
+        # Nobody's backup may fail because nobody can be told how far it is.
+        with suppress(OSError):
+            temporary.write_text(json.dumps(fields))
+            os.replace(str(temporary), str(self._path))
 
 
 def running(host: Host) -> List[Mapping[str, Any]]:
@@ -149,10 +158,12 @@ def running(host: Host) -> List[Mapping[str, Any]]:
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
         try:
             fields = json.loads(path.read_text())
+            fields["alive"] = _process_started(fields["pid"]) == fields.pop("process_started")
         except FileNotFoundError:
             # It ended between the listing and the reading.
             continue
-        fields["alive"] = _process_started(fields["pid"]) == fields.pop("process_started")
+        except (OSError, ValueError, KeyError, TypeError):
+            fields = {"subject": path.stem.replace("+", "/"), "stage": "unknown", "alive": False}
         found.append(fields)
     return found
 
@@ -169,12 +180,19 @@ def audit(host: Host, action: str, subject: str, outcome: str, detail: Optional[
         **(detail or {}),
     }
     path = _directory(host, "") / "audit.jsonl"
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(descriptor, (json.dumps(entry, ensure_ascii=False) + "\n").encode("utf-8"))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with _explained(path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, (json.dumps(entry) + "\n").encode("ascii"))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def audit_failure(host: Host, action: str, subject: str, error: BaseException) -> None:
+    """Add a line for what failed. That the log cannot be written either must not hide why the work failed."""
+    with suppress(EngineError):
+        audit(host, action, subject, "failed", {"reason": str(error)})
 
 
 def _account() -> str:
@@ -189,14 +207,22 @@ def _account() -> str:
 
 def _directory(host: Host, name: str) -> Path:
     path = host.state / name if name else host.state
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise PermissionDenied(
-            f"The state directory {path} cannot be made: {error.strerror}. "
-            "Make it writable for this account, or set FLEET_BACKUP_STATE to one that is."
-        ) from None
+    with _explained(path):
+        # The modes of parents are not those of the last one (os.makedirs()).
+        host.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
     return path
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = f"The state of this host is kept in {path.parent}; FLEET_BACKUP_STATE names another directory."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(f"{path} cannot be written: the disk is full. Free space there. {hint}") from None
+        raise PermissionDenied(f"{path} cannot be used: {error.strerror}. {hint}") from None
 
 
 def _process_started(pid: int) -> Optional[str]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from contextlib import contextmanager
@@ -101,10 +102,10 @@ class VerifyResult:
         return bool(self.checks) and all(check.outcome is Outcome.PASSED for check in self.checks)
 
 
-def plan_verification(request: VerifyRequest, host: Host) -> Tuple[Tuple[Repository, Backup], ...]:
-    """The backups that a run would verify, by repository. Changes nothing."""
+def plan_verification(request: VerifyRequest, host: Host) -> Tuple[Union[Check, Tuple[Repository, Backup]], ...]:
+    """The backups that a run would verify, and the checks that have failed already. Changes nothing."""
     _check_request(request)
-    return tuple(target for target in _selection(request, host) if not isinstance(target, Check))
+    return tuple(_selection(request, host))
 
 
 def verify(request: VerifyRequest, host: Host) -> VerifyResult:
@@ -180,12 +181,12 @@ def _chosen(request: VerifyRequest, catalogue: Catalogue) -> Sequence[Backup]:
     if request.sample is None:
         return catalogue.backups
 
-    # Those whose last proof is the oldest come first, so that repeated samples reach every backup in turn.
-    def last_proven(backup: Backup) -> Tuple[float, str]:
-        proof = backup.proven(request.level)
-        return (proof.time.timestamp() if proof else 0.0, backup.id)
+    # Those whose last verification is the oldest come first, so that repeated samples reach every backup in turn.
+    def last_verified(backup: Backup) -> Tuple[float, str]:
+        times = [proof.time.timestamp() for proof in backup.proofs if proof.level.strength >= request.level.strength]
+        return (max(times, default=0.0), backup.id)
 
-    return sorted(catalogue.backups, key=last_proven)[: request.sample]
+    return sorted(catalogue.backups, key=last_verified)[: request.sample]
 
 
 def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: Backup, progress: Progress) -> Check:
@@ -205,7 +206,9 @@ def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: B
     said = check.detail.split("\n", 1)[0][:500]
     proof = Proof(check.level, proven, host.now(), host.name, said, check.seconds)
     try:
-        repository.append(backup.place, backup.id + PROOF, write_proof(proof))
+        # What was rotated away meanwhile needs no proof any more.
+        if any(entry.name == backup.id + MANIFEST for entry in repository.entries(backup.place)):
+            repository.append(backup.place, backup.id + PROOF, write_proof(proof))
     except EngineError as error:
         unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
         return replace(check, outcome=Outcome.UNVERIFIABLE, code=unrecorded.code, detail=str(unrecorded))
@@ -219,6 +222,12 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
     if request.level is Level.CHECKSUM:
         return
     manifest = backup.manifest
+    if manifest.globals:
+        # Roles are restored into no scratch database, but are read to their end.
+        with opening(request.encryption, manifest, manifest.globals) as stage, _scratch_engine(
+            request, backup
+        ) as engine:
+            load(repository, backup, manifest.globals, stage, Path(os.devnull), engine, progress)
     with opening(request.encryption, manifest, manifest.main) as stage, _scratch_engine(request, backup) as engine:
         if request.level is Level.CONTENTS:
             with engine.examine(manifest) as examination:

@@ -53,16 +53,15 @@ class LocalRepository(Repository):
                 raise self._denied("written")
 
     def places(self) -> Iterator[Place]:
-        with self._root() as root:
+        with self._root() as root, self._explained("one of its directories"):
             for host in _directories(root):
                 with _inside(root, host) as host_fd:
                     for engine in _directories(host_fd):
                         with _inside(host_fd, engine) as engine_fd:
-                            for database in _directories(engine_fd):
-                                yield Place(host, engine, database)
+                            yield from [Place(host, engine, database) for database in _directories(engine_fd)]
 
     def entries(self, place: Place) -> List[Entry]:
-        with self._existing(place) as directory:
+        with self._existing(place) as directory, self._explained(place.path):
             return [] if directory is None else _visible(directory)
 
     @contextmanager
@@ -259,12 +258,13 @@ def _directories(descriptor: int) -> List[str]:
 
 
 def _visible(descriptor: int) -> List[Entry]:
+    entries = []
     with os.scandir(descriptor) as found:
-        entries = [
-            Entry(e.name, e.stat(follow_symlinks=False).st_size)
-            for e in found
-            if is_component(e.name) and e.is_file(follow_symlinks=False)
-        ]
+        for item in found:
+            # What is removed between its listing and this look at it was removed.
+            with suppress(FileNotFoundError):
+                if is_component(item.name) and item.is_file(follow_symlinks=False):
+                    entries.append(Entry(item.name, item.stat(follow_symlinks=False).st_size))
     return sorted(entries, key=lambda entry: entry.name)
 
 
