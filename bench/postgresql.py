@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,8 @@ from typing import Any
 from measure import Row, alternating, median, need, ours, run, shell, timed
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))[-1:]
-#: About how many bytes one row takes in the table with its index.
-ROW = 230
+#: About how many bytes a row of the orders takes, and one step of pgbench's scale, with their indexes.
+ROW, SCALE = 230, 15_600_000
 
 
 def demoted() -> dict[str, Any]:
@@ -47,19 +48,23 @@ def cluster(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def fill(reach: dict[str, Any], size: int) -> None:
-    """Make a database of about ``size`` bytes: orders in words, numbers, times and digests."""
-    psql = [PROGRAMS[0] / "psql", "-qX", "-h", reach["socket"], "-p", str(reach["port"]), "-U", "postgres"]
-    run(*psql, "-c", "CREATE DATABASE shop")
-    statement = (
+    """Make a database of about ``size`` bytes: half of it pgbench's (pgbench(1)), half orders that compress less well."""
+    connection = ["-h", reach["socket"], "-p", str(reach["port"]), "-U", "postgres"]
+    run(PROGRAMS[0] / "createdb", *connection, "shop")
+    scale = str(max(1, size // 2 // SCALE))
+    run(PROGRAMS[0] / "pgbench", *connection, "-q", "-i", "-s", scale, "shop", stderr=subprocess.DEVNULL)
+    statements = (
         "CREATE TABLE orders AS SELECT n AS id, (random() * 1e6)::int AS customer, "
         "timestamptz '2026-01-01' + n * interval '1 second' AS placed, md5(n::text) AS reference, "
         "repeat('tea and biscuits ', 1 + n % 4) || (random() * 1e9)::bigint AS items, "
         "jsonb_build_object('price', n % 977, 'paid', n % 3 = 0) AS details "
-        f"FROM generate_series(1, {size // ROW}) AS n; "
-        "ALTER TABLE orders ADD PRIMARY KEY (id); CREATE INDEX ON orders (customer); VACUUM ANALYZE orders"
+        f"FROM generate_series(1, {size // 2 // ROW}) AS n",
+        "ALTER TABLE orders ADD PRIMARY KEY (id)",
+        "CREATE INDEX ON orders (customer)",
+        "VACUUM ANALYZE orders",
     )
-    for part in statement.split("; "):
-        run(*psql, "-d", "shop", "-c", part)
+    for statement in statements:
+        run(PROGRAMS[0] / "psql", *connection, "-qX", "-d", "shop", "-c", statement)
 
 
 def measure(directory: Path, size: int, runs: int, peers: bool) -> list[Row]:

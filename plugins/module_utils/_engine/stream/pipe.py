@@ -11,6 +11,7 @@ import fcntl
 import os
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,9 @@ from ..process import Process
 
 #: How much is read and written at once, and what pipes are asked to hold (fcntl(2), F_SETPIPE_SZ).
 BLOCK = 1 << 20
-_F_SETPIPE_SZ = 1031
+_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
+#: How long to let a pipe fill, in seconds, when little was in it.
+_PAUSE = 0.0005
 
 
 class Copier(threading.Thread):
@@ -33,6 +36,7 @@ class Copier(threading.Thread):
         self._source, self._target, self._label = source, target, label
         # splice(2) moves pages between a pipe and anything else without a copy through this process (Python 3.10).
         self._splice = hasattr(os, "splice")
+        self._little = _capacity(source) // 4
         self.count = 0
         self.error: Optional[BaseException] = None
 
@@ -43,6 +47,9 @@ class Copier(threading.Thread):
                 if not moved:
                     break
                 self.count += moved
+                # pg_dump writes 4 KiB at a time. To wake up for each would cost both sides more than the copying.
+                if moved < self._little:
+                    time.sleep(_PAUSE)
         except BrokenPipeError:
             # The program downstream is gone. Its own status says why, and is looked at.
             pass
@@ -191,6 +198,14 @@ class Pipe:
     def _close_all(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+
+def _capacity(descriptor: int) -> int:
+    """How much a pipe holds, in bytes; 0 for what is no pipe."""
+    try:
+        return fcntl.fcntl(descriptor, _F_GETPIPE_SZ)
+    except OSError:
+        return 0
 
 
 def _explained(error: OSError, label: str) -> EngineError:
