@@ -150,6 +150,19 @@ def test_a_repository_that_fills_up_does_not_cost_the_copy_in_the_other_one(worl
     world.restore(repositories=(LocalRepository(small_disk), world.repository))
 
 
+def test_a_repository_that_is_missing_from_the_start_does_not_cost_the_copy_in_the_other_one(world: World) -> None:
+    both = (LocalRepository(world.root / "missing"), world.repository)
+    message = f"is in {world.repository.label}, but not everywhere: .*missing does not exist"
+    with pytest.raises(PartlyDone, match="would be in"):
+        plan_backup(world.backup_request(repositories=both), world.host)
+    with pytest.raises(PartlyDone, match=message):
+        world.backup(repositories=both)
+    assert len(world.catalogue().good) == 1
+    with pytest.raises(PartlyDone, match=message):
+        world.backup(repositories=both, max_age=timedelta(hours=1))
+    assert len(world.catalogue().good) == 1
+
+
 def test_the_same_repository_twice_or_none_is_refused(world: World) -> None:
     with pytest.raises(BadInput, match="named twice"):
         world.backup(repositories=(world.repository, world.repository))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -87,6 +88,19 @@ def test_a_bad_backup_does_not_take_the_place_of_a_good_one(world: World) -> Non
     world.verify()
     world.rotate(Policy(last=1))
     assert made[0] in ids(world)
+
+
+def test_a_backup_whose_proofs_cannot_be_read_neither_counts_nor_goes(world: World) -> None:
+    made = take(world, 3)
+    world.verify(backup=made[0])
+    proof = world.directory / f"{made[0]}.proof.json"
+    os.truncate(proof, (64 << 20) + 1)
+    catalogue = world.catalogue()
+    assert "cannot be read" in (catalogue.backups[0].known_bad or "")
+    assert [problem.name for problem in catalogue.problems] == [proof.name]
+    (rotation,) = world.rotate(Policy(last=1)).rotations
+    assert ids(world) == [made[0], made[2]]
+    assert any("cannot be read" in reason for decision in rotation.decisions for reason in decision.reasons)
 
 
 def test_safety_backups_take_the_place_of_no_regular_one(world: World) -> None:

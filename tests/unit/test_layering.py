@@ -28,7 +28,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("hpke", "manifest", "pem", "process", "retention", "state"),
     ("databases", "keys", "repositories", "stream"),
     ("catalogue", "cipher", "keyfile", "publication"),
-    ("loading",),
+    ("loading", "survey"),
     ("backup", "info", "rekey", "rotate", "verify"),
     ("restore",),
     ("documents",),

@@ -11,15 +11,15 @@ import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Tuple
 
 from . import __version__
-from .catalogue import Catalogue, newest_good, place_of, scan
+from .catalogue import place_of
 from .cipher import Sealer, Stage
 from .command import Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, Damaged, NoSpace, Shrunk, ToolFailed
+from .errors import BadInput, Damaged, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .model import (
     Artefact,
@@ -35,12 +35,12 @@ from .model import (
     Place,
     Previous,
 )
-from .names import id_of_file, make_id
-from .publication import Publication
+from .publication import Publication, partly_done
 from .repositories.base import Repository
 from .state import Host, Progress, audit, audit_failure, locked
 from .stream.compression import compressing
 from .stream.pipe import Pipe
+from .survey import Survey, survey
 from .timespan import format_size
 
 
@@ -96,21 +96,27 @@ class BackupResult:
 
 def plan_backup(request: BackupRequest, host: Host) -> BackupPlan:
     """Check everything that can be checked beforehand, and change nothing. Raises what a run would raise."""
+    plan, found = _plan(request, host)
+    if found.failures:
+        raise partly_done(
+            "The backup would be", [repository.label for repository in found.repositories], found.failures
+        )
+    return plan
+
+
+def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     _check_request(request)
-    for repository in request.repositories:
-        repository.check(writing=True)
-    catalogues = [scan(repository, request.place) for repository in request.repositories]
-    fresh = _fresh(request, catalogues, host.now())
+    found = survey(request.repositories, request.place)
+    fresh = found.fresh(request.max_age, host.now())
     engine = open_engine(request.database)
     inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
-    last = [backup for backup in map(newest_good, catalogues) if backup]
-    expected = max((backup.manifest.bytes for backup in last), default=None)
+    leftovers: List[str] = []
     if not fresh:
         compressing(request.compression, request.compression_level)
         Sealer(request.encryption)
-        _check_space(request, expected)
-    leftovers = [name for repository in request.repositories for name in repository.tidy(request.place, dry_run=True)]
-    return BackupPlan(fresh, inspection, expected, () if fresh else tuple(leftovers))
+        leftovers = [name for repository in found.repositories for name in repository.tidy(request.place, dry_run=True)]
+    expected = found.last.manifest.bytes if found.last else None
+    return BackupPlan(fresh, inspection, expected, tuple(leftovers)), found
 
 
 def take_backup(request: BackupRequest, host: Host) -> BackupResult:
@@ -136,19 +142,21 @@ def take_backup(request: BackupRequest, host: Host) -> BackupResult:
 
 def _run(request: BackupRequest, host: Host) -> BackupResult:
     # Planned under the lock: a backup that another process made while this one waited for it counts as fresh.
-    plan = plan_backup(request, host)
+    plan, found = _plan(request, host)
+    labels = tuple(repository.label for repository in found.repositories)
     if plan.fresh:
-        return BackupResult(False, plan.fresh.manifest, tuple(r.label for r in request.repositories))
-    tidied = _tidy(request, host)
-    catalogues = [scan(repository, request.place) for repository in request.repositories]
+        if found.failures:
+            raise partly_done(f"Backup {plan.fresh.id} is", labels, found.failures)
+        return BackupResult(False, plan.fresh.manifest, labels)
+    tidied = _tidy(request, host, found)
     engine = open_engine(request.database)
     with Progress(host, "backup", request.place.path) as progress:
         progress.stage("snapshot")
         # Taken before the snapshot: all that was committed by then is in the backup.
         started = host.now()
         with engine.snapshot(request.dump_options) as snapshot:
-            run = _Run(request, host, started, engine, snapshot, catalogues, progress)
-            with Publication(request.repositories, request.place) as publication:
+            run = _Run(request, host, started, engine, snapshot, found, progress)
+            with Publication(found.repositories, request.place, found.failures) as publication:
                 manifest = run.store(publication)
                 run.refuse_shrunk(manifest)
                 publication.publish(manifest)
@@ -156,10 +164,11 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
                 return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), warnings)
 
 
-def _tidy(request: BackupRequest, host: Host) -> List[str]:
+def _tidy(request: BackupRequest, host: Host, found: Survey) -> List[str]:
     """Remove what killed runs left over, once that is in the audit log."""
-    place, tidied = request.place, []
-    for repository in request.repositories:
+    place = request.place
+    tidied: List[str] = []
+    for repository in found.repositories:
         doomed = repository.tidy(place, dry_run=True)
         if doomed:
             audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
@@ -177,14 +186,14 @@ class _Run:
         started: datetime,
         engine: Engine,
         snapshot: Snapshot,
-        catalogues: Sequence[Catalogue],
+        found: Survey,
         progress: Progress,
     ) -> None:
         self._request, self._engine, self._snapshot = request, engine, snapshot
         self._host, self._progress = host, progress
         self._started = started
-        self._last = _last(catalogues)
-        self._id = _free_id(request, catalogues, self._started)
+        self._last = found.last
+        self._id = found.free_id(request.database.name, started)
         self._sealer = Sealer(request.encryption)
         self._slots: List[KeySlot] = []
         self._tools: Dict[str, str] = {}
@@ -346,39 +355,3 @@ def _check_request(request: BackupRequest) -> None:
         raise BadInput("The database's name is not valid UTF-8, which no manifest can hold. Rename it.") from None
     if not 0 <= request.min_size_ratio <= 1:
         raise BadInput(f"min_size_ratio is {request.min_size_ratio:g}. Choose a share from 0 to 1.")
-
-
-def _fresh(request: BackupRequest, catalogues: Sequence[Catalogue], now: datetime) -> Optional[Backup]:
-    """The newest good backup, where every repository has one that is young enough."""
-    if request.max_age is None:
-        return None
-    newest = [newest_good(catalogue) for catalogue in catalogues]
-    fresh = [backup for backup in newest if backup and timedelta(0) <= now - backup.time <= request.max_age]
-    return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(catalogues) else None
-
-
-def _last(catalogues: Sequence[Catalogue]) -> Optional[Backup]:
-    """The newest good backup of any repository."""
-    found = [backup for backup in map(newest_good, catalogues) if backup]
-    return max(found, key=lambda backup: backup.time) if found else None
-
-
-def _free_id(request: BackupRequest, catalogues: Sequence[Catalogue], moment: datetime) -> str:
-    """The first id of this second that no repository has used."""
-    taken = {backup.id for catalogue in catalogues for backup in catalogue.backups}
-    taken |= {id_of_file(problem.name) or "" for catalogue in catalogues for problem in catalogue.problems}
-    number = 1
-    while make_id(request.database.name, moment, number) in taken:
-        number += 1
-    return make_id(request.database.name, moment, number)
-
-
-def _check_space(request: BackupRequest, expected: Optional[int]) -> None:
-    for repository in request.repositories:
-        free = repository.free()
-        if free is not None and free < (expected or 1):
-            raise NoSpace(
-                f"Repository {repository.label} has {format_size(free)} free, and the last backup of "
-                f"{request.database.name} took {format_size(expected or 0)}. "
-                "Free space or rotate backups, and run this again."
-            )

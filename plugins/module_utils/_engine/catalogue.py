@@ -47,9 +47,9 @@ def scan(repository: Repository, place: Place) -> Catalogue:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup."""
     sizes = {entry.name: entry.bytes for entry in repository.entries(place)}
     manifests = [name for name in sizes if name.endswith(MANIFEST)]
-    proofs = _read_proofs(repository, place, [name for name in sizes if name.endswith(PROOF)])
     backups: List[Backup] = []
     problems: List[Problem] = []
+    proofs = _read_proofs(repository, place, [name for name in sizes if name.endswith(PROOF)], problems)
     with _collector_paused():
         for name, content in repository.read_all(place, manifests, MANIFEST_LIMIT):
             try:
@@ -162,7 +162,7 @@ def _read_backup(
     place: Place,
     name: str,
     content: Content,
-    proofs: Mapping[str, Tuple[Proof, ...]],
+    proofs: Mapping[str, Optional[Tuple[Proof, ...]]],
     sizes: Mapping[str, int],
 ) -> Backup:
     if isinstance(content, EngineError):
@@ -173,16 +173,21 @@ def _read_backup(
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:
         raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
-    return Backup(place, manifest, proofs.get(manifest.id, ()), _defect(manifest.artefacts, sizes))
+    judged = proofs.get(manifest.id, ())
+    unjudged = f"its proofs in {manifest.id}{PROOF} cannot be read" if judged is None else None
+    return Backup(place, manifest, judged or (), _defect(manifest.artefacts, sizes), unjudged)
 
 
-def _read_proofs(repository: Repository, place: Place, names: Sequence[str]) -> Dict[str, Tuple[Proof, ...]]:
-    """The proofs by the id of their backup. One that cannot be read proves nothing, and condemns nothing."""
-    return {
-        name[: -len(PROOF)]: read_proofs(content)
-        for name, content in repository.read_all(place, names, MANIFEST_LIMIT)
-        if isinstance(content, bytes)
-    }
+def _read_proofs(
+    repository: Repository, place: Place, names: Sequence[str], problems: List[Problem]
+) -> Dict[str, Optional[Tuple[Proof, ...]]]:
+    """The proofs by the id of their backup; None, and a problem, for those that cannot be read."""
+    proofs: Dict[str, Optional[Tuple[Proof, ...]]] = {}
+    for name, content in repository.read_all(place, names, MANIFEST_LIMIT):
+        if isinstance(content, EngineError):
+            problems.append(Problem(place, name, str(content)))
+        proofs[name[: -len(PROOF)]] = None if isinstance(content, EngineError) else read_proofs(content)
+    return proofs
 
 
 def _defect(artefacts: Sequence[Artefact], sizes: Mapping[str, int]) -> Optional[str]:

@@ -279,6 +279,8 @@ class Backup:
     proofs: Tuple[Proof, ...] = ()
     #: Why it cannot be restored, where that shows without reading the artefact: a file is gone or has another size.
     defect: Optional[str] = None
+    #: Why it is not known how it was judged: its proofs are there and cannot be read.
+    unjudged: Optional[str] = None
 
     @property
     def id(self) -> str:
@@ -303,8 +305,8 @@ class Backup:
         Only a proof of the same or a stronger level takes a failure back: a good checksum says nothing about a
         database that did not come up.
         """
-        if self.defect:
-            return self.defect
+        if self.defect or self.unjudged:
+            return self.defect or self.unjudged
         failed: Optional[Proof] = None
         # In the order in which they were written, which no wrong clock can change.
         for proof in self.proofs:

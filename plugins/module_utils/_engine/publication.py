@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
+from typing import Callable, Dict, List, Optional, Sequence, Type
 
 from .errors import EngineError, PartlyDone
 from .interrupts import finish
@@ -26,11 +26,12 @@ from .repositories.base import Repository, Writer
 class Publication:
     """A backup that is being written. Leaving the context before ``publish`` removes all of it."""
 
-    def __init__(self, repositories: Sequence[Repository], place: Place) -> None:
+    def __init__(self, repositories: Sequence[Repository], place: Place, failures: Sequence[EngineError] = ()) -> None:
         self._place = place
         self._stack = ExitStack()
         self._writers: Dict[Repository, List[Writer]] = {repository: [] for repository in repositories}
-        self._failures: List[Tuple[Repository, EngineError]] = []
+        #: Why repositories that were asked for do not, or do no longer, take part.
+        self._failures: List[EngineError] = list(failures)
 
     def __enter__(self) -> Publication:
         return self
@@ -71,9 +72,7 @@ class Publication:
         finish()
         self._each(lambda repository: self._commit(repository, manifest))
         if self._failures:
-            done = ", ".join(self.repositories)
-            failed = "; ".join(str(error) for _repository, error in self._failures)
-            raise PartlyDone(f"Backup {manifest.id} is in {done}, but not everywhere: {failed}")
+            raise partly_done(f"Backup {manifest.id} is", self.repositories, self._failures)
 
     def _commit(self, repository: Repository, manifest: Manifest) -> None:
         try:
@@ -91,6 +90,12 @@ class Publication:
                 act(repository)
             except EngineError as error:
                 del self._writers[repository]
-                self._failures.append((repository, error))
+                self._failures.append(error)
         if not self._writers:
-            raise self._failures[0][1]
+            raise self._failures[-1]
+
+
+def partly_done(what: str, labels: Sequence[str], failures: Sequence[EngineError]) -> PartlyDone:
+    """The error for a backup that some repositories have, or would have, and others do not."""
+    reasons = "; ".join(str(failure) for failure in failures)
+    return PartlyDone(f"{what} in {', '.join(labels)}, but not everywhere: {reasons}")

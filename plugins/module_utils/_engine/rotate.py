@@ -132,7 +132,16 @@ def _decide(catalogue: Catalogue, policy: Policy, now: datetime) -> List[Decisio
     """Safety backups are planned by themselves: they must not take a regular one's place, nor outlive them all."""
     safety = [backup for backup in catalogue.backups if backup.manifest.safety]
     lenient = replace(policy, minimum_keep=0, max_age=None)
-    return plan(catalogue.regular, policy, now) + (plan(safety, lenient, now) if safety else [])
+    decisions = plan(catalogue.regular, policy, now) + (plan(safety, lenient, now) if safety else [])
+    return [_spare_unjudged(decision) for decision in decisions]
+
+
+def _spare_unjudged(decision: Decision) -> Decision:
+    """Whether a backup was proven or failed decides; where that cannot be read, nothing is decided against it."""
+    unjudged = decision.backup.unjudged
+    return (
+        decision if decision.keep or not unjudged else Decision(decision.backup, True, (f"kept, because {unjudged}",))
+    )
 
 
 def _purge(catalogue: Catalogue) -> List[Decision]:

@@ -1,0 +1,81 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+"""What there is before a backup: which repositories can take it, and what they hold of the database already."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import List, Optional, Sequence, Tuple
+
+from .catalogue import Catalogue, newest_good, scan
+from .errors import EngineError, NoSpace
+from .model import Backup, Place
+from .names import id_of_file, make_id
+from .repositories.base import Repository
+from .timespan import format_size
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The repositories that can be written, with what they hold, and why the others cannot."""
+
+    repositories: Tuple[Repository, ...]
+    catalogues: Tuple[Catalogue, ...]
+    failures: Tuple[EngineError, ...]
+
+    @property
+    def last(self) -> Optional[Backup]:
+        """The newest good backup of any repository."""
+        found = [backup for backup in map(newest_good, self.catalogues) if backup]
+        return max(found, key=lambda backup: backup.time) if found else None
+
+    def fresh(self, max_age: Optional[timedelta], now: datetime) -> Optional[Backup]:
+        """The newest good backup, where every repository has one that is young enough."""
+        if max_age is None:
+            return None
+        newest = [newest_good(catalogue) for catalogue in self.catalogues]
+        fresh = [backup for backup in newest if backup and timedelta(0) <= now - backup.time <= max_age]
+        return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(newest) else None
+
+    def free_id(self, database: str, moment: datetime) -> str:
+        """The first id of this second that no repository has used."""
+        taken = {backup.id for catalogue in self.catalogues for backup in catalogue.backups}
+        taken |= {id_of_file(problem.name) or "" for catalogue in self.catalogues for problem in catalogue.problems}
+        number = 1
+        while make_id(database, moment, number) in taken:
+            number += 1
+        return make_id(database, moment, number)
+
+
+def survey(repositories: Sequence[Repository], place: Place) -> Survey:
+    """Look at each repository. One that cannot take the backup stops no other one; if none can, that is raised."""
+    usable: List[Repository] = []
+    catalogues: List[Catalogue] = []
+    failures: List[EngineError] = []
+    for repository in repositories:
+        try:
+            repository.check(writing=True)
+            catalogue = scan(repository, place)
+            _check_space(repository, catalogue)
+        except EngineError as error:
+            failures.append(error)
+        else:
+            usable.append(repository)
+            catalogues.append(catalogue)
+    if not usable:
+        raise failures[0]
+    return Survey(tuple(usable), tuple(catalogues), tuple(failures))
+
+
+def _check_space(repository: Repository, catalogue: Catalogue) -> None:
+    last = newest_good(catalogue)
+    needed, free = last.manifest.bytes if last else 1, repository.free()
+    if free is not None and free < needed:
+        raise NoSpace(
+            f"Repository {repository.label} has {format_size(free)} free, and the last backup took "
+            f"{format_size(needed)}. Free space or rotate backups, and run this again."
+        )
