@@ -26,7 +26,7 @@ import psycopg2
 
 from _engine.command import find_program
 from _engine.databases.base import DumpOptions, Stream
-from _engine.databases.postgresql import PostgresqlEngine
+from _engine.databases.postgresql.engine import PostgresqlEngine
 from _engine.errors import EngineError
 from _engine.model import Database, EngineName, FingerprintKind, Manifest, Server
 from _engine.names import make_id

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Tuple
 
 from _engine.databases.base import DumpOptions
-from _engine.databases.sqlite import SqliteEngine
+from _engine.databases.sqlite.engine import SqliteEngine
 from _engine.model import (
     Artefact,
     Compression,

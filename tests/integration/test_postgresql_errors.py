@@ -16,7 +16,7 @@ from typing import Any, Iterator
 import psycopg2
 import pytest
 
-from _engine.databases import _pg_fingerprint, _pg_tools
+from _engine.databases.postgresql import fingerprint, tools
 from _engine.errors import (
     BadInput,
     BadManifest,
@@ -175,7 +175,7 @@ def test_a_table_emptied_right_after_the_snapshot_is_in_the_dump(
 def test_a_fingerprint_that_is_no_longer_wanted_ends_at_once(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pg_fingerprint, "_TEXT_FORM", "SELECT pg_sleep(600)")
+    monkeypatch.setattr(fingerprint, "_TEXT_FORM", "SELECT pg_sleep(600)")
     with pytest.raises(EngineError), cluster.engine(database).snapshot(options()) as snapshot:
         outcome = []
 
@@ -239,44 +239,44 @@ def _tools(directory: Path, name: str, version: str) -> None:
 
 
 def test_the_right_program_is_chosen_among_the_installed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pg_tools, "_PACKAGE_DIRECTORIES", ((str(tmp_path), "*/bin"),))
+    monkeypatch.setattr(tools, "_PACKAGE_DIRECTORIES", ((str(tmp_path), "*/bin"),))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     with pytest.raises(MissingTool, match="none is installed. Install postgresql-client-15 .* or postgresql15"):
-        _pg_tools.dumper("pg_dump", 15)
+        tools.dumper("pg_dump", 15)
     for version in ("13.4", "14.2", "16.1", "17rc1"):
         (tmp_path / version).mkdir()
         _tools(tmp_path / version / "bin", "pg_dump", version)
     _tools(tmp_path / "path", "pg_dump", "16.9")
-    chosen = {major: _pg_tools.dumper("pg_dump", major).version for major in (12, 13, 14, 15, 16)}
+    chosen = {major: tools.dumper("pg_dump", major).version for major in (12, 13, 14, 15, 16)}
     assert chosen == {12: "13.4", 13: "13.4", 14: "14.2", 15: "16.9", 16: "16.9"}
     with pytest.raises(MissingTool, match=r"PostgreSQL 18.*only 13\.4 and 14\.2 and 16\.9"):
-        _pg_tools.dumper("pg_dump", 18)
+        tools.dumper("pg_dump", 18)
 
 
 def test_a_dump_is_restored_by_a_program_no_older_than_the_one_that_made_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pg_tools, "_PACKAGE_DIRECTORIES", ((str(tmp_path), "*/bin"),))
+    monkeypatch.setattr(tools, "_PACKAGE_DIRECTORIES", ((str(tmp_path), "*/bin"),))
     monkeypatch.setenv("PATH", "")
     for version in ("13.4", "15.2", "17.1"):
         (tmp_path / version).mkdir()
         _tools(tmp_path / version / "bin", "pg_restore", version)
     chosen = [
-        _pg_tools.restorer(made, server).version
+        tools.restorer(made, server).version
         for made, server in (("13.1", 13), ("13.1", 15), ("14.2", 14), ("16.0", 15))
     ]
     assert chosen == ["13.4", "15.2", "15.2", "17.1"]
     with pytest.raises(MissingTool, match=r"pg_dump 18\.1.*postgresql-client-18"):
-        _pg_tools.restorer("18.1", 18)
+        tools.restorer("18.1", 18)
 
 
 def test_debians_wrapper_script_is_never_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(_pg_tools, "_PACKAGE_DIRECTORIES", ())
+    monkeypatch.setattr(tools, "_PACKAGE_DIRECTORIES", ())
     (tmp_path / "pg_wrapper").write_text("#!/bin/sh\necho 'pg_dump (PostgreSQL) 99.1'\n")
     (tmp_path / "pg_wrapper").chmod(0o755)
     (tmp_path / "pg_dump").symlink_to("pg_wrapper")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert _pg_tools.installed("pg_dump") == []
+    assert tools.installed("pg_dump") == []
 
 
 def test_what_a_restore_lacks_on_the_server_is_said_before_it_begins(
@@ -393,9 +393,9 @@ def test_the_spool_of_a_parallel_restore_is_private_and_gone_afterwards(
 
 def test_failures_of_other_programs_are_left_as_they_are() -> None:
     for failure in (ToolFailed("zstd", 1, "permission denied for table x"), ToolFailed("pg_dump", 1, "strange")):
-        assert _pg_tools.explained(failure) is failure
+        assert tools.explained(failure) is failure
     disk = ToolFailed("pg_restore", 1, 'pg_restore: error: could not extend file "base/1": No space left on device')
-    assert _pg_tools.explained(disk).code == "no_space"
+    assert tools.explained(disk).code == "no_space"
 
 
 def test_without_the_driver_the_package_to_install_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from _engine.databases import _pg_globals
+from _engine.databases.postgresql import global_objects
 from _engine.errors import Damaged, EngineError, PermissionDenied
 from postgres import Cluster, dump, options, restore, running_cluster, transfer
 
@@ -95,7 +95,7 @@ def test_a_script_is_taken_apart_at_its_semicolons_only() -> None:
         "CREATE ROLE \"a;\"\"b\";\nCOMMENT ON ROLE x IS E'it''s \\\\; -- \\\\';\n\n"
         "ALTER ROLE x SET y TO 'a', 'b-c';\n-- end"
     )
-    assert _pg_globals.statements(script) == [
+    assert global_objects.statements(script) == [
         'CREATE ROLE "a;""b"',
         "COMMENT ON ROLE x IS E'it''s \\\\; -- \\\\'",
         "ALTER ROLE x SET y TO 'a', 'b-c'",
@@ -112,7 +112,7 @@ def test_only_what_is_missing_is_made() -> None:
         "REVOKE ALL ON TABLESPACE slow FROM PUBLIC", "GRANT SET ON PARAMETER x TO old",
     ]  # fmt: skip
     left = [2, 3, 5, 9, 10, 11]
-    assert _pg_globals.missing(script, {"old", "older"}, {"fast"}) == [script[number] for number in left]
+    assert global_objects.missing(script, {"old", "older"}, {"fast"}) == [script[number] for number in left]
 
 
 def test_tablespaces_come_back(cluster: Cluster, database: str, tmp_path: Path) -> None:

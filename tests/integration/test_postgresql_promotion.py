@@ -16,8 +16,8 @@ from typing import Iterator, List
 import psycopg2
 import pytest
 
-from _engine.databases import _pg_promotion
-from _engine.databases._pg_connection import Connection
+from _engine.databases.postgresql import promotion
+from _engine.databases.postgresql.connection import Connection
 from _engine.errors import Locked, Mismatch, PermissionDenied, Refused, TargetExists, Unreachable
 from _engine.model import FingerprintKind
 from postgres import Cluster, Dump, dump, options, restore, transfer
@@ -69,7 +69,7 @@ def test_a_target_that_appears_during_the_restore_is_left_alone(cluster: Cluster
         staging.loaded()
         with engine._access.administer("") as control:
             cluster.sql(f"CREATE DATABASE {database}_new")
-            _pg_promotion.swap(engine._access, control, staging._staged, f"{database}_new", None, [])
+            promotion.swap(engine._access, control, staging._staged, f"{database}_new", None, [])
     assert beside(cluster, database + "_new") == []
 
 
@@ -152,14 +152,14 @@ from pathlib import Path
 import pickle
 from postgres import restore
 engine, backup = pickle.loads(bytes.fromhex(sys.argv[2]))
-from _engine.databases import _pg_connection
-plain = _pg_connection.Connection.run
+from _engine.databases.postgresql import connection
+plain = connection.Connection.run
 def told(self, sql, parameters=None):
     swap = sql.startswith(("BEGIN; SET LOCAL", "ALTER DATABASE", "COMMIT", "DROP DATABASE"))
     if swap: print("before " + sql, flush=True); sys.stdin.readline()
     plain(self, sql, parameters)
     if swap: print("after " + sql, flush=True); sys.stdin.readline()
-_pg_connection.Connection.run = told
+connection.Connection.run = told
 restore(engine, backup, replace=True)
 """
 
@@ -221,7 +221,7 @@ def test_the_next_restore_removes_what_a_killed_one_left_and_nothing_else(
     for name in leftovers + others:
         cluster.sql(f'CREATE DATABASE "{name}"')
     with engine.stage(backup.manifest, None, 1):
-        staged = _pg_promotion.beside(database, _pg_promotion.RESTORING, backup.manifest.id)
+        staged = promotion.beside(database, promotion.RESTORING, backup.manifest.id)
         assert sorted(beside(cluster, database)) == sorted([*others[:2], staged])
         assert others[2] in cluster.databases()
         # A second restore of the same backup finds the first one alive; one of another backup lets it live.
@@ -236,7 +236,7 @@ def test_the_next_restore_removes_what_a_killed_one_left_and_nothing_else(
 def test_a_session_that_cannot_be_ended_makes_the_swap_fail_with_its_name(
     cluster: Cluster, database: str, backup: Dump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_pg_promotion, "_PATIENCE", 0.0)
+    monkeypatch.setattr(promotion, "_PATIENCE", 0.0)
     cluster.sql(
         "DO $$ BEGIN CREATE ROLE modest LOGIN CREATEDB PASSWORD 'x'; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
     )
@@ -347,7 +347,7 @@ def test_a_replaced_database_that_cannot_be_dropped_is_named_and_dropped_by_the_
 
     engine = cluster.engine(database)
     with monkeypatch.context() as patched:
-        patched.setattr(_pg_promotion, "drop", refusing)
+        patched.setattr(promotion, "drop", refusing)
         assert restore(engine, backup, replace=True) == f"{database}__discarded_{backup.manifest.id}"
     assert says(cluster, database) == "backup"
     restore(engine, backup, replace=True)
@@ -406,10 +406,10 @@ def test_a_user_who_does_not_own_the_target_may_not_replace_it(cluster: Cluster,
 def test_names_beside_a_database_fit_whatever_its_name_and_are_recognised(cluster: Cluster) -> None:
     backup = "shop-20260101T000000Z"
     for name in ("shop", "x" * 63, "ü" * 31, "日" * 21, "a__restoring_b"):
-        for purpose in (_pg_promotion.RESTORING, _pg_promotion.REPLACED, _pg_promotion.DISCARDED):
-            made = _pg_promotion.beside(name, purpose, backup)
+        for purpose in (promotion.RESTORING, promotion.REPLACED, promotion.DISCARDED):
+            made = promotion.beside(name, purpose, backup)
             assert len(made.encode()) <= 63
-            assert _pg_promotion.is_beside(made, name, purpose)
-            assert not _pg_promotion.is_beside(made, name + "y", purpose)
-            assert not _pg_promotion.is_beside(name, name, purpose)
-            assert made != _pg_promotion.beside(name, purpose, backup + "-2")
+            assert promotion.is_beside(made, name, purpose)
+            assert not promotion.is_beside(made, name + "y", purpose)
+            assert not promotion.is_beside(name, name, purpose)
+            assert made != promotion.beside(name, purpose, backup + "-2")

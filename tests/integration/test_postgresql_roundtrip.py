@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from _engine.databases import _pg_properties
+from _engine.databases.postgresql import definition
 from _engine.model import FingerprintKind
 from postgres import PASSWORD, Cluster, dump, options, restore, transfer
 
@@ -132,8 +132,8 @@ def test_an_odd_database_comes_back_with_the_same_schema_contents_and_properties
     assert cluster.sql("SELECT last_value, is_called FROM plain.counted", odd) == sequence
     assert dump(engine, tmp_path / "again").manifest.fingerprint == backup.manifest.fingerprint
     with engine._access.connect(odd) as connection:
-        properties = _pg_properties.read(connection)
-    assert properties == _pg_properties.from_manifest(backup.manifest.properties, "it")
+        properties = definition.read(connection)
+    assert properties == definition.from_manifest(backup.manifest.properties, "it")
     assert cluster.databases().count(odd) == 1
     assert not [name for name in cluster.databases() if name.startswith(odd + "__")]
 
@@ -154,8 +154,8 @@ def test_a_database_of_an_icu_locale_that_is_a_template_and_has_no_public_schema
         assert schema(cluster, name) == before
         assert cluster.sql("SELECT 1 FROM pg_namespace WHERE nspname = 'public'", name) == []
         with engine._access.connect(name) as connection:
-            properties = _pg_properties.read(connection)
-        assert properties == _pg_properties.from_manifest(backup.manifest.properties, "it")
+            properties = definition.read(connection)
+        assert properties == definition.from_manifest(backup.manifest.properties, "it")
         assert (properties.locale, properties.is_template, properties.connection_limit) == ("de-AT", True, 9)
         # A template can be replaced as well, although PostgreSQL drops none.
         restore(engine, backup, replace=True)

@@ -18,7 +18,7 @@ from typing import Iterator
 
 import pytest
 
-from _engine.databases.sqlite_tables import problems
+from _engine.databases.sqlite.tables import problems
 from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotADatabase, PermissionDenied
 from _engine.model import FingerprintKind
 from sqlite_processes import (
@@ -80,7 +80,7 @@ def test_a_writer_in_wal_mode_goes_on_while_the_copy_is_made(tmp_path: Path, mon
     path = tmp_path / "shop.db"
     seen = []
     with writing(path, "WAL"):
-        monkeypatch.setattr("_engine.databases.sqlite_copy._PAGES_PER_STEP", 1)
+        monkeypatch.setattr("_engine.databases.sqlite.copy._PAGES_PER_STEP", 1)
         real = sqlite3.connect
 
         class Watched(sqlite3.Connection):
@@ -353,7 +353,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path, monkeypatch: py
         path = make(tmp_path / "shop.db")
         with pytest.raises(NoSpace, match="needs .* free"):
             engine_for(path).check_dump(options())
-        monkeypatch.setattr("_engine.databases.sqlite.require_space", lambda *_: None)
+        monkeypatch.setattr("_engine.databases.sqlite.engine.require_space", lambda *_: None)
         with pytest.raises(NoSpace, match="Free some space"), engine_for(path).snapshot(options()):
             pass
         assert listing(small) == []

@@ -18,8 +18,8 @@ from typing import Iterator, List
 
 import pytest
 
-from _engine.databases import sqlite_opaque
 from _engine.databases.base import Snapshot
+from _engine.databases.sqlite import opaque
 from _engine.errors import Damaged, Locked, Refused, Unverifiable
 from _engine.model import FingerprintKind
 from sqlite_processes import engine_for, listing, manifest_of, options
@@ -211,7 +211,7 @@ def test_a_writer_in_wal_mode_goes_on_while_the_copy_is_made_and_is_not_in_it(
     tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "secret.db"
-    real = sqlite_opaque._copy_file
+    real = opaque._copy_file
     with filled(program, path) as cipher:
         cipher.run("PRAGMA busy_timeout = 0")
 
@@ -222,7 +222,7 @@ def test_a_writer_in_wal_mode_goes_on_while_the_copy_is_made_and_is_not_in_it(
             cipher.run("PRAGMA wal_checkpoint(TRUNCATE)")
             assert cipher.run("INSERT INTO t SELECT a + 4 FROM t") == []
 
-        monkeypatch.setattr(sqlite_opaque, "_copy_file", slow)
+        monkeypatch.setattr(opaque, "_copy_file", slow)
         with engine_for(path).snapshot(options()) as snapshot:
             copy = copied(snapshot, tmp_path / "copy.db")
         assert cipher.run("SELECT count(*) FROM t") == ["8"]
@@ -248,7 +248,7 @@ def test_an_application_that_starts_during_the_copy_makes_it_start_again(
     path = tmp_path / "secret.db"
     with filled(program, path):
         pass
-    real, calls = sqlite_opaque._copy_file, []
+    real, calls = opaque._copy_file, []
 
     def interrupted(database: int, copy: int) -> None:
         real(database, copy)
@@ -258,7 +258,7 @@ def test_an_application_that_starts_during_the_copy_makes_it_start_again(
                 cipher.run("INSERT INTO t VALUES (4)")
                 cipher.run("PRAGMA wal_checkpoint(PASSIVE)")
 
-    monkeypatch.setattr(sqlite_opaque, "_copy_file", interrupted)
+    monkeypatch.setattr(opaque, "_copy_file", interrupted)
     with engine_for(path).snapshot(options()) as snapshot:
         copy = copied(snapshot, tmp_path / "copy.db")
     assert len(calls) == 2
@@ -271,13 +271,13 @@ def test_a_database_that_is_opened_all_the_time_is_given_up_after_the_timeout(
     path = tmp_path / "secret.db"
     with filled("shell", path):
         pass
-    real = sqlite_opaque._copy_file
+    real = opaque._copy_file
 
     def interrupted(database: int, copy: int) -> None:
         real(database, copy)
         os.utime(path)
 
-    monkeypatch.setattr(sqlite_opaque, "_copy_file", interrupted)
+    monkeypatch.setattr(opaque, "_copy_file", interrupted)
     with pytest.raises(Locked, match="all the time for 0.3 seconds"):
         with engine_for(path).snapshot(options(lock_timeout=0.3)):
             pass

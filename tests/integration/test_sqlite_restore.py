@@ -21,8 +21,8 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import pytest
 
-from _engine.databases import sqlite_swap
-from _engine.databases.sqlite_tables import count_tables
+from _engine.databases.sqlite import swap
+from _engine.databases.sqlite.tables import count_tables
 from _engine.errors import (
     BadInput,
     BadManifest,
@@ -46,7 +46,7 @@ OLD = [(number,) for number in (1, 2, 3)]
 
 @pytest.fixture(autouse=True)
 def short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_swap, "LOCK_WAIT", 0.4)
+    monkeypatch.setattr(swap, "LOCK_WAIT", 0.4)
 
 
 @pytest.fixture
@@ -237,10 +237,10 @@ def test_a_database_in_use_is_not_replaced_and_its_user_is_named(tmp_path: Path,
 def test_a_restore_waits_for_the_last_user_to_leave(
     tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_swap, "LOCK_WAIT", 30.0)
+    monkeypatch.setattr(swap, "LOCK_WAIT", 30.0)
     target = old_database(tmp_path / "shop.db", "WAL")
     with holding(target, "INSERT INTO t VALUES (4)") as process:
-        real, calls = sqlite_swap._own, []
+        real, calls = swap._own, []
 
         def watched(*arguments: Any) -> List[str]:
             users = real(*arguments)
@@ -250,7 +250,7 @@ def test_a_restore_waits_for_the_last_user_to_leave(
                 process.wait()
             return users
 
-        monkeypatch.setattr(sqlite_swap, "_own", watched)
+        monkeypatch.setattr(swap, "_own", watched)
         kept = restore(target, dump, keep=True)
     assert kept is not None
     assert content(Path(kept)) == [*OLD, (4,)]
@@ -261,7 +261,7 @@ def test_nobody_can_open_the_old_database_while_it_is_replaced(
     tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = crashed_wal(tmp_path / "shop.db")
-    real = sqlite_swap._replace
+    real = swap._replace
     seen = []
 
     def watched(*arguments: Any) -> Any:
@@ -271,7 +271,7 @@ def test_nobody_can_open_the_old_database_while_it_is_replaced(
             seen.append(1)
         return real(*arguments)
 
-    monkeypatch.setattr(sqlite_swap, "_replace", watched)
+    monkeypatch.setattr(swap, "_replace", watched)
     restore(target, dump)
     assert seen == [1]
     assert content(target) == NEW
@@ -281,7 +281,7 @@ def test_a_user_that_comes_at_the_last_moment_stops_the_swap(
     tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = crashed_wal(tmp_path / "shop.db")
-    real, users = sqlite_swap._keep, []
+    real, users = swap._keep, []
 
     def late(path: Path) -> Path:
         # Open, and not yet locked: so far comes whoever looked the name up just before the swap.
@@ -289,7 +289,7 @@ def test_a_user_that_comes_at_the_last_moment_stops_the_swap(
             users.append(subprocess.Popen(["sleep", "60"], stdin=old))
         return real(path)
 
-    monkeypatch.setattr(sqlite_swap, "_keep", late)
+    monkeypatch.setattr(swap, "_keep", late)
     try:
         with pytest.raises(Locked, match=r"in use by sleep \(process [0-9]+\)"):
             restore(target, dump, keep=True)
@@ -313,8 +313,8 @@ def test_the_old_file_stays_locked_while_a_latecomer_has_it_open(
         real(source, destination)
 
     monkeypatch.setattr(os, "rename", late)
-    seen = sqlite_swap.users_of
-    monkeypatch.setattr(sqlite_swap, "users_of", lambda old: waited.append(seen(old)) or waited[-1])
+    seen = swap.users_of
+    monkeypatch.setattr(swap, "users_of", lambda old: waited.append(seen(old)) or waited[-1])
     try:
         restore(target, dump)
     finally:

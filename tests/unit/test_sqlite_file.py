@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from _engine.databases import open_engine
 from _engine.databases.base import DumpOptions
-from _engine.databases.sqlite_file import Kind, classify, kind_of, parse_header, pinned, read_start, resolve
+from _engine.databases.sqlite.file import Kind, classify, kind_of, parse_header, pinned, read_start, resolve
 from _engine.errors import BadInput, Damaged, EngineError, NotADatabase, NotFound
 from _engine.model import Database, EngineName, FingerprintKind
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from _engine.databases.sqlite_connect import Cancellation
-from _engine.databases.sqlite_tables import count_tables, problems
+from _engine.databases.sqlite.connect import Cancellation
+from _engine.databases.sqlite.tables import count_tables, problems
 from _engine.errors import Damaged, Unverifiable
 from _engine.model import FingerprintKind, TableFingerprint
 

@@ -17,7 +17,7 @@ from typing import List, Tuple
 
 import pytest
 
-from _engine.databases.sqlite_wal import apply_log, read_index, read_log
+from _engine.databases.sqlite.wal import apply_log, read_index, read_log
 from _engine.errors import Damaged
 
 

@@ -13,9 +13,9 @@ from .base import Engine
 def open_engine(database: Database) -> Engine:
     """The engine that protects a database. Nothing is connected yet."""
     if database.engine is EngineName.SQLITE:
-        from .sqlite import SqliteEngine
+        from .sqlite.engine import SqliteEngine
 
         return SqliteEngine(database)
-    from .postgresql import PostgresqlEngine
+    from .postgresql.engine import PostgresqlEngine
 
     return PostgresqlEngine(database)

@@ -24,13 +24,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Iterator, List, Optional
 
-from ..errors import EngineError, Locked, NotADatabase, Refused, TargetExists
-from .sqlite_access import Owner, access_of_new, access_of_replaced, grant
-from .sqlite_copy import recover
-from .sqlite_file import JOURNAL, SHM, WAL, Kind, beside, kind_of, pinned, raise_os_error, read_start
-from .sqlite_lock import Deadline, own_database, users_of
-from .sqlite_opaque import has_journal
-from .sqlite_wal import apply_log, read_log
+from ...errors import EngineError, Locked, NotADatabase, Refused, TargetExists
+from .access import Owner, access_of_new, access_of_replaced, grant
+from .copy import recover
+from .file import JOURNAL, SHM, WAL, Kind, beside, kind_of, pinned, raise_os_error, read_start
+from .lock import Deadline, own_database, users_of
+from .opaque import has_journal
+from .wal import apply_log, read_log
 
 #: How long to wait for everybody to let go of a database that is to be replaced, in seconds.
 LOCK_WAIT = 10.0

@@ -19,9 +19,9 @@ import zlib
 from types import TracebackType
 from typing import List, Optional, Sequence, Type
 
-from ..errors import EngineError, Locked, PermissionDenied, Refused, TargetExists, Unreachable
-from ..names import is_id
-from ._pg_connection import LONGEST_NAME, Access, Connection, quote_identifier, sqlstate
+from ...errors import EngineError, Locked, PermissionDenied, Refused, TargetExists, Unreachable
+from ...names import is_id
+from .connection import LONGEST_NAME, Access, Connection, quote_identifier, sqlstate
 
 RESTORING = "restoring"
 REPLACED = "replaced"

@@ -19,7 +19,7 @@ import struct
 import time
 from typing import List, NamedTuple, Optional
 
-from ..errors import Locked
+from ...errors import Locked
 
 # In module fcntl since Python 3.9; the numbers are Linux's.
 _OFD_GETLK = 36

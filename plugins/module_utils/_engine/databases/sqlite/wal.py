@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
-from ..errors import Damaged
+from ...errors import Damaged
 
 _MAGIC = 0x377F0682
 _VERSION = 3007000

@@ -25,10 +25,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Iterator, List, Optional, Tuple
 
-from ..errors import Damaged, Locked
-from .sqlite_connect import still_locked
-from .sqlite_file import JOURNAL, SHM, WAL, beside, raise_os_error
-from .sqlite_lock import (
+from ...errors import Damaged, Locked
+from .connect import still_locked
+from .file import JOURNAL, SHM, WAL, beside, raise_os_error
+from .lock import (
     CONNECTED,
     READ_MARKS,
     RESERVED,
@@ -38,7 +38,7 @@ from .sqlite_lock import (
     try_lock,
     users_of,
 )
-from .sqlite_wal import Index, Log, apply_log, read_index, read_log, salt_of, write_all
+from .wal import Index, Log, apply_log, read_index, read_log, salt_of, write_all
 
 _BLOCK = 1 << 20
 #: Times of files are as coarse as the kernel's clock tick; a change that is this old shows when it happens again.

@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
-from ..command import Command
-from ..errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, TargetExists, Unreachable
-from ..model import Fingerprint, Manifest
-from ..process import run
-from . import _pg_catalogue, _pg_fingerprint, _pg_promotion, _pg_properties, _pg_tools
-from ._pg_connection import Access, Connection, quote_identifier
-from ._pg_properties import Properties
-from .base import Staging, differing
+from ...command import Command
+from ...errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, TargetExists, Unreachable
+from ...model import Fingerprint, Manifest
+from ...process import run
+from ..base import Staging, differing
+from . import catalogue, definition, fingerprint, promotion, tools
+from .connection import Access, Connection, quote_identifier
+from .definition import Properties
 
 _INVALID_INDEXES = """
 SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
@@ -38,9 +38,9 @@ class PostgresqlStaging(Staging):
 
     def __init__(self, access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int) -> None:
         self._access, self._target, self._manifest = access, target, manifest
-        self._properties: Properties = _pg_properties.from_manifest(manifest.properties, manifest.id)
+        self._properties: Properties = definition.from_manifest(manifest.properties, manifest.id)
         self._owner, self._parallel = owner, parallel
-        self._staged = _pg_promotion.beside(target, _pg_promotion.RESTORING, manifest.id)
+        self._staged = promotion.beside(target, promotion.RESTORING, manifest.id)
         self._session: Optional[Connection] = None
         self._spool: Optional[Path] = None
         self._here = False
@@ -49,14 +49,14 @@ class PostgresqlStaging(Staging):
     def create(self) -> None:
         """Claim the name, remove what killed restores left, and create the empty database."""
         control = self._control()
-        _pg_promotion.sweep(control, self._target)
-        if not _pg_promotion.claim(control, self._staged):
+        promotion.sweep(control, self._target)
+        if not promotion.claim(control, self._staged):
             raise Locked(f"Backup {self._manifest.id} is being restored to {self._target} already. Wait for its end.")
-        if _pg_promotion.exists(control, self._staged):
+        if promotion.exists(control, self._staged):
             raise Locked(f"{self.label} is left over from a killed restore, and somebody is connected to it. Drop it.")
         properties = self._properties
         self._here = True
-        control.run(_pg_properties.creation(properties, self._staged, self._owner, control.version))
+        control.run(definition.creation(properties, self._staged, self._owner, control.version))
         if not properties.public_schema:
             with self._access.connect(self._staged) as inside:
                 inside.run("DROP SCHEMA public")
@@ -67,10 +67,10 @@ class PostgresqlStaging(Staging):
             try:
                 run(self._restorer((f"--jobs={self._parallel}", str(self._spool))))
             except EngineError as failure:
-                raise _pg_tools.explained(failure) from failure
+                raise tools.explained(failure) from failure
             finally:
                 self._remove_spool()
-        for statement in _pg_properties.settlement(self._properties, self._staged, self._owner):
+        for statement in definition.settlement(self._properties, self._staged, self._owner):
             self._control().run(statement)
 
     def check_integrity(self) -> None:
@@ -83,12 +83,12 @@ class PostgresqlStaging(Staging):
 
     def fingerprint(self, like: Fingerprint) -> Fingerprint:
         with self._access.connect(self._staged) as inside:
-            _pg_fingerprint.require_countable(inside, like.kind)
+            fingerprint.require_countable(inside, like.kind)
             inside.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            tables = _pg_catalogue.select(inside, ()).counted(unlogged=True)
+            tables = catalogue.select(inside, ()).counted(unlogged=True)
             # A standby has no rows of unlogged tables, so that its backups hold such tables without counting them.
             counted = [table for table in tables if table.label in like.tables or not table.unlogged]
-            return inside.interruptibly(lambda: _pg_fingerprint.count(inside, counted, like.kind))
+            return inside.interruptibly(lambda: fingerprint.count(inside, counted, like.kind))
 
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         with self._access.connect(self._staged, own_path=False) as inside:
@@ -107,22 +107,22 @@ class PostgresqlStaging(Staging):
 
     def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
         control = self._control()
-        occupied = _pg_promotion.exists(control, self._target)
+        occupied = promotion.exists(control, self._target)
         if occupied and not replace:
             raise TargetExists(
                 f'Cannot restore {self._target}: database "{self._target}" exists on {self._access.label}. '
                 "Set replace to replace it, or restore under another name."
             )
         if occupied:
-            _pg_promotion.require_replaceable(control, self._target)
+            promotion.require_replaceable(control, self._target)
         aside = self._aside(control, keep_replaced) if occupied else None
-        opening = _pg_properties.opening(self._properties, self._staged)
-        _pg_promotion.swap(self._access, control, self._staged, self._target, aside, opening)
+        opening = definition.opening(self._properties, self._staged)
+        promotion.swap(self._access, control, self._staged, self._target, aside, opening)
         self._here = False
         if aside is None or keep_replaced:
             return aside
         try:
-            _pg_promotion.drop(self._control(), aside)
+            promotion.drop(self._control(), aside)
         except EngineError:
             # The new database serves; the old one is reported as kept, and the next restore drops it.
             return aside
@@ -133,7 +133,7 @@ class PostgresqlStaging(Staging):
         self._remove_spool()
         try:
             if self._here:
-                _pg_promotion.drop(self._control(), self._staged)
+                promotion.drop(self._control(), self._staged)
         finally:
             if self._session:
                 self._session.close()
@@ -143,22 +143,22 @@ class PostgresqlStaging(Staging):
         if self._session is None or not self._session.alive:
             lost = self._session is not None
             self._session = self._access.administer(self._target)
-            if lost and not _pg_promotion.claim(self._session, self._staged):
+            if lost and not promotion.claim(self._session, self._staged):
                 raise Locked(f"{self.label} was taken over by another restore. Restore again.")
         return self._session
 
     def _aside(self, control: Connection, keep: bool) -> str:
-        purpose = _pg_promotion.REPLACED if keep else _pg_promotion.DISCARDED
+        purpose = promotion.REPLACED if keep else promotion.DISCARDED
         number = 1
         while True:
             suffix = "" if number == 1 else f"-{number}"
-            name = _pg_promotion.beside(self._target, purpose, self._manifest.id + suffix)
-            if not _pg_promotion.exists(control, name):
+            name = promotion.beside(self._target, purpose, self._manifest.id + suffix)
+            if not promotion.exists(control, name):
                 return name
             number += 1
 
     def _restorer(self, further: Tuple[str, ...]) -> Command:
-        tool = _pg_tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
+        tool = tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
         arguments = [
             tool.path,
             "--exit-on-error",
@@ -202,17 +202,17 @@ def check(
     control: Connection, target: str, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool
 ) -> None:
     """Raise unless this server and this user can be expected to take the backup."""
-    properties = _pg_properties.from_manifest(manifest.properties, manifest.id)
+    properties = definition.from_manifest(manifest.properties, manifest.id)
     where = control.label
     if control.value("SELECT pg_is_in_recovery()"):
         raise PermissionDenied(f"{where} is a standby, which takes no changes. Restore on its primary.")
-    if _pg_promotion.exists(control, target):
+    if promotion.exists(control, target):
         if not replace:
             raise TargetExists(
                 f'Cannot restore {target}: database "{target}" exists ({where}). '
                 "Set replace to replace it, or restore under another name."
             )
-        _pg_promotion.require_replaceable(control, target)
+        promotion.require_replaceable(control, target)
     if not control.value("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"):
         raise PermissionDenied(
             f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."

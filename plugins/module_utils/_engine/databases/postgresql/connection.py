@@ -32,8 +32,8 @@ from typing import (
     Union,
 )
 
-from ..command import Argument, Secret
-from ..errors import (
+from ...command import Argument, Secret
+from ...errors import (
     BadInput,
     EngineError,
     Locked,
@@ -43,7 +43,7 @@ from ..errors import (
     PermissionDenied,
     Unreachable,
 )
-from ..model import Database, Server
+from ...model import Database, Server
 
 if TYPE_CHECKING:
     import psycopg2

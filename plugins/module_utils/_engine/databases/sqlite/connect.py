@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Iterator, NoReturn, Optional
 from urllib.parse import quote
 
-from ..errors import Damaged, EngineError, Locked, NoSpace, NotADatabase, PermissionDenied
-from .sqlite_lock import Deadline
+from ...errors import Damaged, EngineError, Locked, NoSpace, NotADatabase, PermissionDenied
+from .lock import Deadline
 
 _LOCKED = ("locked", "locking protocol")
 READ_ONLY = "readonly database"

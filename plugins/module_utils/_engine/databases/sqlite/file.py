@@ -22,8 +22,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Dict, Iterator, List, NoReturn, Optional, Tuple
 
-from ..errors import BadInput, Damaged, EngineError, NoSpace, NotADatabase, NotFound, PermissionDenied
-from ..timespan import format_size
+from ...errors import BadInput, Damaged, EngineError, NoSpace, NotADatabase, NotFound, PermissionDenied
+from ...timespan import format_size
 
 MAGIC = b"SQLite format 3\0"
 HEADER_SIZE = 100

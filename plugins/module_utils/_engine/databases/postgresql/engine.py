@@ -15,12 +15,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar, Iterator, Optional
 
-from ..command import Command
-from ..errors import BadInput, EngineError, NotFound
-from ..model import Database, Manifest
-from . import _pg_catalogue, _pg_fingerprint, _pg_globals, _pg_snapshot, _pg_staging, _pg_tools
-from ._pg_connection import Access, Connection, access_to
-from .base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
+from ...command import Command
+from ...errors import BadInput, EngineError, NotFound
+from ...model import Database, Manifest
+from ..base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
+from . import catalogue, fingerprint, global_objects, snapshot, staging, tools
+from .connection import Access, Connection, access_to
 
 #: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
 _OLDEST_SERVER = 10
@@ -42,7 +42,7 @@ class PostgresqlEngine(Engine):
         self._name = database.name
 
     def explain(self, failure: EngineError) -> EngineError:
-        return _pg_tools.explained(failure)
+        return tools.explained(failure)
 
     def inspect(self) -> Inspection:
         try:
@@ -57,17 +57,17 @@ class PostgresqlEngine(Engine):
             if connection.version < _OLDEST_SERVER * 10000:
                 raise BadInput(f"{connection.label} is older than PostgreSQL {_OLDEST_SERVER}. Upgrade the server.")
             major = connection.version // 10000
-            _pg_tools.dumper("pg_dump", major)
+            tools.dumper("pg_dump", major)
             if options.globals:
-                _pg_tools.dumper("pg_dumpall", major)
-            _pg_fingerprint.require_countable(connection, options.fingerprint)
-            selection = _pg_catalogue.select(connection, options.exclude_tables)
-            _pg_catalogue.require_whole(connection, selection)
-            _pg_catalogue.require_readable(connection, selection)
+                tools.dumper("pg_dumpall", major)
+            fingerprint.require_countable(connection, options.fingerprint)
+            selection = catalogue.select(connection, options.exclude_tables)
+            catalogue.require_whole(connection, selection)
+            catalogue.require_readable(connection, selection)
             return self._inspected(connection)
 
     def snapshot(self, options: DumpOptions) -> AbstractContextManager[Snapshot]:
-        return _pg_snapshot.hold(self._access, self._name, options)
+        return snapshot.hold(self._access, self._name, options)
 
     def check_restore(
         self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
@@ -75,20 +75,20 @@ class PostgresqlEngine(Engine):
         if self._name in _NOT_FOR_RESTORES:
             raise BadInput(f"{self._name} is what PostgreSQL makes new databases from. Restore under another name.")
         with self._access.administer(self._name) as control:
-            made_on, here = _pg_tools.major_of(manifest.server_version), control.version // 10000
+            made_on, here = tools.major_of(manifest.server_version), control.version // 10000
             if here < made_on:
                 raise BadInput(
                     f"{manifest.id} was made on PostgreSQL {made_on}, and {self._access.label} is {here}: an older "
                     f"server does not understand a newer one's dump. Restore on PostgreSQL {made_on} or newer."
                 )
-            _pg_tools.restorer(_pg_staging.dumped_by(manifest), here)
+            tools.restorer(staging.dumped_by(manifest), here)
             if manifest.fingerprint:
-                _pg_fingerprint.require_countable(control, manifest.fingerprint.kind)
-            _pg_staging.check(control, self._name, manifest, replace, owner, globals_first)
+                fingerprint.require_countable(control, manifest.fingerprint.kind)
+            staging.check(control, self._name, manifest, replace, owner, globals_first)
             return self._inspected(control)
 
     def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
-        return _pg_staging.prepare(self._access, self._name, manifest, owner, parallel)
+        return staging.prepare(self._access, self._name, manifest, owner, parallel)
 
     def examine(self, manifest: Manifest) -> AbstractContextManager[Examination]:
         return _examination(manifest)
@@ -98,11 +98,11 @@ class PostgresqlEngine(Engine):
 
         What exists already is kept and gets the attributes and passwords of the backup. Needs a superuser.
         """
-        return _pg_globals.loading(self._access)
+        return global_objects.loading(self._access)
 
     def _inspected(self, connection: Connection) -> Inspection:
         size = connection.rows(_SIZE, [self._name])
-        version = _pg_snapshot.server_version(connection)
+        version = snapshot.server_version(connection)
         return Inspection(exists=bool(size), bytes=int(size[0][0]) if size else 0, server_version=version)
 
 
@@ -119,5 +119,5 @@ class _PostgresqlExamination(Examination):
 
 @contextmanager
 def _examination(manifest: Manifest) -> Iterator[Examination]:
-    tool = _pg_tools.restorer(_pg_staging.dumped_by(manifest), 0)
+    tool = tools.restorer(staging.dumped_by(manifest), 0)
     yield _PostgresqlExamination(Command("pg_restore", (tool.path, "--file=/dev/null")))

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from typing import Dict, Iterable, List
 
-from ..errors import BadInput
-from ..model import Fingerprint, FingerprintKind, TableFingerprint
-from ._pg_catalogue import Relation
-from ._pg_connection import Connection, quote_identifier
+from ...errors import BadInput
+from ...model import Fingerprint, FingerprintKind, TableFingerprint
+from .catalogue import Relation
+from .connection import Connection, quote_identifier
 
 #: The name under which large objects are counted; no user can make a relation in pg_catalog.
 LARGE_OBJECTS = "pg_largeobject"

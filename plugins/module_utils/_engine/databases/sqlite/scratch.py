@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List, Optional
 
-from .sqlite_file import raise_os_error
+from .file import raise_os_error
 
 BACKUP = "backup"
 RESTORING = "restoring"

@@ -17,10 +17,10 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List
 
-from ..errors import Locked
-from .sqlite_connect import CANNOT_OPEN, READ_ONLY, connect, is_locked, raise_sqlite_error, still_locked
-from .sqlite_file import SHM, WAL, Header, beside, parse_header, pinned, raise_os_error, read_start
-from .sqlite_lock import Deadline, own_database
+from ...errors import Locked
+from .connect import CANNOT_OPEN, READ_ONLY, connect, is_locked, raise_sqlite_error, still_locked
+from .file import SHM, WAL, Header, beside, parse_header, pinned, raise_os_error, read_start
+from .lock import Deadline, own_database
 
 #: 4 MiB with the usual page size: often enough for signals, and not a measurable cost.
 _PAGES_PER_STEP = 1024

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple, Type
 
-from ..command import program_version
-from ..errors import (
+from ...command import program_version
+from ...errors import (
     Damaged,
     EngineError,
     Locked,

@@ -16,14 +16,14 @@ import threading
 from contextlib import contextmanager
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from ..command import Command
-from ..errors import EngineError, Locked
-from ..model import Fingerprint, FingerprintKind
-from . import _pg_catalogue, _pg_fingerprint, _pg_properties
-from ._pg_catalogue import Relation, Selection
-from ._pg_connection import Access, Connection, sqlstate
-from ._pg_tools import Tool, dumper
-from .base import DumpFacts, DumpOptions, Snapshot
+from ...command import Command
+from ...errors import EngineError, Locked
+from ...model import Fingerprint, FingerprintKind
+from ..base import DumpFacts, DumpOptions, Snapshot
+from . import catalogue, definition, fingerprint
+from .catalogue import Relation, Selection
+from .connection import Access, Connection, sqlstate
+from .tools import Tool, dumper
 
 _LOCKED_AT_ONCE = 500
 _ATTEMPTS = 5
@@ -61,7 +61,7 @@ class PostgresqlSnapshot(Snapshot):
         self.facts = DumpFacts(
             server_version=server_version(held),
             tool_versions=tools,
-            properties=_pg_properties.read(held).written(),
+            properties=definition.read(held).written(),
             warnings=tuple(warnings),
         )
 
@@ -83,7 +83,7 @@ class PostgresqlSnapshot(Snapshot):
     def _count(self) -> Fingerprint:
         # Without it, an error here would end the transaction, and with it the snapshot that pg_dump reads.
         self._held.run("SAVEPOINT fingerprint")
-        return _pg_fingerprint.count(self._held, self._tables, self._options.fingerprint)
+        return fingerprint.count(self._held, self._tables, self._options.fingerprint)
 
 
 @contextmanager
@@ -107,7 +107,7 @@ def _lock_and_freeze(held: Connection, options: DumpOptions) -> Selection:
     """Lock every table that will be dumped, then take the transaction's snapshot. A table may vanish meanwhile."""
     held.run(f"SET lock_timeout = {_milliseconds(options.lock_timeout)}")
     for attempt in range(1, _ATTEMPTS + 1):
-        selection = _pg_catalogue.select(held, options.exclude_tables)
+        selection = catalogue.select(held, options.exclude_tables)
         held.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         try:
             # A snapshot is taken by the first statement that needs one, and LOCK TABLE does not.
@@ -122,7 +122,7 @@ def _lock_and_freeze(held: Connection, options: DumpOptions) -> Selection:
                     "Raise lock_timeout, or back up at another time."
                 ) from error
             raise
-        return _pg_catalogue.select(held, options.exclude_tables)
+        return catalogue.select(held, options.exclude_tables)
     raise AssertionError("unreachable")
 
 

@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, Optional, Set, Tuple
 
-from ..errors import Damaged, EngineError
-from ..process import memory_file
-from ._pg_connection import Access, Connection
-from .base import Loading, Stream
+from ...errors import Damaged, EngineError
+from ...process import memory_file
+from ..base import Loading, Stream
+from .connection import Access, Connection
 
 _NAME = r"(\"(?:[^\"]|\"\")+\"|[^\s;\"]+)"
 #: What a statement is about, where it is about one role or tablespace alone.

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
-from ..errors import BadInput, BadManifest, PermissionDenied
+from ...errors import BadInput, BadManifest, PermissionDenied
 
 #: What decides who may open a file, besides owner, group and mode.
 _ATTRIBUTES = ("system.posix_acl_access", "security.selinux")

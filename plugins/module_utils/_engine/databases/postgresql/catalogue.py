@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from typing import Iterable, List, Sequence, Tuple
 
-from ..errors import BadInput, PermissionDenied
-from ._pg_connection import Connection, quote_identifier
+from ...errors import BadInput, PermissionDenied
+from .connection import Connection, quote_identifier
 
 _RELATIONS = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text,

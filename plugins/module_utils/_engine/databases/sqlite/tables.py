@@ -17,10 +17,10 @@ import struct
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
 
-from ..errors import Damaged, NotADatabase, Unverifiable
-from ..model import Fingerprint, FingerprintKind, TableFingerprint
-from .sqlite_connect import Cancellation, is_damage, is_schema_error, private
-from .sqlite_file import MAGIC
+from ...errors import Damaged, NotADatabase, Unverifiable
+from ...model import Fingerprint, FingerprintKind, TableFingerprint
+from .connect import Cancellation, is_damage, is_schema_error, private
+from .file import MAGIC
 
 T = TypeVar("T")
 

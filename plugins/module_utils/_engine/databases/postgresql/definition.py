@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..errors import BadManifest
-from ._pg_connection import Connection, quote_identifier
+from ...errors import BadManifest
+from .connection import Connection, quote_identifier
 
 _DATABASE = """
 SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_get_userbyid(d.datdba), t.spcname,

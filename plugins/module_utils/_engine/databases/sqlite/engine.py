@@ -20,18 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
-from ..errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied
-from ..model import Database, Fingerprint, FingerprintKind, Manifest
-from .base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snapshot, Staging
-from .sqlite_access import parse_mode, parse_owner, require_grantable
-from .sqlite_connect import Cancellation
-from .sqlite_copy import copy_plain
-from .sqlite_file import Kind, classify, raise_os_error, require, require_space, resolve, size_of
-from .sqlite_opaque import copy_opaque
-from .sqlite_scratch import BACKUP, RESTORING, ScratchFile, examination_file, scratch_file, sweep
-from .sqlite_staging import SqliteExamination, SqliteStaging
-from .sqlite_swap import Swap, drop_half_done, target_exists
-from .sqlite_tables import count_tables, problems
+from ...errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied
+from ...model import Database, Fingerprint, FingerprintKind, Manifest
+from ..base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snapshot, Staging
+from .access import parse_mode, parse_owner, require_grantable
+from .connect import Cancellation
+from .copy import copy_plain
+from .file import Kind, classify, raise_os_error, require, require_space, resolve, size_of
+from .opaque import copy_opaque
+from .scratch import BACKUP, RESTORING, ScratchFile, examination_file, scratch_file, sweep
+from .staging import SqliteExamination, SqliteStaging
+from .swap import Swap, drop_half_done, target_exists
+from .tables import count_tables, problems
 
 _TEMPORARY = "SQLITE_TMPDIR"
 

@@ -11,13 +11,13 @@ import sqlite3
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from ..errors import Damaged, Mismatch, NotADatabase, Unverifiable
-from ..model import Fingerprint
-from .base import Examination, Staging
-from .sqlite_connect import private
-from .sqlite_scratch import ScratchFile
-from .sqlite_swap import Swap, promote
-from .sqlite_tables import count_tables, problems, require_sqlite
+from ...errors import Damaged, Mismatch, NotADatabase, Unverifiable
+from ...model import Fingerprint
+from ..base import Examination, Staging
+from .connect import private
+from .scratch import ScratchFile
+from .swap import Swap, promote
+from .tables import count_tables, problems, require_sqlite
 
 
 class SqliteStaging(Staging):
