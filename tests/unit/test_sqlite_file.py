@@ -118,11 +118,18 @@ def test_a_link_leads_to_its_database(tmp_path: Path) -> None:
         engine_for(tmp_path / "loop.db").inspect()
 
 
-@given(st.integers(min_value=1, max_value=64), st.integers(min_value=0), st.sampled_from([0, 100]))
-def test_random_pages_are_taken_for_an_encrypted_database(pages: int, seed: int, clear: int) -> None:
+@given(
+    st.integers(min_value=1, max_value=64),
+    st.integers(min_value=0),
+    st.sampled_from([0, 32, 100]),
+    st.sampled_from([b"", b"\x05", b"\x0d"]),
+)
+def test_random_pages_are_taken_for_an_encrypted_database(pages: int, seed: int, clear: int, root: bytes) -> None:
     start = random.Random(seed).getrandbits(8 * 4096).to_bytes(4096, "big")
-    if clear:  # SQLCipher with a plaintext header
-        start = b"SQLite format 3\0" + bytes(84) + b"\xa7" + start[101:]
+    if clear:  # SQLCipher with a plaintext header, and in 100 an encrypted byte that looks like the root of a table
+        header = b"SQLite format 3\0\x10\x00" + bytes(82)
+        rest = header[:clear] + start[clear:]
+        start = rest[:100] + root + b"\xa7" * (clear == 100) + rest[100 + len(root) + (clear == 100) :]
     assert kind_of(start[: pages * 512], pages * 512, Path("x")) is Kind.OPAQUE
 
 
