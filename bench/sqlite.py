@@ -13,7 +13,7 @@ from typing import Any
 
 from measure import Row, alternating, median, need, ours, run, shell, timed
 
-ROW = 250
+ROW = 162
 
 
 def fill(path: Path, size: int) -> None:

@@ -266,7 +266,7 @@ class _Run:
 
         with Pipe(f"The backup of {self._request.database.name}") as pipe:
             try:
-                descriptor, plain = pipe.counted(pipe.source(stream))
+                descriptor, plain = pipe.counted_source(stream)
                 descriptor = pipe.through(compressor, descriptor)
                 descriptor = pipe.through(sealing.command, descriptor)
                 for block in pipe.blocks(descriptor):
@@ -277,11 +277,10 @@ class _Run:
                 raise self._engine.explain(self._sealer.explain(failure)) from None
             if sealing.transform:
                 store(sealing.transform.finish())
-        if isinstance(stream, Path) and plain.count != stream.stat().st_size:
-            raise Damaged(
-                f"Of the copy {stream}, {plain.count} bytes could be read. It was not published; run this again."
-            )
-        return stored, digest.hexdigest(), plain.count
+            count = plain.count
+        if isinstance(stream, Path) and count != stream.stat().st_size:
+            raise Damaged(f"Of the copy {stream}, {count} bytes could be read. It was not published; run this again.")
+        return stored, digest.hexdigest(), count
 
     def refuse_shrunk(self, manifest: Manifest) -> None:
         """Raise Shrunk where the dump is empty, or much smaller than the last good one."""

@@ -79,6 +79,21 @@ class Copier(threading.Thread):
         return size
 
 
+class Offset:
+    """Counts what was read of a file from its beginning, whoever read it: whoever inherits a descriptor moves its offset.
+
+    (open(2), "open file description".)
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    @property
+    def count(self) -> int:
+        """Bytes read so far. To be asked before the pipe is left."""
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR)
+
+
 class Pipe:
     """Programs joined by pipes, in the order in which they are added. Leaving the context ends whatever still runs."""
 
@@ -105,6 +120,14 @@ class Pipe:
         if isinstance(stream, Path):
             return self._keep(os.open(stream, os.O_RDONLY | os.O_CLOEXEC))
         return self._start(stream, None)
+
+    def counted_source(self, stream: Union[Command, Path]) -> Tuple[int, Union[Copier, Offset]]:
+        """``source``, and what counts the bytes that were read of it, which holds once all has ended."""
+        source = self.source(stream)
+        if not isinstance(stream, Path):
+            return self.counted(source)
+        # Whoever comes next reads the file itself: one pipe less to go through.
+        return source, Offset(self._keep(os.dup(source)))
 
     def entrance(self) -> Tuple[int, int]:
         """A new pipe: the descriptor to write into (see ``feed``), and the one to read from."""
@@ -133,7 +156,10 @@ class Pipe:
     def blocks(self, source: int) -> Iterator[bytes]:
         """What arrives at a descriptor, in blocks of at most 1 MiB, until its end."""
         while True:
-            block = os.read(source, BLOCK)
+            try:
+                block = os.read(source, BLOCK)
+            except OSError as error:
+                raise _explained(error, self._label) from None
             if not block:
                 self._close(source)
                 return

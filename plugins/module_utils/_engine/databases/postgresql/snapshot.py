@@ -83,6 +83,9 @@ class PostgresqlSnapshot(Snapshot):
     def _count(self) -> Fingerprint:
         # Without it, an error here would end the transaction, and with it the snapshot that pg_dump reads.
         self._held.run("SAVEPOINT fingerprint")
+        if self._options.fingerprint is FingerprintKind.COUNTS:
+            # Counting is done long before the dump: more workers would only take the cores that the dump runs on.
+            self._held.run("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off")
         return fingerprint.count(self._held, self._tables, self._options.fingerprint)
 
 
