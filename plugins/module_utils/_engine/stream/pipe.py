@@ -80,9 +80,9 @@ class Copier(threading.Thread):
 
 
 class Offset:
-    """Counts what was read of a file from its beginning, whoever read it: whoever inherits a descriptor moves its offset.
+    """Counts what was read of a file from its beginning, whoever read it.
 
-    (open(2), "open file description".)
+    A program that inherits a descriptor moves the same offset (open(2), "open file description").
     """
 
     def __init__(self, descriptor: int) -> None:
