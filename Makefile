@@ -126,7 +126,9 @@ sanity: environment tree ## Run ansible-test's sanity tests
 	@tools/sanity $(TREE) .cache/home $(SANITY)
 
 .PHONY: bench
-bench: environment ## Measure speed and memory against the yardsticks, into bench/
+bench: ## Measure speed and memory against the yardsticks, into bench/results
+	@tools/packages bench/packages.txt
+	@$(MAKE) environment
 	@python bench/run.py $(BENCH)
 
 .PHONY: clean

@@ -40,7 +40,8 @@ def table(rows: list[Row], head: str) -> str:
     for row in rows:
         ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
         verdict = {True: "met", False: "**missed**", None: ""}[row.met]
-        lines.append(f"| {row.what} | {row.yardstick} | {ratio} | {row.allowed} | {verdict} |")
+        yardstick = row.yardstick.replace("|", "\\|")
+        lines.append(f"| {row.what} | {yardstick} | {ratio} | {row.allowed} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
