@@ -28,8 +28,6 @@ NOW = datetime(2026, 3, 15, 11, 20, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 
-needs_zones = pytest.mark.skipif(sys.version_info < (3, 9), reason="Python 3.8 has no timezones but UTC of its own")
-
 
 def at(text: str) -> datetime:
     """A time in UTC, written ``2026-03-15 11:20`` or with an offset behind."""
@@ -145,14 +143,12 @@ def test_no_backups_need_no_decision() -> None:
 # The clock and the calendar of a timezone.
 
 
-@needs_zones
 def test_the_timezone_says_which_day_a_backup_is_of() -> None:
     backups = [backup(at("2026-01-10 23:30")), backup(at("2026-01-10 22:30")), backup(at("2026-01-10 12:00"))]
     assert kept(backups, Policy(daily=2, timezone="Europe/Berlin")) == [at("2026-01-10 23:30"), at("2026-01-10 22:30")]
     assert kept(backups, Policy(daily=2)) == [at("2026-01-10 23:30"), at("2026-01-10 12:00")]
 
 
-@needs_zones
 @pytest.mark.parametrize(
     ("zone", "newest", "expected"),
     [
@@ -184,7 +180,6 @@ def test_an_hour_is_what_the_clock_shows_when_clocks_are_turned(
     assert found == [at(f"{newest[:10]} {time}") for time in expected]
 
 
-@needs_zones
 @pytest.mark.parametrize(
     ("newest", "last_of_the_day_before", "hours"),
     [
@@ -199,7 +194,6 @@ def test_a_day_of_23_or_25_hours_is_one_day(newest: str, last_of_the_day_before:
     assert found == [at(newest), at(last_of_the_day_before)]
 
 
-@needs_zones
 def test_within_counts_whole_days_by_the_calendar_and_the_rest_in_hours() -> None:
     newest = at("2026-10-25 12:00+01:00")
     backups = [backup(newest - timedelta(minutes=30) * number) for number in range(100)]
@@ -210,7 +204,6 @@ def test_within_counts_whole_days_by_the_calendar_and_the_rest_in_hours() -> Non
     assert kept(backups, replace(day, within=26 * HOUR), newest)[-1] == at("2026-10-24 10:30+02:00")
 
 
-@needs_zones
 @pytest.mark.parametrize(
     ("zone", "newest", "within"),
     [
@@ -244,10 +237,10 @@ def test_within_more_than_the_calendar_has_keeps_everything() -> None:
         (Policy(within=timedelta()), "keep_within"),
         (Policy(last=1, within=-DAY), "keep_within"),
         (Policy(last=1, max_age=timedelta()), "max_age"),
-        pytest.param(Policy(last=1, timezone="Europe/Atlantis"), '"Europe/Atlantis"', marks=needs_zones),
-        pytest.param(Policy(last=1, timezone="../../etc/passwd"), '"../../etc/passwd"', marks=needs_zones),
-        pytest.param(Policy(last=1, timezone="Europe"), '"Europe"', marks=needs_zones),
-        pytest.param(Policy(last=1, timezone=""), '""', marks=needs_zones),
+        (Policy(last=1, timezone="Europe/Atlantis"), '"Europe/Atlantis"'),
+        (Policy(last=1, timezone="../../etc/passwd"), '"../../etc/passwd"'),
+        (Policy(last=1, timezone="Europe"), '"Europe"'),
+        (Policy(last=1, timezone=""), '""'),
     ],
 )
 def test_a_policy_that_cannot_be_meant_is_refused(policy: Policy, words: str) -> None:
@@ -337,7 +330,7 @@ PROOFS = (
     (proof(Outcome.PASSED), proof(Outcome.FAILED, hours=1)),
 )
 GAPS = (timedelta(), timedelta(seconds=1), 20 * timedelta(minutes=1), HOUR, 7 * HOUR, DAY, 8 * DAY, 100 * DAY)
-ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe") if sys.version_info >= (3, 9) else ("UTC",)
+ZONES = ("UTC", "Europe/Berlin", "Australia/Lord_Howe")
 
 ages = st.sampled_from((timedelta(), HOUR, 30 * HOUR, 10 * DAY, -HOUR, -DAY, -100 * DAY))
 defects = st.sampled_from((None, None, None, "a file is gone"))
