@@ -21,8 +21,11 @@ from ..command import Command
 from ..errors import EngineError, NoSpace, ToolFailed
 from ..process import Process
 
-#: How much is read and written at once, and what pipes are asked to hold (fcntl(2), F_SETPIPE_SZ).
+#: How much is read and written at once.
 BLOCK = 1 << 20
+#: What pipes are asked to hold (fcntl(2), F_SETPIPE_SZ): what goes through several of them shall not leave the
+#: processor's caches on the way.
+_HELD = 256 << 10
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 #: How long to let a pipe fill, in seconds, when little was in it.
 _PAUSE = 0.0005
@@ -210,7 +213,7 @@ class Pipe:
         reading, writing = os.pipe()
         # An account may be over its limit of pipe memory; the pipe then keeps its usual size, and is only slower.
         with suppress(OSError):
-            fcntl.fcntl(writing, _F_SETPIPE_SZ, BLOCK)
+            fcntl.fcntl(writing, _F_SETPIPE_SZ, _HELD)
         return self._keep(reading), self._keep(writing)
 
     def _keep(self, descriptor: int) -> int:

@@ -312,7 +312,9 @@ def _explained(error: psycopg2.Error, label: str) -> EngineError:
 
 def _explained_refusal(said: str, database: str, access: Access) -> EngineError:
     """Why a session could not be opened. Here libpq gives no SQLSTATE, only text."""
-    text = " ".join(line.strip() for line in said.splitlines() if line.strip()).rstrip(".")
+    # Behind a tab stands libpq's own advice, which ours replaces.
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("\t")]
+    text = " ".join(lines).rstrip(".")
     where, low = access.label, text.lower()
     if f'database "{database}" does not exist'.lower() in low:
         return NotFound(

@@ -1,0 +1,68 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command ``fleet-backup``: its arguments, and what its exit status says."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Dict, Optional, Sequence
+
+from .. import __version__
+from ..errors import EngineError, Stopped
+from .exits import Exit, exit_of_code
+
+#: The commands in the order of the help: each is a file of ``commands`` with that name.
+_COMMANDS: Dict[str, str] = {
+    "run": "back up the databases of jobs",
+    "list": "list the backups of jobs",
+    "verify": "prove that the backups of jobs can be restored",
+    "rotate": "remove the backups that the jobs' policies do not keep",
+    "status": "say how healthy the jobs are, and what is running",
+    "config": "check the settings and the jobs of this host",
+    "version": "print the version",
+}
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run the command; the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["--version"], ["version"]):
+        # Nothing else is imported for it.
+        sys.stdout.write(f"fleet-backup {__version__}\n")
+        return Exit.FINE
+    parsed = _parser(given).parse_args(given)
+    try:
+        return int(import_module(f".commands.{parsed.command}", __package__).act(parsed))
+    except (EngineError, Stopped) as error:
+        sys.stderr.write(f"fleet-backup: {error}\n")
+        return exit_of_code(error.code)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. What Python still holds for it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser for these arguments. Of the commands, only one that is named is imported: the start shall be quick."""
+    parser = argparse.ArgumentParser(
+        prog="fleet-backup",
+        description="Backs up the databases of this host, and proves that they can be restored.",
+        epilog="Exit status: 0 fine, 1 failed, 2 usage or configuration, 3 unverifiable, 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"fleet-backup {__version__}")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, metavar="FILE", help="the agent's settings")
+    shared.add_argument("--json", action="store_true", help="print JSON for programs")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, purpose in _COMMANDS.items():
+        description = f"{purpose[0].upper()}{purpose[1:]}."
+        command = commands.add_parser(name, help=purpose, description=description, parents=[shared])
+        if name in given:
+            import_module(f".commands.{name}", __package__).add_arguments(command)
+    return parser

@@ -1,0 +1,38 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Checking the settings and the jobs of this host, without touching a database."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..exits import Exit
+from ..printing import put, put_json
+from ..reading import read_jobs
+from ..selection import settings_of
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    parser.add_argument("action", choices=["check"], help="what to do")
+
+
+def act(parsed: argparse.Namespace) -> Exit:
+    """Check."""
+    settings = settings_of(parsed)
+    jobs, broken = read_jobs(settings.jobs, settings.host.name)
+    if parsed.json:
+        put_json(
+            {
+                "host": settings.host.name,
+                "jobs": [job.name for job in jobs],
+                "broken": [{"job": job.name, "message": str(job.error)} for job in broken],
+            }
+        )
+    else:
+        put(f"{settings.host.name}: {len(jobs)} jobs can be used: {', '.join(job.name for job in jobs) or 'none'}\n")
+        for job in broken:
+            put(f"{job.error}\n")
+    return Exit.USAGE if broken else Exit.FINE

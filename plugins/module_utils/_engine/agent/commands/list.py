@@ -1,0 +1,71 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Listing: the backups of jobs, newest first, with their age, size and proof."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from typing import Any, Dict, Iterator, List, Tuple
+
+from ...catalogue import place_of, scan
+from ...documents import backup_document
+from ...errors import EngineError
+from ...model import Backup, Level
+from ...timespan import format_size, format_span
+from ..exits import Exit, exit_of
+from ..jobs import Job, Target
+from ..printing import put, put_json, table
+from ..selection import add_selection, select
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    add_selection(parser, every=True)
+
+
+def act(parsed: argparse.Namespace) -> Exit:
+    """List."""
+    selection = select(parsed)
+    problems: List[Tuple[str, EngineError]] = [(job.name, job.error) for job in selection.broken]
+    documents: List[Dict[str, Any]] = []
+    rows: List[Tuple[str, ...]] = []
+    now = selection.host.now()
+    for job in selection.jobs:
+        for target in job.targets:
+            try:
+                found = list(_backups(job, target))
+            except EngineError as error:
+                problems.append((job.name, error))
+                continue
+            where = target.repository.label
+            documents += [dict(backup_document(backup), job=job.name, repository=where) for backup in found]
+            rows += [(job.name, backup.id, *_told(backup, now), where) for backup in found]
+    if parsed.json:
+        failed = [{"job": name, "error": why.code, "message": str(why)} for name, why in problems]
+        put_json({"backups": documents, "problems": failed})
+    else:
+        heads = ("JOB", "BACKUP", "AGE", "SIZE", "PROOF", "REPOSITORY")
+        put(table(heads, rows, right=(2, 3)) if rows else "There are no backups.\n")
+        for name, why in problems:
+            put(f"{name}: {why}\n")
+    return exit_of([why.code for _name, why in problems])
+
+
+def _backups(job: Job, target: Target) -> Iterator[Backup]:
+    target.repository.check(writing=False)
+    catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+    return reversed(catalogue.backups)
+
+
+def _told(backup: Backup, now: datetime) -> Tuple[str, str, str]:
+    return format_span(now - backup.time), format_size(backup.manifest.bytes), _proof(backup)
+
+
+def _proof(backup: Backup) -> str:
+    if backup.known_bad:
+        return f"BAD: {backup.known_bad}"
+    proven = next((level for level in reversed(Level) if backup.proven(level)), None)
+    return proven.value if proven else "unproven"

@@ -1,0 +1,24 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Backing up: of the jobs that are named, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..exits import Exit
+from ..running import back_up
+from ..selection import add_selection, do_each
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes."""
+    add_selection(parser, every=False)
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+
+
+def act(parsed: argparse.Namespace) -> Exit:
+    """Do it."""
+    return do_each(parsed, "backup", back_up)

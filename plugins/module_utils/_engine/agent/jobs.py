@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Jobs: what is to be done for one database. A job's requests are complete but for their secrets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Optional, Tuple
+
+from ..backup import BackupRequest
+from ..model import Database, Policy, Server
+from ..repositories.base import Repository
+from ..rotate import RotateRequest
+from ..verify import VerifyRequest
+from .secrets import SecretSource
+
+
+@dataclass(frozen=True)
+class Target:
+    """A repository of a job, and how long backups are kept in it; without a policy they are kept for ever."""
+
+    repository: Repository
+    policy: Optional[Policy]
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Commands around a backup, each a list of arguments. One of ``before`` that fails stops the backup.
+
+    ``after`` runs when the backup has ended, well or not; ``failure`` when it failed.
+    """
+
+    before: Tuple[Tuple[str, ...], ...] = ()
+    after: Tuple[Tuple[str, ...], ...] = ()
+    failure: Tuple[Tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is still healthy: how old the newest good backup and the newest proof by restoring may be.
+
+    And for how many more backups of the newest one's size there must be room.
+    """
+
+    age: Optional[timedelta] = None
+    proof_age: Optional[timedelta] = None
+    room: int = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One database's job."""
+
+    name: str
+    backup: BackupRequest
+    verification: VerifyRequest
+    targets: Tuple[Target, ...]
+    hooks: Hooks = Hooks()
+    limits: Limits = Limits()
+    login_password: Optional[SecretSource] = None
+    passphrase: Optional[SecretSource] = None
+    scratch_password: Optional[SecretSource] = None
+
+    @property
+    def database(self) -> Database:
+        return self.backup.database
+
+    def opened(self) -> Job:
+        """This job with its secrets. Raises what ``SecretSource.read`` raises."""
+        database = _with_password(self.database, self.login_password)
+        passphrase = self.passphrase.read() if self.passphrase else None
+        encryption = replace(self.backup.encryption, passphrase=passphrase)
+        scratch = self.verification.scratch
+        if isinstance(scratch, Server):
+            password = self.scratch_password.read() if self.scratch_password else database.server.password
+            scratch = replace(scratch, password=password)
+        return replace(
+            self,
+            backup=replace(self.backup, database=database, encryption=encryption),
+            verification=replace(self.verification, database=database, encryption=encryption, scratch=scratch),
+        )
+
+    def rotations(self) -> Tuple[RotateRequest, ...]:
+        """A request for each repository that has a policy."""
+        return tuple(
+            RotateRequest(
+                repositories=(target.repository,),
+                source_host=self.backup.source_host,
+                policy=target.policy,
+                database=self.database,
+                engine=self.database.engine.value,
+            )
+            for target in self.targets
+            if target.policy is not None
+        )
+
+
+def _with_password(database: Database, source: Optional[SecretSource]) -> Database:
+    return database if source is None else replace(database, server=replace(database.server, password=source.read()))

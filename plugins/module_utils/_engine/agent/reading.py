@@ -1,0 +1,281 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reading jobs: from one JSON file each, ``<directory>/<name>.json``, so that a broken one stops no other one.
+
+The options have the names that they have in the modules.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+from ..backup import BackupRequest
+from ..databases import open_engine
+from ..errors import BadInput, EngineError, PermissionDenied
+from ..model import (
+    Compression,
+    Database,
+    Encryption,
+    EncryptionSettings,
+    EngineName,
+    FingerprintKind,
+    Level,
+    Policy,
+    Server,
+)
+from ..names import is_id
+from ..repositories.base import Repository
+from ..repositories.local import LocalRepository
+from ..retention import check as check_policy
+from ..stream.compression import check_level
+from ..verify import Assertion, VerifyRequest
+from .fields import Fields
+from .jobs import Hooks, Job, Limits, Target
+from .secrets import SecretKind, SecretSource
+
+#: A job's name is a part of file and unit names.
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
+_COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class BrokenJob:
+    """A job that cannot be read, and why."""
+
+    name: str
+    error: EngineError
+
+
+def read_jobs(directory: Path, host: str) -> Tuple[Tuple[Job, ...], Tuple[BrokenJob, ...]]:
+    """All jobs of a directory in the order of their names, and those that cannot be read.
+
+    Raises BadInput where there is no such directory, and PermissionDenied.
+    """
+    try:
+        paths = sorted(path for path in directory.iterdir() if path.suffix == ".json" and path.name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(f"There is no directory {directory} with jobs. Deploy the jobs of this host first.") from None
+    except OSError as error:
+        raise _unreadable(directory, error) from None
+    jobs: List[Job] = []
+    broken: List[BrokenJob] = []
+    for path in paths:
+        try:
+            jobs.append(_read_file(path, host))
+        except EngineError as error:
+            broken.append(BrokenJob(path.stem, error))
+    return tuple(jobs), tuple(broken)
+
+
+def read_job(document: Any, name: str, where: str, host: str) -> Job:
+    """Read a job of the given name. Raises BadInput, which begins with ``where`` and names the option.
+
+    ``host`` is the name under which backups are stored unless the job names another one in ``source_host``.
+    """
+    if not _NAME.fullmatch(name):
+        raise BadInput(
+            f'{where}: "{name}" cannot be the name of a job. Use lower-case letters, digits, "-" and "_", at most 63.'
+        )
+    fields = Fields(document, where)
+    job = _job(fields, name, host)
+    fields.end()
+    return job
+
+
+def _read_file(path: Path, host: str) -> Job:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path} is not JSON: {error}. Deploy the job again, or correct the file.") from None
+    return read_job(document, path.stem, str(path), host)
+
+
+def _unreadable(path: Path, error: OSError) -> PermissionDenied:
+    return PermissionDenied(f"{path} cannot be read: {error.strerror}. Run this as root, or see its permissions.")
+
+
+def _job(fields: Fields, name: str, host: str) -> Job:
+    database = _database(fields)
+    targets = _targets(fields)
+    repositories = tuple(target.repository for target in targets)
+    encryption = fields.object("encryption", _encryption) or EncryptionSettings()
+    source_host = fields.text("source_host", host) or host
+    verification = VerifyRequest(database, repositories, encryption, source_host, level=Level.CONTENTS)
+    password = partial(_secret, purpose=f"{name}: login_password")
+    return Job(
+        name=name,
+        backup=_backup(fields, BackupRequest(database, repositories, encryption, source_host)),
+        verification=fields.object("verify", partial(_verification, default=verification)) or verification,
+        targets=targets,
+        hooks=fields.object("hooks", _hooks) or Hooks(),
+        limits=fields.object("health", _limits) or Limits(),
+        login_password=fields.object("login_password", password),
+        passphrase=fields.object("passphrase", partial(_secret, purpose=f"{name}: passphrase")),
+        scratch_password=fields.object("scratch_password", partial(_secret, purpose=f"{name}: scratch_password")),
+    )
+
+
+def _database(fields: Fields) -> Database:
+    engine = fields.choice("engine", EngineName)
+    database = Database(engine, fields.required("database"), _server(fields))
+    if engine is EngineName.SQLITE and database.server != Server():
+        raise fields.wrong("login_*", "an SQLite database is a file, and has no server")
+    try:
+        # The engine refuses a name that can be none.
+        open_engine(database)
+    except BadInput as error:
+        raise BadInput(f"{fields.where}: {error}") from None
+    return database
+
+
+def _server(fields: Fields) -> Server:
+    ssl_mode = fields.text("ssl_mode")
+    if ssl_mode not in (None, *_SSL_MODES):
+        raise fields.wrong("ssl_mode", f'"{ssl_mode}" is none of {", ".join(_SSL_MODES)}')
+    return Server(
+        host=fields.text("login_host"),
+        port=fields.integer("login_port", least=1),
+        user=fields.text("login_user"),
+        unix_socket=fields.text("login_unix_socket"),
+        ssl_mode=ssl_mode,
+        ca_cert=fields.text("ca_cert"),
+    )
+
+
+def _targets(fields: Fields) -> Tuple[Target, ...]:
+    default = fields.object("retention", _policy)
+    targets = fields.objects("repositories", partial(_target, default=default))
+    if not targets:
+        raise fields.wrong("repositories", "it is empty, and a backup must go somewhere")
+    labels = [target.repository.label for target in targets]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise fields.wrong("repositories", f"{label} is named twice")
+    return targets
+
+
+def _target(fields: Fields, default: Optional[Policy]) -> Target:
+    policy = fields.object("retention", _policy)
+    return Target(_repository(fields), policy or default)
+
+
+def _repository(fields: Fields) -> Repository:
+    kind = fields.text("type", "local")
+    if kind != "local":
+        raise fields.wrong("type", f'"{kind}" is no kind of repository that this version knows')
+    path = Path(fields.required("path"))
+    if not path.is_absolute():
+        raise fields.wrong("path", f"{path} is not absolute")
+    return LocalRepository(path)
+
+
+def _policy(fields: Fields) -> Policy:
+    policy = Policy(
+        **{name: fields.integer(f"keep_{name}", 0, least=-1) or 0 for name in _COUNTS},
+        within=fields.span("keep_within"),
+        timezone=fields.text("timezone", "UTC") or "UTC",
+        minimum_keep=fields.integer("minimum_keep", 1) or 0,
+        max_age=fields.span("max_age"),
+        protect_proven=fields.flag("protect_proven", True),
+    )
+    try:
+        check_policy(policy)
+    except BadInput as error:
+        raise BadInput(f"{fields.where}: {error}") from None
+    return policy
+
+
+def _encryption(fields: Fields) -> EncryptionSettings:
+    return EncryptionSettings(
+        method=fields.choice("method", Encryption, Encryption.AES256_GCM),
+        recipients=fields.texts("recipients"),
+        identities=fields.texts("identities"),
+    )
+
+
+def _backup(fields: Fields, request: BackupRequest) -> BackupRequest:
+    compression = fields.choice("compression", Compression, Compression.ZSTD)
+    level = fields.integer("compression_level", least=1)
+    try:
+        check_level(compression, level)
+    except BadInput as error:
+        raise BadInput(f"{fields.where}: {error}") from None
+    lock_timeout, timeout = fields.span("lock_timeout", _MINUTE) or _MINUTE, fields.span("timeout")
+    return replace(
+        request,
+        compression=compression,
+        compression_level=level,
+        tier=fields.text("tier"),
+        labels=fields.words("labels"),
+        max_age=fields.span("max_age"),
+        fingerprint=fields.choice("fingerprint", FingerprintKind, FingerprintKind.COUNTS),
+        globals=fields.flag("globals", False),
+        exclude_tables=fields.texts("exclude_tables"),
+        min_size_ratio=fields.share("min_size_ratio", 0.5),
+        lock_timeout=lock_timeout.total_seconds(),
+        timeout=timeout.total_seconds() if timeout else None,
+    )
+
+
+def _verification(fields: Fields, default: VerifyRequest) -> VerifyRequest:
+    backup = fields.text("backup", "latest") or "latest"
+    if backup not in ("latest", "all") and not is_id(backup):
+        raise fields.wrong("backup", f'"{backup}" is neither latest, all, nor the id of a backup')
+    level = fields.choice("level", Level, Level.CONTENTS)
+    assertions = fields.objects("assertions", _assertion)
+    if assertions and level is not Level.RESTORE:
+        raise fields.wrong("assertions", "they are queries on a restored database, so level must be restore")
+    return replace(
+        default,
+        backup=backup,
+        sample=fields.integer("sample", least=1),
+        level=level,
+        assertions=assertions,
+        max_age=fields.span("max_age"),
+    )
+
+
+def _assertion(fields: Fields) -> Assertion:
+    return Assertion(fields.required("sql"), fields.raw("expect"), fields.text("name", "") or "")
+
+
+def _hooks(fields: Fields) -> Hooks:
+    return Hooks(
+        before=_commands(fields, "before"), after=_commands(fields, "after"), failure=_commands(fields, "failure")
+    )
+
+
+def _commands(fields: Fields, name: str) -> Tuple[Tuple[str, ...], ...]:
+    commands: Any = fields.raw(name) or []
+    for command in commands if isinstance(commands, list) else [None]:
+        if not isinstance(command, list) or not command or not all(isinstance(word, str) for word in command):
+            raise fields.wrong(name, "it must be a list of commands, each a list of words")
+        if not Path(command[0]).is_absolute():
+            raise fields.wrong(name, f"{command[0]} is not the absolute path of a program")
+    return tuple(tuple(command) for command in commands)
+
+
+def _limits(fields: Fields) -> Limits:
+    room = fields.integer("room", Limits.room)
+    return Limits(fields.span("max_age"), fields.span("max_proof_age"), Limits.room if room is None else room)
+
+
+def _secret(fields: Fields, purpose: str) -> SecretSource:
+    found = [(kind, name) for kind in SecretKind for name in [fields.text(kind.value)] if name]
+    if len(found) != 1:
+        raise fields.wrong("it", f"name one of {', '.join(kind.value for kind in SecretKind)}")
+    return SecretSource(*found[0], purpose)

@@ -1,0 +1,175 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Doing a job: with its secrets and hooks, and with an outcome that can be told in one line, whatever happens."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from ..backup import plan_backup, take_backup
+from ..command import Command
+from ..documents import check_document, manifest_document, rotation_document
+from ..errors import EngineError, Stopped, ToolFailed, Unverifiable
+from ..interrupts import interruptible
+from ..model import Outcome
+from ..process import run
+from ..rotate import plan_rotation, rotate
+from ..state import Host
+from ..timespan import format_size
+from ..verify import VerifyResult, plan_verification, verify
+from .jobs import Job
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a job ended. ``error`` is the error's code, None where all went well; ``text`` says it to people."""
+
+    job: str
+    verb: str
+    changed: bool
+    text: str
+    seconds: float
+    error: Optional[str] = None
+    warnings: Tuple[str, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def document(self) -> Dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "job": self.job,
+            "verb": self.verb,
+            "changed": self.changed,
+            "error": self.error,
+            "message": self.text,
+            "warnings": list(self.warnings),
+            "seconds": round(self.seconds, 3),
+            **self.detail,
+        }
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a verb did."""
+
+    changed: bool
+    text: str
+    error: Optional[str] = None
+    warnings: Tuple[str, ...] = ()
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def back_up(job: Job, host: Host, dry_run: bool = False) -> Report:
+    """Take the job's backup, between its hooks."""
+    return _report(job, "backup", lambda: _plan_backup(job.opened(), host) if dry_run else _backup(job.opened(), host))
+
+
+def prove(job: Job, host: Host, dry_run: bool = False) -> Report:
+    """Verify the job's backups as it says."""
+    return _report(job, "verify", lambda: _plan_proof(job.opened(), host) if dry_run else _prove(job.opened(), host))
+
+
+def thin_out(job: Job, host: Host, dry_run: bool = False) -> Report:
+    """Rotate the job's backups in each repository that has a policy."""
+    return _report(job, "rotate", lambda: _thin_out(job, host, dry_run))
+
+
+def _report(job: Job, verb: str, act: Callable[[], _Done]) -> Report:
+    """Do it. What the engine explains becomes the report of this job, and stops no other one."""
+    began = time.monotonic()
+    try:
+        # From here on, so that a signal during a hook ends this job as one during its backup does.
+        with interruptible():
+            done = act()
+    except (EngineError, Stopped) as error:
+        done = _Done(False, str(error), error.code)
+    seconds = time.monotonic() - began
+    return Report(job.name, verb, done.changed, done.text, seconds, done.error, done.warnings, done.detail)
+
+
+def _plan_backup(job: Job, host: Host) -> _Done:
+    plan = plan_backup(job.backup, host)
+    if plan.fresh:
+        return _Done(False, f"{plan.fresh.id} is fresh; nothing would be done")
+    size = f" of about {format_size(plan.expected_bytes)}" if plan.expected_bytes else ""
+    return _Done(True, f"a backup{size} would be taken")
+
+
+def _backup(job: Job, host: Host) -> _Done:
+    try:
+        _run_hooks("before", job.hooks.before, job.name, {})
+        result = take_backup(job.backup, host)
+    except (EngineError, Stopped) as error:
+        failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
+        late = _late_hooks("failure", job.hooks.failure, job.name, failed)
+        late += _late_hooks("after", job.hooks.after, job.name, failed)
+        return _Done(False, " ".join([str(error), *late]), error.code)
+    late = _late_hooks("after", job.hooks.after, job.name, {"FLEET_BACKUP_OUTCOME": "done"})
+    size = format_size(result.manifest.bytes)
+    text = f"{result.manifest.id}, {size}" if result.changed else f"{result.manifest.id} is fresh; nothing was done"
+    detail = {"backup": manifest_document(result.manifest), "repositories": list(result.repositories)}
+    if late:
+        # The backup is there, and yet the application may not be running again: that is no success.
+        return _Done(result.changed, f"{text}, but {' '.join(late)}", ToolFailed.code, result.warnings, detail)
+    return _Done(result.changed, text, None, result.warnings, detail)
+
+
+def _run_hooks(kind: str, commands: Sequence[Tuple[str, ...]], job: str, environment: Mapping[str, str]) -> None:
+    for words in commands:
+        run(Command(f"the hook {kind} of {job} ({words[0]})", words, {"FLEET_BACKUP_JOB": job, **environment}))
+
+
+def _late_hooks(kind: str, commands: Sequence[Tuple[str, ...]], job: str, environment: Mapping[str, str]) -> List[str]:
+    """Run hooks of which none may keep the next one from running; why some of them failed."""
+    failures: List[str] = []
+    for words in commands:
+        try:
+            _run_hooks(kind, [words], job, environment)
+        except EngineError as error:
+            failures.append(str(error))
+    return failures
+
+
+def _plan_proof(job: Job, host: Host) -> _Done:
+    planned = plan_verification(job.verification, host)
+    return _Done(bool(planned), f"{len(planned)} verifications would be done")
+
+
+def _prove(job: Job, host: Host) -> _Done:
+    result = verify(job.verification, host)
+    detail = {"checks": [check_document(check) for check in result.checks]}
+    changed = any(check.backup for check in result.checks)
+    if result.passed:
+        level = job.verification.level.value
+        return _Done(changed, f"{_count(len(result.checks), 'backup')} passed ({level})", detail=detail)
+    bad = next(check for check in result.checks if check.outcome is not Outcome.PASSED)
+    return _Done(changed, bad.detail, _verdict(result), detail=detail)
+
+
+def _verdict(result: VerifyResult) -> str:
+    """The code of what did not pass; "unverifiable" only where nothing worse was found."""
+    codes = [check.code or Unverifiable.code for check in result.checks if check.outcome is not Outcome.PASSED]
+    return next((code for code in codes if code != Unverifiable.code), Unverifiable.code)
+
+
+def _thin_out(job: Job, host: Host, dry_run: bool) -> _Done:
+    requests = job.rotations()
+    if not requests:
+        return _Done(False, "no repository of this job has a retention policy; all is kept")
+    rotations: List[Any] = []
+    for request in requests:
+        rotations += (plan_rotation(request, host) if dry_run else rotate(request, host)).rotations
+    removed = sum(len(rotation.removed) for rotation in rotations)
+    kept = sum(len(rotation.decisions) for rotation in rotations) - removed
+    would = "would be " if dry_run else ""
+    text = f"{_count(removed, 'backup')} {would}removed, {kept} kept"
+    changed = any(rotation.changed for rotation in rotations)
+    return _Done(changed, text, detail={"rotations": [rotation_document(rotation) for rotation in rotations]})
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

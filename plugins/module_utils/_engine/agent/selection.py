@@ -1,0 +1,113 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which jobs a command is about, and how it tells what became of them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Callable, List, Optional, Sequence, Tuple
+
+from ..errors import BadInput, Interrupted
+from ..state import Host
+from ..timespan import format_span
+from .exits import Exit, exit_of
+from .jobs import Job
+from .printing import put, put_json, table
+from .reading import BrokenJob, read_jobs
+from .running import Report
+from .settings import CONFIG, Settings, read_settings
+
+_SECOND = 1.0
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The jobs that are meant, in the order of their names, and those among them that cannot be read."""
+
+    host: Host
+    jobs: Tuple[Job, ...]
+    broken: Tuple[BrokenJob, ...]
+
+
+def add_selection(parser: argparse.ArgumentParser, every: bool) -> None:
+    """Take names of jobs, and with ``every`` all of them where none is named; else that must be said by --all."""
+    parser.add_argument("jobs", nargs="*", metavar="JOB", help="the jobs' names" + (" (default: all)" if every else ""))
+    if not every:
+        parser.add_argument("--all", action="store_true", help="all jobs of this host")
+
+
+def settings_of(parsed: argparse.Namespace) -> Settings:
+    """The settings that the command line or the environment (FLEET_BACKUP_CONFIG) names."""
+    given = parsed.config or os.environ.get("FLEET_BACKUP_CONFIG")
+    return read_settings(Path(given) if given else CONFIG, required=given is not None)
+
+
+def select(parsed: argparse.Namespace) -> Selection:
+    """The jobs that are meant. Raises BadInput for a name that no job has."""
+    settings = settings_of(parsed)
+    jobs, broken = read_jobs(settings.jobs, settings.host.name)
+    wanted: Sequence[str] = parsed.jobs
+    if not wanted and not getattr(parsed, "all", True):
+        raise BadInput("No job is named. Name jobs, or say --all.")
+    if wanted and getattr(parsed, "all", False):
+        raise BadInput("Jobs are named, and --all is given too. Leave one of them out.")
+    if wanted:
+        known = [job.name for job in jobs] + [job.name for job in broken]
+        for name in wanted:
+            if name not in known:
+                there = ", ".join(sorted(known)) or "none"
+                raise BadInput(f'There is no job "{name}" in {settings.jobs}. The jobs there: {there}.')
+        jobs = tuple(job for job in jobs if job.name in wanted)
+        broken = tuple(job for job in broken if job.name in wanted)
+    return Selection(settings.host, jobs, broken)
+
+
+def do_each(parsed: argparse.Namespace, verb: str, act: Callable[[Job, Host, bool], Report]) -> Exit:
+    """Do the same with each job, and tell what became of it. One that fails stops no other one."""
+    selection = select(parsed)
+    reports: List[Report] = [
+        Report(job.name, verb, False, str(job.error), 0.0, job.error.code) for job in selection.broken
+    ]
+    for job in selection.jobs:
+        report = act(job, selection.host, parsed.dry_run)
+        reports.append(report)
+        if report.error == Interrupted.code:
+            break
+    reports.sort(key=lambda report: report.job)
+    if parsed.json:
+        put_json([report.document for report in reports])
+    else:
+        _tell(reports)
+    return exit_of([report.error for report in reports])
+
+
+def _tell(reports: Sequence[Report]) -> None:
+    if not reports:
+        put("This host has no jobs.\n")
+        return
+    rows = [(report.job, _word(report), _time(report.seconds), report.text) for report in reports]
+    put(table(("JOB", "RESULT", "TIME", ""), rows, right=(2,)))
+    for report in reports:
+        for warning in report.warnings:
+            put(f"{report.job}: {warning}\n")
+
+
+def _word(report: Report) -> str:
+    if report.error is not None:
+        return report.error if report.error in ("unverifiable", "interrupted") else "failed"
+    return "done" if report.changed else "nothing to do"
+
+
+def _time(seconds: float) -> str:
+    return format_span(timedelta(seconds=seconds)) if seconds >= _SECOND else "<1s"
+
+
+def age(seconds: Optional[float]) -> str:
+    """An age for people, or a dash."""
+    return "-" if seconds is None else format_span(timedelta(seconds=seconds))

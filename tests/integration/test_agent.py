@@ -1,0 +1,253 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The agent as a host runs it: one file, jobs in files, exit statuses, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from _engine.agent.archive import build
+from postgres import Cluster
+from world import World
+
+ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils" / "_engine"
+
+
+class Agent:
+    """A host with the agent installed, and jobs that a test gives it."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.root = world.root / "etc"
+        self.jobs = self.root / "jobs.d"
+        self.jobs.mkdir(parents=True)
+        self.program = world.root / "fleet-backup"
+        self.program.write_bytes(build(ENGINE, sys.executable))
+        self.program.chmod(0o755)
+        (self.root / "ops.pub").write_text(world.public)
+        (self.root / "ops.pem").write_text(world.private)
+        settings = {"host": "web1", "state": str(world.host.state)}
+        (self.root / "agent.json").write_text(json.dumps(settings))
+
+    @property
+    def both_keys(self) -> dict[str, list[str]]:
+        """An encryption that can also read, as on a drill host."""
+        return {"recipients": [str(self.root / "ops.pub")], "identities": [str(self.root / "ops.pem")]}
+
+    def job(self, name: str, **options: Any) -> dict[str, Any]:
+        """Deploy a job for the shop, changed by ``options``."""
+        document = {
+            "engine": "sqlite",
+            "database": str(self.world.path),
+            "repositories": [{"path": self.world.repository.label}],
+            "encryption": {"recipients": [str(self.root / "ops.pub")]},
+            **options,
+        }
+        (self.jobs / f"{name}.json").write_text(json.dumps(document))
+        return document
+
+    def command(self, *arguments: str) -> list[str]:
+        return [str(self.program), *arguments, "--config", str(self.root / "agent.json")]
+
+    def run(self, *arguments: str, status: int = 0, **environment: str) -> str:
+        """Run the command; what it says, on both streams."""
+        done = subprocess.run(
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout
+        assert "Traceback" not in done.stdout
+        return done.stdout
+
+    def json(self, *arguments: str, status: int = 0) -> Any:
+        return json.loads(self.run(*arguments, "--json", status=status))
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Agent:
+    world = World(tmp_path)
+    world.make_shop()
+    return Agent(world)
+
+
+def test_what_the_agent_backs_up_the_engine_restores_and_the_other_way_round(agent: Agent) -> None:
+    agent.job(
+        "shop", encryption={"recipients": [str(agent.root / "ops.pub")], "identities": [str(agent.root / "ops.pem")]}
+    )
+    (report,) = agent.json("run", "shop")
+    assert report["changed"] and report["error"] is None
+    before = agent.world.orders()
+    agent.world.path.unlink()
+    agent.world.restore(backup=report["backup"]["id"])
+    assert agent.world.orders() == before
+    agent.world.backup()
+    assert "1 backup passed (contents)" in agent.run("verify", "shop")
+    assert len(agent.json("list")["backups"]) == 2
+
+
+def test_a_broken_job_stops_no_other_one_and_the_run_fails(agent: Agent) -> None:
+    agent.job("shop")
+    agent.job("gone", database="/nowhere/gone.db")
+    agent.job("odd", databse="x")
+    (agent.jobs / "cut.json").write_text('{"engine": ')
+    reports = {report["job"]: report for report in agent.json("run", "--all", status=1)}
+    assert {name: report["error"] for name, report in reports.items()} == {
+        "cut": "bad_input",
+        "gone": "not_found",
+        "odd": "bad_input",
+        "shop": None,
+    }
+    assert "no option databse" in reports["odd"]["message"]
+    told = agent.run("run", "--all", status=1)
+    assert [line.split()[:2] for line in told.splitlines()] == [
+        ["JOB", "RESULT"],
+        ["cut", "failed"],
+        ["gone", "failed"],
+        ["odd", "failed"],
+        ["shop", "done"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run",), "No job is named"),
+        (("run", "shop", "--all"), "Leave one of them out"),
+        (("run", "shap"), 'There is no job "shap" .*The jobs there: shop'),
+        (("dance",), "invalid choice"),
+        (("config", "mend"), "invalid choice"),
+    ],
+)
+def test_a_wrong_command_line_is_usage(agent: Agent, arguments: tuple[str, ...], says: str) -> None:
+    agent.job("shop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "200")
+        assert re.search(says, agent.run(*arguments, status=2))
+    assert agent.world.files() == []
+
+
+def test_a_dry_run_changes_no_byte_and_says_what_the_run_then_does(agent: Agent) -> None:
+    agent.job("shop", retention={"keep_last": 1})
+    agent.run("run", "shop")
+    agent.run("run", "shop")
+    before = agent.world.picture()
+    assert "a backup of about" in agent.run("run", "shop", "--dry-run")
+    assert "1 verifications would be done" in agent.run("verify", "shop", "--dry-run")
+    assert "1 backup would be removed, 1 kept" in agent.run("rotate", "shop", "--dry-run")
+    assert agent.world.picture() == before
+    assert "1 backup removed, 1 kept" in agent.run("rotate", "shop")
+
+
+def test_hooks_stop_a_backup_before_it_and_run_after_it_whatever_happened(agent: Agent) -> None:
+    log = agent.world.root / "hooks.log"
+    script = agent.world.root / "hook"
+    script.write_text(f'#!/bin/sh\necho "$1 $FLEET_BACKUP_JOB $FLEET_BACKUP_OUTCOME" >>{log}\nexit "${{2:-0}}"\n')
+    script.chmod(0o755)
+    hooks = {kind: [[str(script), kind]] for kind in ("before", "after", "failure")}
+    agent.job("shop", hooks=hooks)
+    agent.run("run", "shop")
+    assert log.read_text().splitlines() == ["before shop ", "after shop done"]
+    log.unlink()
+    agent.job("shop", hooks={**hooks, "before": [[str(script), "before", "3"]]})
+    assert "the hook before of shop" in agent.run("run", "shop", status=1)
+    assert log.read_text().splitlines() == ["before shop ", "failure shop failed", "after shop failed"]
+    agent.job("shop", hooks={**hooks, "after": [[str(script), "after", "4"], [str(script), "again"]]})
+    log.unlink()
+    told = agent.run("run", "shop", status=1)
+    assert "shop.db" in told and "the hook after of shop" in told, "the backup is there, and the hook failed"
+    assert log.read_text().splitlines()[-1] == "again shop done"
+
+
+def test_a_signal_ends_the_run_cleans_up_and_restarts_the_application(agent: Agent) -> None:
+    started = agent.world.root / "started"
+    agent.job("a-shop", hooks={"before": [["/bin/sleep", "60"]], "after": [["/usr/bin/touch", str(started)]]})
+    agent.job("b-shop")
+    process = subprocess.Popen(
+        agent.command("run", "--all"), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    time.sleep(1.5)
+    process.send_signal(signal.SIGTERM)
+    told, _nothing = process.communicate(timeout=20)
+    assert process.returncode == 130, told
+    assert "interrupted" in told and "b-shop" not in told
+    assert started.exists()
+    assert agent.world.files() == []
+
+
+def test_a_password_reaches_the_server_from_its_file_and_appears_nowhere(
+    agent: Agent, cluster: Cluster, database: str
+) -> None:
+    cluster.sql("CREATE TABLE orders AS SELECT 1 AS id", database)
+    server = cluster.server
+    secret = agent.root / "password"
+    secret.write_text(f"{server.password}\n")
+    secret.chmod(0o600)
+    agent.job(
+        "orders",
+        engine="postgresql",
+        database=database,
+        login_host=server.host,
+        login_port=server.port,
+        login_user=server.user,
+        login_password={"file": str(secret)},
+    )
+    assert "orders  done" in agent.run("run", "orders")
+    secret.chmod(0o644)
+    told = agent.run("run", "orders", status=1)
+    assert "orders: login_password" in told and "mode 0644" in told
+    for path in agent.world.root.rglob("*"):
+        if path.is_file() and path != secret:
+            assert str(server.password).encode() not in path.read_bytes(), path
+
+
+def test_the_status_names_what_is_not_as_it_should_be(agent: Agent) -> None:
+    agent.job("shop", health={"max_age": "26h", "max_proof_age": "7d"})
+    agent.job("gone", repositories=[{"path": "/nowhere"}])
+    assert "there is no good backup" in agent.run("status", "shop", status=1)
+    agent.run("run", "shop")
+    assert "no backup was ever proven by restoring it" in agent.run("status", "shop", status=1)
+    agent.job(
+        "shop",
+        encryption=agent.both_keys,
+        verify={"level": "restore"},
+        health={"max_age": "26h", "max_proof_age": "7d"},
+    )
+    agent.run("verify", "shop")
+    told = agent.run("status", "shop")
+    assert told.splitlines()[1].endswith("fine")
+    assert "Repository /nowhere does not exist" in agent.run("status", status=1)
+
+
+def test_an_encrypted_database_is_unverifiable_and_says_so_by_its_exit_status(agent: Agent, tmp_path: Path) -> None:
+    opaque = tmp_path / "secret.db"
+    opaque.write_bytes(os.urandom(4096 * 4))
+    agent.job("secret", database=str(opaque), encryption=agent.both_keys)
+    agent.run("run", "secret")
+    assert "unverifiable" in agent.run("verify", "secret", status=3)
+
+
+def test_the_version_needs_nothing_and_a_closed_pipe_is_no_traceback(agent: Agent) -> None:
+    done = subprocess.run([str(agent.program), "--version"], stdout=subprocess.PIPE, text=True, check=True, env={})
+    assert done.stdout.startswith("fleet-backup ")
+    agent.job("shop")
+    command = " ".join(agent.command("list"))
+    done = subprocess.run(["bash", "-c", f"{command} | true"], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == ""
+    assert stat.S_IMODE(agent.program.stat().st_mode) == 0o755

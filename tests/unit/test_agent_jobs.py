@@ -1,0 +1,180 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Jobs are read strictly: what cannot be meant is refused, with the file and the option."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import pytest
+
+from _engine.agent.archive import build
+from _engine.agent.exits import Exit, exit_of
+from _engine.agent.health import complaints, health_of
+from _engine.agent.jobs import Job, Limits
+from _engine.agent.reading import read_job, read_jobs
+from _engine.agent.secrets import SecretKind, SecretSource
+from _engine.catalogue import Catalogue
+from _engine.errors import BadInput, NotFound, PermissionDenied
+from _engine.model import Encryption, Level
+
+ENGINE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_engine"
+SHOP: Dict[str, Any] = {
+    "engine": "sqlite",
+    "database": "/srv/shop/shop.db",
+    "repositories": [{"path": "/srv/backups"}],
+}
+
+
+def read(**options: Any) -> Job:
+    return read_job({**SHOP, **options}, "shop", "shop.json", "web1")
+
+
+def test_a_job_needs_little_and_defaults_to_the_strong() -> None:
+    job = read()
+    assert job.backup.source_host == "web1"
+    assert job.backup.encryption.method is Encryption.AES256_GCM
+    assert job.verification.level is Level.CONTENTS
+    assert job.backup.lock_timeout == 60.0
+    assert job.rotations() == ()
+
+
+def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
+    job = read(
+        retention={"keep_daily": 7},
+        repositories=[{"path": "/srv/a", "retention": {"keep_last": 2}}, {"path": "/srv/b"}],
+    )
+    kept = {request.repositories[0].label: request.policy for request in job.rotations()}
+    assert kept["/srv/a"] is not None and kept["/srv/a"].last == 2 and kept["/srv/a"].daily == 0
+    assert kept["/srv/b"] is not None and kept["/srv/b"].daily == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"engine": "sqlit"}, 'engine .*"sqlit" is none of sqlite, postgresql'),
+        ({"engine": None}, "engine .*missing"),
+        ({"database": "shop.db"}, "not an absolute path"),
+        ({"database": ""}, "database .*empty"),
+        ({"databse": "x"}, "no option databse"),
+        ({"login_host": "db1"}, "an SQLite database is a file"),
+        ({"repositories": []}, "repositories .*empty"),
+        ({"repositories": ["/srv/backups"]}, r"repositories\[0\]: this must be an object, and is text"),
+        ({"repositories": [{"path": "backups"}]}, r"repositories\[0\]: path .*not absolute"),
+        ({"repositories": [{"path": "/a"}, {"path": "/a"}]}, "/a is named twice"),
+        ({"repositories": [{"path": "/a", "type": "tape"}]}, '"tape" is no kind of repository'),
+        ({"retention": {}}, "retention: .*empty"),
+        ({"retention": {"keep_daily": "seven"}}, "retention: keep_daily .*whole number, and is text"),
+        ({"retention": {"keep_daily": True}}, "retention: keep_daily .*whole number, and is true or false"),
+        ({"retention": {"keep_within": "soon"}}, 'keep_within: "soon" is not a duration'),
+        ({"compression": "zstd", "compression_level": 99}, "compression_level 99 is out of range"),
+        ({"min_size_ratio": 2}, "2 is no share"),
+        ({"globals": "yes"}, "globals .*true or false, and is text"),
+        ({"encryption": {"method": "rot13"}}, 'encryption: method .*"rot13"'),
+        ({"encryption": {"passphrase": "sesame"}}, "encryption: there is no option passphrase"),
+        ({"passphrase": {"file": "/a", "environment": "B"}}, "passphrase: .*name one of file, environment, credential"),
+        ({"login_password": "sesame"}, "login_password: this must be an object, and is text"),
+        ({"verify": {"assertions": [{"sql": "SELECT 1", "expect": 1}]}}, "level must be restore"),
+        ({"verify": {"backup": "newest"}}, '"newest" is neither latest, all, nor the id'),
+        ({"hooks": {"before": ["systemctl stop shop"]}}, "hooks: before .*each a list of words"),
+        ({"hooks": {"before": [["systemctl", "stop", "shop"]]}}, "not the absolute path of a program"),
+        ({"hooks": {"befor": []}}, "hooks: there is no option befor"),
+        ({"health": {"max_age": "1"}}, 'max_age: "1" is not a duration'),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(options: Dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=f"^shop.json: .*{says}") as caught:
+        read(**options)
+    assert "sesame" not in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+@pytest.mark.parametrize("name", ["", "Shop", "../shop", "a" * 64, "shop.db", "-shop", "shöp"])
+def test_a_name_that_no_unit_can_have_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="cannot be the name of a job"):
+        read_job(SHOP, name, "x.json", "web1")
+
+
+def test_a_broken_file_stops_no_other_job(tmp_path: Path) -> None:
+    (tmp_path / "shop.json").write_text(json.dumps(SHOP))
+    (tmp_path / "cut.json").write_text(json.dumps(SHOP)[:40])
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    (tmp_path / "gone.json").symlink_to("nowhere")
+    (tmp_path / ".shop.json.swp").write_text("an editor's")
+    jobs, broken = read_jobs(tmp_path, "web1")
+    assert [job.name for job in jobs] == ["shop"]
+    assert [job.name for job in broken] == ["cut", "deep", "gone", "list"]
+    assert all(str(tmp_path) in str(job.error) for job in broken)
+
+
+def test_a_directory_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="There is no directory .*jobs.d"):
+        read_jobs(tmp_path / "jobs.d", "web1")
+
+
+def test_a_secret_in_a_file_is_read_when_it_is_used_and_only_from_a_private_one(tmp_path: Path) -> None:
+    path = tmp_path / "password"
+    path.write_text("open sesame\n")
+    path.chmod(0o600)
+    source = SecretSource(SecretKind.FILE, str(path), "shop: login_password")
+    assert source.read() == "open sesame"
+    path.chmod(0o604)
+    with pytest.raises(PermissionDenied, match="mode 0604"):
+        source.read()
+    path.chmod(0o600)
+    path.write_text("\n")
+    with pytest.raises(BadInput, match="is empty"):
+        source.read()
+    path.unlink()
+    with pytest.raises(NotFound, match="shop: login_password: there is no file"):
+        source.read()
+    path.mkdir()
+    with pytest.raises(BadInput, match="is not a file"):
+        source.read()
+
+
+def test_a_secret_in_the_environment_or_from_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_PASSWORD", "open sesame")
+    assert SecretSource(SecretKind.ENVIRONMENT, "SHOP_PASSWORD", "shop: x").read() == "open sesame"
+    with pytest.raises(NotFound, match="no variable OTHER"):
+        SecretSource(SecretKind.ENVIRONMENT, "OTHER", "shop: x").read()
+    credential = SecretSource(SecretKind.CREDENTIAL, "password", "shop: x")
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    with pytest.raises(NotFound, match="hands this process no credentials"):
+        credential.read()
+    (tmp_path / "password").write_text("open sesame")
+    (tmp_path / "password").chmod(0o400)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert credential.read() == "open sesame"
+
+
+def test_the_same_source_gives_the_same_agent_byte_for_byte() -> None:
+    assert build(ENGINE, "/usr/bin/python3") == build(ENGINE, "/usr/bin/python3")
+    assert build(ENGINE, "/usr/bin/python3").startswith(b"#!/usr/bin/python3\nPK")
+
+
+@pytest.mark.parametrize(
+    ("codes", "status"),
+    [
+        ([], 0),
+        ([None, None], 0),
+        ([None, "unverifiable"], 3),
+        (["unverifiable", "bad_input"], 2),
+        (["bad_input", "damaged", None], 1),
+        (["damaged", "interrupted"], 130),
+    ],
+)
+def test_the_worst_outcome_is_the_exit_status(codes: List[Optional[str]], status: int) -> None:
+    assert exit_of(codes) is Exit(status)
+
+
+def test_a_place_without_a_backup_is_never_healthy() -> None:
+    nothing = Catalogue((), ())
+    now = datetime(2026, 3, 15, tzinfo=timezone.utc)
+    assert complaints(health_of(nothing, now), nothing, Limits(), None, now) == ["there is no good backup"]
