@@ -178,9 +178,21 @@ repositories:
           type: str
           sample: web1/postgresql/shop
         proof:
-          description: The strongest verification that it passed, with its C(level), C(time) and C(host).
+          description: The strongest verification that it passed, where there is one.
           type: dict
-          sample: {level: restore, time: "2026-03-01T03:00:00Z", host: web1}
+          contains:
+            level:
+              description: How far the verification went.
+              type: str
+              sample: restore
+            time:
+              description: When it passed.
+              type: str
+              sample: "2026-03-01T03:00:00Z"
+            host:
+              description: The host that verified it.
+              type: str
+              sample: web1
         known_bad:
           description: Why it must not be counted on, where that is known.
           type: str
@@ -219,15 +231,15 @@ repositories:
           type: str
           sample: shop-20260101T020000Z
         newest:
-          description: The newest good one.
+          description: The newest good one that is not dated in the future.
           type: str
           sample: shop-20260301T020000Z
         age_seconds:
-          description: How old the newest good one is.
+          description: How old that one is.
           type: int
           sample: 3600
         size_change:
-          description: Its plain size as a share of the one before it.
+          description: The plain size of the newest good one as a share of the one before it.
           type: float
           sample: 1.02
         restore_proven:
@@ -235,7 +247,7 @@ repositories:
           type: str
           sample: "2026-03-01T03:00:00Z"
     problems:
-      description: Manifests that cannot be read, and files without one.
+      description: Manifests that cannot be read, files without one, and backups that are dated in the future.
       type: list
       elements: dict
       contains:
@@ -251,13 +263,83 @@ summary:
   description: All repositories in numbers.
   returned: success
   type: dict
-  sample: {backups: 42, bytes: 1204223, databases: 3, bad: 0, unproven: 1, problems: 0,
-           oldest: "2026-02-01T02:00:00Z", newest: "2026-03-01T02:00:00Z"}
+  contains:
+    backups:
+      description: How many backups there are, without safety backups.
+      type: int
+      sample: 42
+    bytes:
+      description: How much they take, with safety backups.
+      type: int
+      sample: 1204223
+    databases:
+      description: How many databases they are of, counted in each repository.
+      type: int
+      sample: 3
+    bad:
+      description: How many of them are known to be bad.
+      type: int
+      sample: 0
+    unproven:
+      description: How many of them no restore has proven.
+      type: int
+      sample: 1
+    problems:
+      description: How many files are not in order, or dated in the future.
+      type: int
+      sample: 0
+    oldest:
+      description: When the oldest one was begun.
+      type: str
+      sample: "2026-02-01T02:00:00Z"
+    newest:
+      description: When the newest good one that is not dated in the future was begun.
+      type: str
+      sample: "2026-03-01T02:00:00Z"
 running:
-  description: The work on the host, with its stage, bytes and rate. C(alive) is false for work that was killed.
+  description:
+    - The work that goes on on the host, and work that was killed.
+    - Where its status cannot be read, only C(subject), C(stage) and C(alive) are known.
   returned: success
   type: list
   elements: dict
+  contains:
+    verb:
+      description: What is done.
+      type: str
+      sample: backup
+    subject:
+      description: What it is done to.
+      type: str
+      sample: web1/postgresql/shop
+    pid:
+      description: Its process.
+      type: int
+      sample: 4711
+    started:
+      description: When it began.
+      type: str
+      sample: "2026-03-01T02:00:00Z"
+    stage:
+      description: The stage that it is in.
+      type: str
+      sample: dump
+    bytes:
+      description: How much of the stage is done.
+      type: int
+      sample: 20132659
+    expected_bytes:
+      description: How much the stage is about to take, V(0) where that is not known.
+      type: int
+      sample: 48213376
+    bytes_per_second:
+      description: How fast the stage is.
+      type: int
+      sample: 10066329
+    alive:
+      description: Whether its process still is. It is not where the work was killed.
+      type: bool
+      sample: true
 error:
   description: What kind of failure it is, for programs.
   returned: failure

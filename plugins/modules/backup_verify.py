@@ -19,7 +19,10 @@ description:
   - What could not be checked is no pass, and is named V(unverifiable).
 options:
   backup:
-    description: Which backups to verify, as V(latest), V(all), an id, or the name of one of its files.
+    description:
+      - Which backups to verify, as V(latest), V(all), an id, or the name of one of its files.
+      - Where the newest backup is dated in the future, V(latest) verifies the newest one that is not, and the task
+        fails.
     type: str
     default: latest
   sample:
@@ -50,7 +53,13 @@ options:
         type: str
         required: true
       expect:
-        description: The value it must return, or a list of rows.
+        description:
+          - The value it must return, or a list of rows, each a list of values or the value of a single column.
+          - Numbers are compared as numbers.
+          - V(true) is also V(1) and V(false) is also V(0), which is how SQLite says it. V(true) is no other number and
+            no string.
+          - V(null) is SQL's NULL and nothing else.
+          - Everything else is compared as text, so that a string is the same as a number that is written like it.
         type: raw
         required: true
   max_age:
@@ -61,7 +70,10 @@ options:
     type: dict
     suboptions:
       path:
-        description: The directory. It is the system's temporary directory unless given.
+        description:
+          - The directory. It is the system's temporary directory unless given.
+          - The decrypted copy in it is readable for this account alone, and gone afterwards.
+          - What a verification that was killed left there is removed by the next one of the same account.
         type: path
       login_host:
         description: The host of the scratch server. It is the database's own server unless given.
@@ -70,7 +82,10 @@ options:
         description: The port of the scratch server.
         type: int
       login_user:
-        description: The user to log in as.
+        description:
+          - The user to log in as. It is O(login_user) unless given.
+          - This user owns all that is restored on a scratch server, and privileges that the backup grants to others are
+            left out, so that the roles of the backup need not exist there.
         type: str
       login_password:
         description: The password to log in with.

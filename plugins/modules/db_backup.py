@@ -38,6 +38,7 @@ options:
   max_age:
     description:
       - When every repository has a good backup that is younger than this, nothing is done.
+      - A backup that is dated in the future is not young, since nobody knows its age.
       - Written as V(90s), V(30m), V(26h) or V(7d).
     type: str
   fingerprint:

@@ -34,7 +34,10 @@ options:
         description: The directory of a V(local) repository.
         type: path
   backup:
-    description: Which backup to restore, as V(latest), its id, or the name of one of its files.
+    description:
+      - Which backup to restore, as V(latest), its id, or the name of one of its files.
+      - V(latest) is refused while the newest backup is known to be bad or dated more than five minutes in the future.
+      - The message then names the one before it.
     type: str
     default: latest
   before:
@@ -55,6 +58,8 @@ options:
   safety_backup:
     description:
       - Whether what is replaced is backed up first, into the same repository, with the tier C(safety).
+      - It is encrypted by O(encryption). With V(gpg) and V(age), that takes O(encryption.recipients) where
+        O(encryption.identities) are given, whose O(encryption.passphrase) it is not encrypted under.
       - A safety backup is never what V(latest) means, and it is restored by its id.
     type: bool
     default: true
@@ -240,9 +245,21 @@ backup:
       type: str
       sample: web1/postgresql/shop
     proof:
-      description: The strongest verification that it passed, with its C(level), C(time) and C(host).
+      description: The strongest verification that it passed, where there is one.
       type: dict
-      sample: {level: restore, time: "2026-03-01T03:00:00Z", host: web1}
+      contains:
+        level:
+          description: How far the verification went.
+          type: str
+          sample: restore
+        time:
+          description: When it passed.
+          type: str
+          sample: "2026-03-01T03:00:00Z"
+        host:
+          description: The host that verified it.
+          type: str
+          sample: web1
     known_bad:
       description: Why it must not be counted on, where that is known.
       type: str

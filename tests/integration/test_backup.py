@@ -12,6 +12,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Iterator
 
 import pytest
 
-from _engine.backup import plan_backup
+from _engine.backup import plan_backup, take_backup
 from _engine.errors import (
     BadInput,
     EngineError,
@@ -30,11 +31,13 @@ from _engine.errors import (
     PartlyDone,
     RepositoryUnusable,
     Shrunk,
+    TargetExists,
     TimedOut,
 )
 from _engine.manifest import write_proof
 from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
 from _engine.repositories.local import LocalRepository
+from _engine.repositories.local_files import LocalWriter
 from _engine.state import locked, running
 from world import World
 
@@ -228,6 +231,32 @@ def test_the_second_of_two_simultaneous_backups_waits_and_finds_the_fresh_one(wo
     assert len(world.catalogue().backups) == 1
 
 
+def test_writers_that_share_no_lock_publish_whole_backups_of_their_own_or_none(world: World) -> None:
+    moment = world.clock.moment
+    made: list[str] = []
+
+    def back_up(number: int) -> None:
+        host = replace(world.host, state=world.root / f"state {number}", now=lambda: moment)
+        try:
+            made.append(take_backup(world.backup_request(), host).manifest.id)
+        except (Locked, TargetExists):
+            # Another one has the name of that second.
+            return
+
+    for _round in range(5):
+        threads = [threading.Thread(target=back_up, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    found = world.catalogue()
+    assert sorted(backup.id for backup in found.good) == sorted(made)
+    assert len(made) >= 5
+    assert found.problems == ()
+    checks = world.verify(backup="all", level=Level.RESTORE).checks
+    assert [check.detail for check in checks] == [""] * len(made)
+
+
 def test_a_repository_that_cannot_be_used_is_refused_before_the_database_is_touched(world: World) -> None:
     missing = LocalRepository(world.root / "missing")
     refused(world, RepositoryUnusable, "does not exist", repositories=(missing,))
@@ -311,6 +340,23 @@ def test_a_backup_that_takes_longer_than_its_timeout_leaves_nothing(world: World
     assert world.files() == []
     assert sorted(world.path.parent.iterdir()) == data
     assert world.backup(timeout=60.0).changed
+
+
+def test_the_end_of_the_time_while_a_failed_backup_is_removed_leaves_the_error_and_nothing_else(
+    world: World, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.make_shop(30_000)
+    real = LocalWriter.close
+
+    def slow(writer: LocalWriter) -> None:
+        time.sleep(3)
+        real(writer)
+
+    monkeypatch.setattr(LocalWriter, "close", slow)
+    with pytest.raises(NoSpace, match="small is full"):
+        world.backup(repositories=(LocalRepository(small_disk),), timeout=2.0)
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+    assert running(world.host) == []
 
 
 def test_the_audit_log_tells_who_did_what_and_how_it_ended(world: World) -> None:

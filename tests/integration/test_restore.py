@@ -10,6 +10,7 @@ import json
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,20 +19,25 @@ from typing import Callable
 import pytest
 
 from _engine.backup import BackupResult
+from _engine.documents import summary_document
 from _engine.errors import (
     BadInput,
     BadManifest,
     Damaged,
     EngineError,
     Mismatch,
+    NoKey,
     NoSpace,
     NotFound,
     Refused,
     TargetExists,
+    WrongKey,
 )
+from _engine.info import InfoRequest, inform
 from _engine.model import Compression, Encryption, EncryptionSettings, FingerprintKind
 from _engine.repositories.local import LocalRepository
 from _engine.restore import plan_restore
+from _engine.timespan import format_time
 from world import World
 
 PLAIN = EncryptionSettings(method=Encryption.NONE)
@@ -96,6 +102,72 @@ def test_a_backup_that_does_not_exist_is_not_found(world: World) -> None:
     before = world.clock.moment - timedelta(days=1)
     refused(world, NotFound, "no backup in .* from before 2026-02-28T.*The oldest is", before=before)
     refused(world, BadInput, "before and backup are both given", before=before, backup=result.manifest.id)
+
+
+def backup_in_future(world: World, by: timedelta) -> BackupResult:
+    """A backup by a clock that is ahead."""
+    world.clock.moment += by
+    result = world.backup()
+    world.clock.moment -= by
+    return result
+
+
+def test_a_newest_backup_from_the_future_is_never_chosen_in_silence(world: World) -> None:
+    first = world.backup()
+    orders = world.orders()
+    world.make_shop(10)
+    odd = backup_in_future(world, timedelta(days=30))
+    known = f"{odd.manifest.id} in .* is dated 2026-03-31T02:00:[0-9]+Z, in the future.*{first.manifest.id}.*before"
+    refused(world, Refused, known)
+    with pytest.raises(Refused, match=known):
+        plan_restore(world.restore_request(), world.host)
+    refused(world, Refused, known, before=world.clock.moment + timedelta(days=60))
+    world.restore(before=world.clock.moment, safety_backup=False)
+    assert world.orders() == orders
+    world.restore(backup=odd.manifest.id, safety_backup=False)
+    assert len(world.orders()) == 110
+    world.clock.moment += timedelta(days=30)
+    assert world.restore(safety_backup=False).plan.backup.id == odd.manifest.id
+
+
+def test_a_backup_from_the_future_in_one_repository_is_not_passed_over_for_an_older_one_in_another(
+    world: World,
+) -> None:
+    second = world.root / "second"
+    second.mkdir()
+    world.backup(repositories=(LocalRepository(second),))
+    odd = backup_in_future(world, timedelta(days=30))
+    refused(world, Refused, odd.manifest.id, repositories=(LocalRepository(second), world.repository))
+
+
+def test_clocks_that_are_a_little_apart_make_no_backup_one_from_the_future(world: World) -> None:
+    near = backup_in_future(world, timedelta(minutes=4))
+    assert world.restore(safety_backup=False).plan.backup.id == near.manifest.id
+    far = backup_in_future(world, timedelta(minutes=6))
+    refused(world, Refused, f"{far.manifest.id}.*The newest good one that is not is {near.manifest.id}")
+
+
+def test_where_every_backup_is_from_the_future_each_can_be_restored_by_its_name(world: World) -> None:
+    odd = backup_in_future(world, timedelta(days=30))
+    refused(world, Refused, "no good one that is not; name it in backup")
+    assert world.restore(backup=odd.manifest.id, safety_backup=False).plan.backup.id == odd.manifest.id
+
+
+def test_a_backup_from_the_future_is_listed_as_a_problem_and_is_not_how_fresh_the_backups_are(world: World) -> None:
+    first = world.backup()
+    world.clock.moment += timedelta(hours=3)
+    odd = backup_in_future(world, timedelta(days=30))
+    (info,) = inform(InfoRequest((world.repository,)), world.host).repositories
+    (problem,) = info.problems
+    assert problem.name == world.manifest(odd).name
+    assert "in the future" in problem.reason
+    (health,) = info.health
+    assert health.newest is not None
+    assert (health.backups, health.newest.id) == (2, first.manifest.id)
+    assert health.age is not None
+    assert timedelta(hours=3) <= health.age < timedelta(hours=4)
+    summary = summary_document(inform(InfoRequest((world.repository,)), world.host))
+    assert (summary["problems"], summary["newest"]) == (1, format_time(first.manifest.started))
 
 
 def test_a_target_that_exists_is_replaced_only_when_asked(world: World) -> None:
@@ -302,6 +374,47 @@ def test_a_plain_backup_is_not_replaced_by_a_plain_safety_backup_unless_that_is_
     world.backup(encryption=PLAIN)
     refused(world, BadInput, "Only encryption.method none stores plain backups", encryption=EncryptionSettings())
     assert world.restore(encryption=PLAIN).safety_backup
+
+
+def age_pair(directory: Path) -> tuple[str, str]:
+    """A recipient, and its identity."""
+    path = directory / "age-key"
+    subprocess.run(["age-keygen", "-o", str(path)], check=True, capture_output=True)
+    derived = subprocess.run(["age-keygen", "-y", str(path)], check=True, capture_output=True, text=True)
+    return derived.stdout.strip(), path.read_text()
+
+
+def gpg_pair(directory: Path) -> tuple[str, str]:
+    """A public key, and its private key, which the passphrase unlocks."""
+    home = Path(tempfile.mkdtemp(prefix="gnupg-"))
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", "secret"]
+    try:
+        subprocess.run([*gpg, "--quick-gen-key", "ops@example.com", "default", "default", "never"], check=True)
+        public = subprocess.run([*gpg, "--armor", "--export"], check=True, capture_output=True, text=True)
+        private = subprocess.run([*gpg, "--armor", "--export-secret-keys"], check=True, capture_output=True, text=True)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
+        shutil.rmtree(home)
+    return public.stdout, private.stdout
+
+
+@pytest.mark.parametrize(("method", "pair"), [(Encryption.AGE, age_pair), (Encryption.GPG, gpg_pair)])
+def test_a_safety_backup_is_for_recipients_where_the_backups_are_and_never_under_the_passphrase_of_a_key(
+    world: World, tmp_path: Path, method: Encryption, pair: Callable[[Path], tuple[str, str]]
+) -> None:
+    recipient, identity = pair(tmp_path)
+    world.backup(encryption=EncryptionSettings(method=method, recipients=(recipient,)))
+    keys = EncryptionSettings(method=method, identities=(identity,), passphrase="secret")
+    message = "safety backup .* cannot be taken: .*Name them in encryption.recipients.*set safety_backup to false"
+    refused(world, BadInput, message, encryption=keys)
+    with pytest.raises(BadInput, match=message):
+        plan_restore(world.restore_request(encryption=keys), world.host)
+    saved = world.restore(encryption=replace(keys, recipients=(recipient,))).safety_backup
+    assert saved is not None
+    without = replace(keys, identities=())
+    with pytest.raises((WrongKey, NoKey)):
+        world.restore(backup=saved, encryption=without, safety_backup=False)
+    world.restore(backup=saved, encryption=keys, safety_backup=False)
 
 
 def test_an_uncompressed_plain_artefact_is_the_database_itself(world: World) -> None:

@@ -9,17 +9,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import time
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Callable
 
 import pytest
 
 from _engine import keys
+from _engine import verify as verification
 from _engine.errors import BadInput
 from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome
 from _engine.repositories.local import LocalRepository
 from _engine.verify import Assertion, Check, plan_verification
 from world import World
+
+if TYPE_CHECKING:
+    from postgres import Cluster
 
 PLAIN = EncryptionSettings(method=Encryption.NONE)
 
@@ -144,6 +152,12 @@ def test_a_missing_table_fails(world: World) -> None:
         ("SELECT id FROM orders WHERE id < 3", 1, False),
         ("SELECT nothing FROM orders", 1, False),
         ("DELETE FROM orders", [], False),
+        ("SELECT count(*) = 100 FROM orders", True, True),
+        ("SELECT count(*) FROM orders", True, False),
+        ("SELECT count(*) > 100 FROM orders", False, True),
+        ("SELECT max(id), max(id) > 1, NULL FROM orders", [[100, True, None]], True),
+        ("SELECT max(id) FROM orders WHERE id < 0", None, True),
+        ("SELECT max(id) FROM orders", None, False),
     ],
 )
 def test_assertions_are_tried_on_the_restored_database(world: World, sql: str, expect: object, holds: bool) -> None:
@@ -192,6 +206,24 @@ def test_a_backup_from_the_future_hides_no_stale_ones(world: World) -> None:
     world.clock.moment -= timedelta(days=365)
     checks = world.verify(max_age=timedelta(hours=26)).checks
     assert checks[0].code == "stale"
+
+
+def test_a_backup_from_the_future_is_not_verified_night_after_night_in_place_of_the_newest(world: World) -> None:
+    world.clock.moment += timedelta(days=30)
+    odd = world.backup()
+    world.clock.moment -= timedelta(days=30)
+    (refused, passed) = world.verify().checks
+    assert (refused.outcome, refused.code, passed.outcome) == (Outcome.FAILED, "refused", Outcome.PASSED)
+    assert odd.manifest.id in refused.detail
+    assert passed.backup == odd.manifest.id
+    usual = world.backup()
+    (refused, passed) = world.verify().checks
+    assert refused.code == "refused"
+    assert (passed.backup, passed.outcome) == (usual.manifest.id, Outcome.PASSED)
+    assert world.verify(backup=odd.manifest.id).passed
+    assert world.verify(backup="all").passed
+    world.clock.moment += timedelta(days=30)
+    assert only(world).backup == odd.manifest.id
 
 
 def test_all_of_them_or_a_sample_that_reaches_each_in_its_turn(world: World) -> None:
@@ -283,6 +315,100 @@ def test_nothing_is_left_in_the_scratch_directory(world: World) -> None:
         assert only(world, level=level, scratch=scratch).outcome is Outcome.PASSED
     assert list(scratch.iterdir()) == []
     assert only(world, level=Level.RESTORE, scratch=world.root / "missing").outcome is Outcome.UNVERIFIABLE
+
+
+def verify_in_a_child(world: World, at_the_copy: Callable[..., object], **changes: object) -> int:
+    """Verify in another process, which does something once its copy is restored; its process id."""
+    child = os.fork()
+    if child == 0:
+        # Whatever happens in here, pytest's own cleaning up must not run twice.
+        try:
+            verification.check_staged = at_the_copy  # type: ignore[assignment]
+            world.verify(level=Level.RESTORE, **changes)
+        finally:
+            os._exit(1)
+    return child
+
+
+def die(*_arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait(*_arguments: object) -> None:
+    time.sleep(60)
+
+
+def expect_killed(child: int) -> None:
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
+def test_what_a_killed_verification_left_decrypted_is_removed_by_the_next_one(world: World) -> None:
+    world.backup()
+    scratch = world.root / "scratch"
+    scratch.mkdir()
+    for _attempt in range(2):
+        expect_killed(verify_in_a_child(world, die, scratch=scratch))
+        (left,) = scratch.iterdir()
+        assert [path for path in left.iterdir() if path.stat().st_size > 4096]
+    assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+    assert list(scratch.iterdir()) == []
+
+
+def test_the_scratch_copy_of_a_living_verification_is_left_alone(world: World) -> None:
+    world.backup()
+    scratch = world.root / "scratch"
+    scratch.mkdir()
+    child = verify_in_a_child(world, wait, scratch=scratch)
+    try:
+        while not [path for path in scratch.rglob("*") if path.is_file() and path.stat().st_size > 4096]:
+            time.sleep(0.01)
+        before = sorted(scratch.rglob("*"))
+        # One with the state of another directory does not wait for the lock of the first.
+        world.host = replace(world.host, state=world.root / "other state")
+        assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+        assert sorted(scratch.rglob("*")) == before
+    finally:
+        os.kill(child, signal.SIGKILL)
+        expect_killed(child)
+    assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+    assert list(scratch.iterdir()) == []
+
+
+def test_nothing_but_what_a_verification_of_this_account_left_is_removed(world: World) -> None:
+    world.backup()
+    scratch, elsewhere = world.root / "scratch", world.root / "elsewhere"
+    unlocked, foreign = scratch / "fleet-backup-verify-unlocked", scratch / "fleet-backup-verify-foreign"
+    for directory in (scratch, elsewhere, unlocked, foreign):
+        directory.mkdir()
+        (directory / "data").write_text("data")
+    for directory in (elsewhere, foreign):
+        (directory / "lock").touch()
+    os.chown(foreign, 12345, 12345)
+    (scratch / "fleet-backup-verify-link").symlink_to(elsewhere)
+    (scratch / "fleet-backup-verify-file").write_text("data")
+    before = sorted([*scratch.rglob("*"), *elsewhere.rglob("*")])
+    assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+    assert sorted([*scratch.rglob("*"), *elsewhere.rglob("*")]) == before
+
+
+def test_the_scratch_database_of_a_killed_verification_is_dropped_by_the_next_one(
+    tmp_path: Path, cluster: Cluster, database: str
+) -> None:
+    world = World(tmp_path / "world")
+    world.database = cluster.database(database)
+    cluster.sql("CREATE TABLE orders AS SELECT n FROM generate_series(1, 1000) AS n", database)
+    world.backup()
+    before = cluster.databases()
+    expect_killed(verify_in_a_child(world, die))
+    (left,) = set(cluster.databases()) - set(before)
+    assert left.startswith(f"{database}__verifying")
+    # The server needs a moment to notice that the killed session is gone, whose claim protects the copy until then.
+    while cluster.value("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"):
+        time.sleep(0.01)
+    # Of another backup, so that the next one's copy has another name.
+    world.backup()
+    assert only(world, level=Level.RESTORE).outcome is Outcome.PASSED
+    assert cluster.databases() == before
 
 
 def test_options_that_make_no_sense_are_refused(world: World) -> None:

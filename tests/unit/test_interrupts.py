@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Iterator, List
+from contextlib import ExitStack, contextmanager
+from typing import Callable, Iterator, List
 
 import pytest
 
-from _engine.errors import EngineError, Interrupted, TimedOut
+from _engine.errors import EngineError, Interrupted, NoSpace, TimedOut
 from _engine.interrupts import finish, interruptible, time_limit
 
 
@@ -78,6 +79,155 @@ def test_the_end_of_the_time_stops_the_work_once_and_not_past_the_point_of_no_re
         time.sleep(0.1)
     with interruptible(), time_limit(None, "The backup"):
         pass
+
+
+def in_a_finally(clean_up: Callable[[], None]) -> None:
+    try:
+        raise NoSpace("The disk is full.")
+    finally:
+        clean_up()
+
+
+def in_a_handler(clean_up: Callable[[], None]) -> None:
+    try:
+        raise NoSpace("The disk is full.")
+    except BaseException:
+        clean_up()
+        raise
+
+
+def in_a_context(clean_up: Callable[[], None]) -> None:
+    class Context:
+        def __enter__(self) -> None:
+            pass
+
+        def __exit__(self, *_exception: object) -> None:
+            clean_up()
+
+    with Context():
+        raise NoSpace("The disk is full.")
+
+
+def in_a_generator(clean_up: Callable[[], None]) -> None:
+    @contextmanager
+    def context() -> Iterator[None]:
+        try:
+            yield
+        finally:
+            clean_up()
+
+    with context():
+        raise NoSpace("The disk is full.")
+
+
+def in_a_stack(clean_up: Callable[[], None]) -> None:
+    with ExitStack() as stack:
+        stack.callback(clean_up)
+        raise NoSpace("The disk is full.")
+
+
+FAILURES = [in_a_finally, in_a_handler, in_a_context, in_a_generator, in_a_stack]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_the_end_of_the_time_cuts_no_cleaning_up_short_and_replaces_no_error(
+    fail: Callable[[Callable[[], None]], None],
+) -> None:
+    cleaned = []
+
+    def clean_up() -> None:
+        time.sleep(0.3)
+        cleaned.append(True)
+
+    with pytest.raises(NoSpace), interruptible(), time_limit(0.1, "The backup"):
+        fail(clean_up)
+    assert cleaned == [True]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+def test_a_signal_cuts_no_cleaning_up_short_and_replaces_no_error(
+    fail: Callable[[Callable[[], None]], None], delivered: List[int]
+) -> None:
+    cleaned = []
+
+    def clean_up() -> None:
+        ask_to_stop()
+        time.sleep(0.3)
+        ask_to_stop()
+        cleaned.append(True)
+
+    with pytest.raises(NoSpace), interruptible():
+        fail(clean_up)
+    assert cleaned == [True]
+    assert delivered == []
+
+
+def test_once_an_error_is_dealt_with_the_end_of_the_time_stops_the_work_that_goes_on() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimedOut), interruptible(), time_limit(0.05, "The backup"):
+        try:
+            in_a_finally(lambda: time.sleep(0.2))
+        except NoSpace:
+            time.sleep(0.2)
+        time.sleep(30)
+    assert time.monotonic() - began < 10
+
+
+def test_once_an_error_is_dealt_with_a_signal_stops_the_work_that_goes_on(delivered: List[int]) -> None:
+    began = time.monotonic()
+    with pytest.raises(Interrupted, match="Stopped by SIGTERM"), interruptible(), time_limit(60, "The backup"):
+        try:
+            in_a_finally(ask_to_stop)
+        except NoSpace:
+            time.sleep(0.2)
+        time.sleep(30)
+    assert time.monotonic() - began < 10
+    assert delivered == []
+
+
+def test_a_signal_that_came_while_one_work_failed_stops_the_work_around_it(delivered: List[int]) -> None:
+    done = []
+    began = time.monotonic()
+    with pytest.raises(Interrupted), interruptible():
+        try:
+            with interruptible():
+                in_a_finally(ask_to_stop)
+        except NoSpace:
+            done.append("the first")
+        time.sleep(30)
+    assert done == ["the first"]
+    assert time.monotonic() - began < 10
+    assert delivered == []
+
+
+def test_work_that_begins_where_an_error_is_dealt_with_can_be_stopped_like_any_other(delivered: List[int]) -> None:
+    try:
+        raise NoSpace("The disk is full.")
+    except NoSpace:
+        with pytest.raises(TimedOut), interruptible(), time_limit(0.05, "The backup"):
+            time.sleep(30)
+        with pytest.raises(Interrupted), interruptible():
+            ask_to_stop()
+            time.sleep(30)
+    assert delivered == []
+
+
+def test_the_time_of_the_work_around_ends_the_work_inside_too() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimedOut, match="All of it"), interruptible(), time_limit(0.05, "All of it"):
+        with interruptible():
+            time.sleep(30)
+    assert time.monotonic() - began < 10
+
+
+def test_afterwards_alarms_are_what_they_were() -> None:
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(NoSpace), interruptible(), time_limit(0.05, "The backup"):
+        in_a_finally(lambda: time.sleep(0.2))
+    with pytest.raises(NoSpace), interruptible():
+        in_a_finally(ask_to_stop)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_time_that_is_not_used_up_stops_nothing() -> None:

@@ -3,27 +3,37 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 
-"""Key pairs against openssl, and the promises of key slots."""
+"""Key pairs against openssl, the promises of key slots, and key files that no crash and no full disk can lose."""
 
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import hashlib
 import os
+import resource
+import signal
+import stat
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 import pytest
 
-from _engine import hpke, keys, pem
+from _engine import hpke, keyfile, keys, pem
 from _engine.errors import (
     BadInput,
     BadManifest,
     Damaged,
+    EngineError,
     NoKey,
+    NoSpace,
     NotFound,
     PermissionDenied,
     Refused,
@@ -582,3 +592,443 @@ def test_without_the_library_the_package_is_named() -> None:
         "    else:\n        raise AssertionError(call)\n"
     )
     subprocess.run([sys.executable, "-I", "-c", script, str(ENGINE)], check=True)
+
+
+# Key files
+
+NOW = datetime(2026, 3, 1, 2, 0, 0, tzinfo=timezone.utc)
+NOBODY = 65534
+
+
+def in_a_child(act: Callable[[], object]) -> int:
+    """Run something in a process of its own; its wait status."""
+    child = os.fork()
+    if child == 0:
+        # Whatever happens in here, pytest's own cleaning up must not run twice, nor this be measured.
+        sys.settrace(None)
+        try:
+            act()
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+
+def killed_at(number: int, names: Tuple[str, ...], act: Callable[[], object]) -> bool:
+    """Run something that kills itself before the given call of these functions of os; False when it ended before."""
+    calls = 0
+
+    def run() -> None:
+        for name in names:
+
+            def counted(*arguments: Any, real: Callable[..., Any] = getattr(os, name), **options: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if calls == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*arguments, **options)
+
+            setattr(os, name, counted)
+        act()
+
+    status = in_a_child(run)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    return os.WIFSIGNALED(status)
+
+
+def contents(directory: Path) -> Dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def private_keys(directory: Path) -> List[bytes]:
+    """The private keys in a directory, each with the public one beside it, and nothing hidden."""
+    found = contents(directory)
+    assert [name for name in found if name.startswith(".")] == []
+    privates = {name: content for name, content in found.items() if not name.endswith(".pub")}
+    assert {f"{name}.pub": keys.public_pem(content) for name, content in privates.items()} == {
+        name: content for name, content in found.items() if name.endswith(".pub")
+    }
+    return list(privates.values())
+
+
+def fill(directory: Path) -> Path:
+    """Leave no free byte."""
+    filler = directory / "filler"
+    with filler.open("ab", buffering=0) as file:
+        while True:
+            try:
+                file.write(bytes(4096))
+            except OSError:
+                return filler
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "small"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)], check=True)
+    yield path
+    subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every account may enter, and only this one may change."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        yield Path(directory)
+
+
+def as_nobody(call: Callable[..., Any], *arguments: Any, **options: Any) -> str:
+    """How another account is refused."""
+    os.seteuid(NOBODY)
+    try:
+        with pytest.raises(PermissionDenied) as caught:
+            call(*arguments, **options)
+    finally:
+        os.seteuid(0)
+    assert f"may not be used by user {NOBODY}" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another account")
+def test_an_account_that_may_not_change_a_key_file_is_told_so(open_directory: Path) -> None:
+    path = open_directory / "ops.pem"
+    keyfile.ensure(path, dry_run=False)
+    before = contents(open_directory)
+    for attempt in (keyfile.ensure, keyfile.remove):
+        options = {"destroy": True} if attempt is keyfile.remove else {}
+        assert str(path) in as_nobody(attempt, path, dry_run=False, **options)
+    assert str(path) in as_nobody(keyfile.rotate, path, None, NOW, dry_run=False)
+    path.chmod(0o666)
+    assert str(path) in as_nobody(keyfile.ensure, path, dry_run=False)
+    open_directory.chmod(0o700)
+    assert str(path) in as_nobody(keyfile.remove, path, destroy=True, dry_run=True)
+    assert contents(open_directory) == before
+
+
+def test_a_directory_in_the_place_of_a_key_file_is_explained_and_stays(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    path.mkdir()
+    for call in (
+        lambda: keyfile.ensure(path, dry_run=False),
+        lambda: keyfile.rotate(path, None, NOW, dry_run=False),
+        lambda: keyfile.remove(path, destroy=True, dry_run=False),
+    ):
+        assert f"{path} cannot be used: Is a directory. Give the path of a file." in refusal(BadInput, call)
+    assert path.is_dir()
+
+
+def test_a_key_below_a_file_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "ops.pem"
+    assert f"directory {tmp_path / 'file'} for the key" in refusal(BadInput, keyfile.ensure, path, False)
+    assert not keyfile.remove(path, destroy=True, dry_run=False).changed
+
+
+def test_a_key_on_a_disk_that_is_mounted_read_only_is_explained(small_disk: Path) -> None:
+    path = small_disk / "ops.pem"
+    keyfile.ensure(path, dry_run=False)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    for call in (
+        lambda: keyfile.ensure(small_disk / "new.pem", dry_run=False),
+        lambda: keyfile.rotate(path, None, NOW, dry_run=False),
+        lambda: keyfile.remove(path, destroy=True, dry_run=False),
+    ):
+        assert "Read-only file system. Mount it writable" in refusal(BadInput, call)
+
+
+def test_a_full_disk_is_no_space_and_keeps_nothing_of_the_new_key_and_all_of_the_old_one(small_disk: Path) -> None:
+    path = small_disk / "ops.pem"
+    filler = fill(small_disk)
+    assert str(path) in refusal(NoSpace, keyfile.ensure, path, False)
+    assert list(contents(small_disk)) == ["filler"]
+    filler.unlink()
+    keyfile.ensure(path, dry_run=False)
+    filler = fill(small_disk)
+    before = contents(small_disk)
+    assert str(path) in refusal(NoSpace, keyfile.rotate, path, None, NOW, False)
+    assert contents(small_disk) == before
+    # Room for the new private key, and for one of the two public ones.
+    os.truncate(filler, filler.stat().st_size - 2 * 4096)
+    refusal(NoSpace, keyfile.rotate, path, None, NOW, False)
+    filler.unlink()
+    del before["filler"]
+    assert contents(small_disk) == before
+
+
+def test_a_key_of_which_the_disk_takes_only_a_part_is_not_there_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+
+    def short_of_room() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50, limits[1]))
+        try:
+            assert str(path) in refusal(EngineError, keyfile.ensure, path, False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert in_a_child(short_of_room) == 0
+    assert contents(tmp_path) == {}
+
+
+def test_what_a_killed_process_left_of_a_key_goes_with_the_next_run(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    for name in ("fsync", "link", "replace", "unlink"):
+        assert killed_at(1, (name,), lambda: keyfile.ensure(path, dry_run=False))
+        assert [found for found in contents(tmp_path) if found.startswith(".")], f"{name} left nothing to tidy up"
+        assert keyfile.ensure(path, dry_run=True).changed or name == "unlink"
+        made = keyfile.ensure(path, dry_run=False)
+        (private,) = private_keys(tmp_path)
+        assert keys.public_pem(private).decode("ascii") == made.public
+        keyfile.remove(path, destroy=True, dry_run=False)
+
+
+def test_check_mode_leaves_what_a_killed_process_left(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    assert killed_at(1, ("unlink",), lambda: keyfile.ensure(path, dry_run=False))
+    before = contents(tmp_path)
+    keyfile.ensure(path, dry_run=True)
+    keyfile.rotate(path, None, NOW, dry_run=True)
+    keyfile.remove(path, destroy=True, dry_run=True)
+    assert contents(tmp_path) == before
+
+
+def test_a_key_that_is_destroyed_is_left_in_no_hidden_file(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    assert killed_at(1, ("unlink",), lambda: keyfile.ensure(path, dry_run=False))
+    assert keyfile.remove(path, destroy=True, dry_run=False).changed
+    assert contents(tmp_path) == {}
+
+
+def test_what_is_no_leftover_of_this_key_is_never_removed(tmp_path: Path) -> None:
+    others = (
+        ".other.pem.1.2.partial",
+        ".ops.pem.1.partial",
+        ".ops.pem.1.2.partial.old",
+        "ops.pem.1.2.partial",
+        ".opsXpem.1.2.partial",
+    )
+    for name in others:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "elsewhere").write_bytes(b"")
+    (tmp_path / ".ops.pem.3.4.partial").symlink_to("elsewhere")
+    (tmp_path / ".ops.pem.5.6.partial").mkdir()
+    (tmp_path / ".ops.pem.7.8.partial").write_bytes(b"")
+    keyfile.ensure(tmp_path / "ops.pem", dry_run=False)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *others,
+        "elsewhere",
+        ".ops.pem.3.4.partial",
+        ".ops.pem.5.6.partial",
+        "ops.pem",
+        "ops.pem.pub",
+    }
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another account")
+def test_an_account_leaves_the_leftovers_of_another_alone(open_directory: Path) -> None:
+    open_directory.chmod(0o777)
+    (open_directory / ".ops.pem.1.2.partial").write_bytes(b"")
+    os.seteuid(NOBODY)
+    try:
+        keyfile.ensure(open_directory / "ops.pem", dry_run=False)
+    finally:
+        os.seteuid(0)
+    assert ".ops.pem.1.2.partial" in contents(open_directory)
+
+
+def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    script = (
+        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from _engine import keyfile\n"
+        "link = os.link\n"
+        "def wait(*arguments):\n"
+        "    print('ready', flush=True); sys.stdin.read(); return link(*arguments)\n"
+        "os.link = wait\n"
+        "print(keyfile.ensure(Path(sys.argv[2]), dry_run=False).public)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(ENGINE), str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"ready\n"
+    (partial,) = contents(tmp_path)
+    made = keyfile.ensure(path, dry_run=False)
+    assert keyfile.rotate(path, timedelta(days=1), datetime.now(timezone.utc), dry_run=False).public == made.public
+    assert partial in contents(tmp_path)
+    said = child.communicate()[0].decode("ascii")
+    assert said.rstrip() == (made.public or "").rstrip()
+    (private,) = private_keys(tmp_path)
+    assert keys.public_pem(private).decode("ascii") == made.public
+
+
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock, swept = tmp_path / "ops.pem", fcntl.flock, []
+
+    def sweep_first(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        (hidden,) = contents(tmp_path)
+        keyfile.remove(path, destroy=False, dry_run=False)
+        swept.append(hidden)
+        assert contents(tmp_path) == {}
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_first)
+    made = keyfile.ensure(path, dry_run=False)
+    (private,) = private_keys(tmp_path)
+    assert keys.public_pem(private).decode("ascii") == made.public
+    assert swept
+
+
+def test_a_disk_that_knows_no_locks_gets_no_key_and_keeps_no_leftover(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    # Only some network file systems do that, and only while their lock daemon is down.
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert "No locks available" in refusal(BadInput, keyfile.ensure, tmp_path / "ops.pem", False)
+    assert contents(tmp_path) == {}
+
+
+def test_rotations_in_one_second_keep_every_key_under_a_name_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    expected = [keyfile.ensure(path, dry_run=False).public]
+    for name in ("", "-2", "-3"):
+        previous = tmp_path / f"ops.pem.20260301T020000Z{name}"
+        assert keyfile.rotate(path, None, NOW, dry_run=True).previous == previous
+        rotated = keyfile.rotate(path, None, NOW, dry_run=False)
+        assert rotated.previous == previous
+        assert keyfile.public_path(previous).read_text() == expected[-1]
+        expected.append(rotated.public)
+    assert sorted(keys.public_pem(private).decode("ascii") for private in private_keys(tmp_path)) == sorted(
+        public or "" for public in expected
+    )
+
+
+def test_rotations_at_once_keep_every_key(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    made = keyfile.ensure(path, dry_run=False)
+    with ThreadPoolExecutor(4) as pool:
+        rotated = list(pool.map(lambda _number: keyfile.rotate(path, None, NOW, dry_run=False), range(4)))
+    assert len({pair.previous for pair in rotated}) == 4
+    found = [keys.public_pem(private).decode("ascii") for private in private_keys(tmp_path)]
+    assert len(found) == len(set(found)) == 5
+    assert made.public in found
+
+
+@pytest.mark.parametrize("seconds", [0, 1])
+def test_a_rotation_that_is_killed_at_any_moment_loses_no_key_and_the_next_one_completes_it(
+    tmp_path: Path, seconds: int
+) -> None:
+    number = 0
+    while True:
+        number += 1
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        path = directory / "ops.pem"
+        keyfile.ensure(path, dry_run=False)
+        old = path.read_bytes()
+        killed = killed_at(
+            number,
+            ("open", "write", "fsync", "link", "replace", "unlink"),
+            lambda path=path: keyfile.rotate(path, None, NOW, dry_run=False),
+        )
+        between = path.read_bytes()
+        # At no moment may anything be encrypted for a key that nobody has.
+        assert keyfile.public_path(path).read_bytes() in [keys.public_pem(old), keys.public_pem(between)]
+        predicted = keyfile.rotate(path, None, NOW + timedelta(seconds=seconds), dry_run=True)
+        rotated = keyfile.rotate(path, None, NOW + timedelta(seconds=seconds), dry_run=False)
+        assert rotated.previous == predicted.previous
+        assert rotated.previous is not None
+        assert rotated.previous.read_bytes() == between
+        found = private_keys(directory)
+        assert sorted(found) == sorted({old, between, path.read_bytes()})
+        if not killed:
+            break
+    assert number > 10
+
+
+def test_where_no_key_is_a_rotation_makes_the_first_one(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    assert keyfile.rotate(path, None, NOW, dry_run=True).changed
+    assert contents(tmp_path) == {}
+    made = keyfile.rotate(path, None, NOW, dry_run=False)
+    assert (made.changed, made.previous) == (True, None)
+    (private,) = private_keys(tmp_path)
+    assert keys.public_pem(private).decode("ascii") == made.public
+
+
+def test_a_file_that_holds_no_key_is_not_rotated_away(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    path.write_bytes(b"garbage")
+    refusal(BadInput, keyfile.rotate, path, None, NOW, False)
+    assert contents(tmp_path) == {"ops.pem": b"garbage"}
+
+
+def test_whoever_waited_for_a_rotation_gets_the_new_key(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    keyfile.ensure(path, dry_run=False)
+    new = keys.generate()
+    (tmp_path / "new").write_bytes(new)
+    with path.open("r+b") as held, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        waiting = pool.submit(keyfile.ensure, path, False)
+        while not is_waited_for(path):
+            assert not waiting.done()
+        os.replace(tmp_path / "new", path)
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert waiting.result().public == keys.public_pem(new).decode("ascii")
+
+
+def is_waited_for(path: Path) -> bool:
+    """Whether somebody waits for the lock on a file (proc(5), /proc/locks)."""
+    inode = f":{path.stat().st_ino} "
+    return any("->" in line and inode in line for line in Path("/proc/locks").read_text().splitlines())
+
+
+def test_a_key_that_disappears_meanwhile_is_made_again_or_said_to_be_gone(tmp_path: Path) -> None:
+    path = tmp_path / "ops.pem"
+    ended = threading.Event()
+    said = set()
+
+    def destroy() -> None:
+        while not ended.is_set():
+            keyfile.remove(path, destroy=True, dry_run=False)
+
+    with ThreadPoolExecutor(1) as pool:
+        destroyer = pool.submit(destroy)
+        try:
+            for _attempt in range(300):
+                try:
+                    assert keyfile.ensure(path, dry_run=False).public
+                except NotFound as error:
+                    said.add(str(error))
+        finally:
+            ended.set()
+        destroyer.result()
+    assert said <= {f"The key file {path} disappeared meanwhile. See who removes it, and run this again."}
+
+
+def test_a_key_is_readable_for_nobody_else_whatever_the_umask_says(tmp_path: Path) -> None:
+    previous = os.umask(0)
+    try:
+        pair = keyfile.ensure(tmp_path / "ops.pem", dry_run=False)
+        os.umask(0o777)
+        rotated = keyfile.rotate(tmp_path / "ops.pem", None, NOW, dry_run=False)
+    finally:
+        os.umask(previous)
+    assert rotated.previous is not None
+    for path, mode in (
+        (pair.path, 0o600),
+        (pair.public_path, 0o644),
+        (rotated.previous, 0o600),
+        (keyfile.public_path(rotated.previous), 0o644),
+    ):
+        assert stat.S_IMODE(path.stat().st_mode) == mode

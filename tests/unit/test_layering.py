@@ -25,7 +25,7 @@ ENGINE = PLUGINS / "module_utils" / "_engine"
 LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("errors", "model"),
     ("command", "interrupts", "names", "primitives", "timespan"),
-    ("hpke", "manifest", "pem", "process", "retention", "state"),
+    ("hpke", "manifest", "pem", "process", "retention", "scratch", "state"),
     ("databases", "keys", "repositories", "stream"),
     ("catalogue", "cipher", "keyfile", "publication"),
     ("loading", "survey"),

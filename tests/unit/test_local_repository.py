@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import stat
@@ -18,6 +19,7 @@ import pytest
 
 from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotFound, RepositoryUnusable, TargetExists
 from _engine.model import Place
+from _engine.repositories import local, local_files
 from _engine.repositories.local import LocalRepository
 
 PLACE = Place("web1", "sqlite", "shop")
@@ -63,6 +65,45 @@ def test_a_committed_file_is_there_with_its_size_and_nobody_else_may_read_it(
     assert {stat.S_IMODE(parent.stat().st_mode) for parent in list(path.parents)[:3]} == {0o700}
     assert repository.read(PLACE, entry.name, 100) == b"12345"
     assert list(repository.places()) == [PLACE]
+
+
+def test_a_file_that_is_locked_between_the_look_for_leftovers_and_their_removal_is_nobodys_leftover(
+    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(repository, f"{ID}.db")
+    path = root / PLACE.path / f".{ID}-2.db.partial"
+    path.touch()
+    look = local._leftovers
+    with path.open("wb") as writer:
+
+        def looked(directory: int) -> list[str]:
+            found = look(directory)
+            fcntl.flock(writer, fcntl.LOCK_EX)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(local, "_leftovers", looked)
+            assert repository.tidy(PLACE, dry_run=False) == []
+        assert path.exists()
+    assert repository.tidy(PLACE, dry_run=False) == [path.name]
+    assert not path.exists()
+
+
+def test_a_name_that_is_published_between_two_looks_at_it_is_not_written_again(
+    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = local_files.LocalWriter._take_name
+
+    def late(writer: local_files.LocalWriter) -> int:
+        monkeypatch.setattr(local_files.LocalWriter, "_take_name", real)
+        put(repository, "a", b"the first")
+        return real(writer)
+
+    monkeypatch.setattr(local_files.LocalWriter, "_take_name", late)
+    with pytest.raises(TargetExists):
+        put(repository, "a", b"the second")
+    assert repository.read(PLACE, "a", 100) == b"the first"
+    assert everything(root) == ["a"]
 
 
 def test_a_file_that_is_not_committed_is_never_seen_and_leaves_nothing(repository: LocalRepository, root: Path) -> None:

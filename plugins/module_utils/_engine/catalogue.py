@@ -9,15 +9,18 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .errors import BadManifest, Damaged, EngineError, NotFound
+from .errors import BadManifest, Damaged, EngineError, NotFound, Refused
 from .manifest import MANIFEST_LIMIT, read_manifest, read_proofs
 from .model import Artefact, Backup, Database, Place, Problem, Proof
 from .names import MANIFEST, PROOF, id_of_file, is_id, safe_name
 from .repositories.base import Content, Repository
 from .timespan import format_time
+
+#: How far the clocks of hosts may lie apart.
+_CLOCKS = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -86,11 +89,12 @@ def scan_all(repository: Repository, places: Iterable[Place]) -> Catalogue:
 
 
 def choose(
-    catalogue: Catalogue, repository: Repository, place: Place, wanted: str, before: Optional[datetime]
+    catalogue: Catalogue, repository: Repository, place: Place, wanted: str, before: Optional[datetime], now: datetime
 ) -> Backup:
     """The backup that a user means by ``latest``, an id or a file's name, and by ``before``.
 
-    Nothing is chosen silently: where the newest one is known to be bad, that is an error, which names the one before.
+    Nothing is chosen silently: where the newest one is known to be bad or dated in the future, that is an error, which
+    names the one before.
     """
     if wanted != "latest":
         return _by_name(catalogue, repository, place, wanted)
@@ -99,6 +103,8 @@ def choose(
         _raise_unreadable(catalogue, before)
         raise NotFound(_nothing(catalogue, repository, place, before))
     newest = candidates[-1]
+    if in_future(newest, now):
+        raise _newest_in_future(candidates, repository, now)
     if newest.known_bad:
         good = [backup for backup in candidates if backup.known_bad is None]
         hint = (
@@ -109,6 +115,29 @@ def choose(
         )
     _raise_newer_unreadable(catalogue, newest, before)
     return newest
+
+
+def in_future(backup: Backup, now: datetime) -> bool:
+    """Whether a backup is dated by a clock that was wrong, so that nobody knows which one is the newest."""
+    return backup.time - now > _CLOCKS
+
+
+def dated_in_future(backup: Backup, repository: Repository) -> str:
+    """The sentence that says so."""
+    return (
+        f"The backup {backup.id} in {repository.label} is dated {format_time(backup.time)}, in the future: "
+        "a clock was wrong when it was taken, or is wrong here."
+    )
+
+
+def _newest_in_future(candidates: Sequence[Backup], repository: Repository, now: datetime) -> Refused:
+    past = [backup for backup in candidates if not in_future(backup, now) and backup.known_bad is None]
+    hint = (
+        f"The newest good one that is not is {past[-1].id}; name the one that you want in backup, or use before."
+        if past
+        else "There is no good one that is not; name it in backup if it is the one that you want."
+    )
+    return Refused(f"{dated_in_future(candidates[-1], repository)} {hint}")
 
 
 def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted: str) -> Backup:

@@ -76,17 +76,18 @@ def repository_document(info: RepositoryInfo) -> Dict[str, Any]:
 
 def summary_document(result: InfoResult) -> Dict[str, Any]:
     """All repositories in one line's worth of numbers."""
-    backups = [backup for info in result.repositories for backup in info.catalogue.regular]
-    times = [backup.time for backup in backups]
+    databases = [health for info in result.repositories for health in info.health]
+    oldest = [health.oldest.time for health in databases if health.oldest]
+    newest = [health.newest.time for health in databases if health.newest]
     return {
-        "backups": len(backups),
-        "bytes": sum(health.bytes for info in result.repositories for health in info.health),
-        "databases": sum(len(info.health) for info in result.repositories),
-        "bad": sum(health.bad for info in result.repositories for health in info.health),
-        "unproven": sum(health.unproven for info in result.repositories for health in info.health),
+        "backups": sum(health.backups for health in databases),
+        "bytes": sum(health.bytes for health in databases),
+        "databases": len(databases),
+        "bad": sum(health.bad for health in databases),
+        "unproven": sum(health.unproven for health in databases),
         "problems": sum(len(info.problems) for info in result.repositories),
-        "oldest": format_time(min(times)) if times else None,
-        "newest": format_time(max(times)) if times else None,
+        "oldest": format_time(min(oldest)) if oldest else None,
+        "newest": format_time(max(newest)) if newest else None,
     }
 
 

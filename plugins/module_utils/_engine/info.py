@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .catalogue import Catalogue, scan_all
+from .catalogue import Catalogue, dated_in_future, in_future, scan_all
 from .model import Backup, Level, Place, Problem
-from .names import safe_name
+from .names import MANIFEST, safe_name
 from .repositories.base import Repository
 from .state import Host, running
 
@@ -30,7 +30,10 @@ class InfoRequest:
 
 @dataclass(frozen=True)
 class DatabaseHealth:
-    """The backups of one database in one repository, in numbers. Safety backups count only in the sizes."""
+    """The backups of one database in one repository, in numbers. Safety backups count only in the sizes.
+
+    One that is dated in the future never is the newest: nobody knows how old it is.
+    """
 
     place: Place
     database: str
@@ -48,16 +51,13 @@ class DatabaseHealth:
 
 @dataclass(frozen=True)
 class RepositoryInfo:
-    """One repository: its backups, oldest first in each place, their health, and its free space."""
+    """One repository: its backups, oldest first in each place, their health, its free space, what is not in order."""
 
     repository: str
     catalogue: Catalogue
     health: Tuple[DatabaseHealth, ...]
     free: Optional[int]
-
-    @property
-    def problems(self) -> Tuple[Problem, ...]:
-        return self.catalogue.problems
+    problems: Tuple[Problem, ...]
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,10 @@ def inform(request: InfoRequest, host: Host) -> InfoResult:
     listed = []
     for repository in request.repositories:
         repository.check(writing=False)
-        catalogue = scan_all(repository, _places(request, repository))
-        health = tuple(judge(catalogue.backups, host.now()))
-        listed.append(RepositoryInfo(repository.label, catalogue, health, repository.free()))
+        catalogue, now = scan_all(repository, _places(request, repository)), host.now()
+        health = tuple(judge(catalogue.backups, now))
+        problems = (*catalogue.problems, *_future(catalogue, repository, now))
+        listed.append(RepositoryInfo(repository.label, catalogue, health, repository.free(), problems))
     return InfoResult(tuple(listed), tuple(running(host)))
 
 
@@ -85,6 +86,7 @@ def judge(backups: Sequence[Backup], now: datetime) -> Iterator[DatabaseHealth]:
         everything = list(group)
         regular = [backup for backup in everything if not backup.manifest.safety]
         good = [backup for backup in regular if backup.known_bad is None]
+        newest = next((backup for backup in reversed(good) if not in_future(backup, now)), None)
         proofs = [proof for proof in (backup.proven(Level.RESTORE) for backup in regular) if proof]
         yield DatabaseHealth(
             place=place,
@@ -92,13 +94,20 @@ def judge(backups: Sequence[Backup], now: datetime) -> Iterator[DatabaseHealth]:
             backups=len(regular),
             bytes=sum(backup.manifest.bytes for backup in everything),
             oldest=regular[0] if regular else None,
-            newest=good[-1] if good else None,
+            newest=newest,
             bad=len(regular) - len(good),
             unproven=len(regular) - len(proofs),
-            age=now - good[-1].time if good else None,
+            age=now - newest.time if newest else None,
             size_change=_size_change(good),
             restore_proven=max((proof.time for proof in proofs), default=None),
         )
+
+
+def _future(catalogue: Catalogue, repository: Repository, now: datetime) -> Iterator[Problem]:
+    for backup in catalogue.backups:
+        if in_future(backup, now):
+            reason = f"{dated_in_future(backup, repository)} Until then, latest is refused. Move its files elsewhere."
+            yield Problem(backup.place, backup.id + MANIFEST, reason)
 
 
 def _size_change(good: Sequence[Backup]) -> Optional[float]:

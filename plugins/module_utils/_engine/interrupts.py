@@ -2,12 +2,18 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Signals that ask this process to stop, and the end of its time, as exceptions: what was begun is cleaned up."""
+"""Signals that ask this process to stop, and the end of its time, as exceptions: what was begun is cleaned up.
+
+Neither comes while an error is on its way through the work: that would cut short the cleaning up after it, and hide
+why the work failed. It waits until the error is dealt with. When the error ends the work, there is nothing to stop.
+"""
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -16,18 +22,41 @@ from typing import Iterator, Optional
 from .errors import Interrupted, TimedOut
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+#: How often to look whether what had to wait can come now, in seconds.
+_RETRY = 0.1
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """When the time is up, by time.monotonic(), and what is said then."""
+
+    end: float
+    message: str
 
 
 @dataclass
 class _Work:
     """What is going on between ``interruptible`` and its end."""
 
+    #: The error that was being dealt with where this began.
+    around: Optional[BaseException] = None
+    limit: Optional[_Limit] = None
     #: It was told to stop, and cleans up: no impatient second signal and no end of the time may cut that short.
     stopping: bool = False
     #: It is past the point where it could be undone: what it began, it finishes.
     finishing: bool = False
     #: The signal that came meanwhile.
     waiting: Optional[int] = None
+
+    @property
+    def recovering(self) -> bool:
+        """Whether an error of this work is being dealt with right now.
+
+        A handler of signals runs on top of whatever it interrupts, so that sys.exc_info() is what that one handles: in
+        an ``except``, a ``finally`` and the ``__exit__`` of a context alike.
+        """
+        error = sys.exc_info()[1]
+        return error is not None and error is not self.around
 
 
 _work = _Work()
@@ -37,48 +66,54 @@ _work = _Work()
 def interruptible() -> Iterator[None]:
     """While this lasts, SIGTERM, SIGHUP and SIGINT raise Interrupted in the main thread, once.
 
-    One that came after ``finish`` is delivered at the end, to whoever handled signals before.
+    One that came after ``finish`` is delivered at the end, to whoever handled signals before. One that came while an
+    error ended the work is delivered to the ``interruptible`` around this one, where there is one.
     """
     global _work
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread alone; whoever runs this elsewhere handles them there.
         yield
         return
-    outer, _work = _work, _Work()
+    outer, _work = _work, _Work(around=sys.exc_info()[1], limit=_work.limit)
     # One that is ignored, as nohup(1) has it for SIGHUP, stays ignored.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _interrupt) for number in heard}
+    previous_alarm = signal.signal(signal.SIGALRM, _retry)
+    failed = True
     try:
         yield
+        failed = False
     finally:
+        # Nothing may come before all handlers are what they were.
+        _work.finishing = True
         for number, handler in previous.items():
             signal.signal(number, handler)
         waiting, _work = _work.waiting, outer
+        _set_alarm()
+        signal.signal(signal.SIGALRM, previous_alarm)
+        if failed and waiting is not None and signal.getsignal(waiting) is _interrupt:
+            signal.raise_signal(waiting)
     if waiting is not None:
         signal.raise_signal(waiting)
 
 
 @contextmanager
 def time_limit(seconds: Optional[float], label: str) -> Iterator[None]:
-    """Raise TimedOut in the main thread, once, when this lasts longer than ``seconds``; None is no limit."""
+    """Raise TimedOut in the main thread, once, when this lasts longer than ``seconds``; None is no limit.
+
+    To be used inside ``interruptible``, which hears the alarm.
+    """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def expire(_number: int, _frame: Optional[FrameType]) -> None:
-        if not (_work.stopping or _work.finishing):
-            _work.stopping = True
-            raise TimedOut(
-                f"{label} took longer than its timeout of {seconds:g} s. Raise timeout, or see what blocks it."
-            )
-
-    previous = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    message = f"{label} took longer than its timeout of {seconds:g} s. Raise timeout, or see what blocks it."
+    outer, _work.limit = _work.limit, _Limit(time.monotonic() + seconds, message)
+    _set_alarm()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        _work.limit = outer
+        _set_alarm()
 
 
 def finish() -> None:
@@ -87,8 +122,33 @@ def finish() -> None:
 
 
 def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
-    if _work.finishing:
+    if _work.stopping:
+        return
+    if _work.finishing or _work.recovering:
         _work.waiting = number
-    elif not _work.stopping:
+        _set_alarm()
+        return
+    _work.stopping = True
+    raise Interrupted(f"Stopped by {signal.Signals(number).name}. What was begun has been removed; run this again.")
+
+
+def _retry(_number: int, _frame: Optional[FrameType]) -> None:
+    """Let come what is due: the signal that waits, or the end of the time. The alarm rings again if it cannot yet."""
+    if _work.stopping or _work.finishing or _work.recovering:
+        return
+    waiting, _work.waiting = _work.waiting, None
+    if waiting is not None:
+        _interrupt(waiting, None)
+    if _work.limit and time.monotonic() >= _work.limit.end:
         _work.stopping = True
-        raise Interrupted(f"Stopped by {signal.Signals(number).name}. What was begun has been removed; run this again.")
+        raise TimedOut(_work.limit.message)
+
+
+def _set_alarm() -> None:
+    """Let SIGALRM ring when something is due, and then again and again."""
+    due = 0.0
+    if _work.waiting is not None:
+        due = _RETRY
+    elif _work.limit:
+        due = max(_work.limit.end - time.monotonic(), _RETRY / 100)
+    signal.setitimer(signal.ITIMER_REAL, due, _RETRY if due else 0.0)

@@ -82,7 +82,7 @@ class RestoreResult:
 def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
     """Check everything that can be checked beforehand, and change nothing. Raises what a run would raise."""
     _check_request(request)
-    repository, backup, warnings = _choose(request)
+    repository, backup, warnings = _choose(request, host.now())
     _check_usable(request, repository, backup)
     if request.globals:
         _globals_of(backup)
@@ -198,10 +198,23 @@ def _check_safety(request: RestoreRequest) -> None:
 
 
 def _safety_encryption(settings: EncryptionSettings) -> EncryptionSettings:
-    """The same settings, able to encrypt: whoever can read the backups can also name their recipient."""
-    if settings.method is Encryption.AES256_GCM and not settings.recipients and settings.identities:
+    """The same settings, able to encrypt: whoever can read the backups can also name their recipient.
+
+    Raises BadInput where that has to be done by hand.
+    """
+    if not settings.identities:
+        return settings
+    if settings.method is Encryption.AES256_GCM and not settings.recipients:
         public = tuple(public_of(identity) for identity in keys.load_identities(settings.identities))
         return replace(settings, recipients=public)
+    if settings.method in (Encryption.GPG, Encryption.AGE):
+        if not settings.recipients:
+            raise BadInput(
+                f"encryption.identities only decrypt, and {settings.method.value} encrypts for recipients. "
+                "Name them in encryption.recipients."
+            )
+        # The passphrase is that of an identity. A backup under it would be open to whoever knows it without the key.
+        return replace(settings, passphrase=None)
     return settings
 
 
@@ -214,7 +227,7 @@ def _check_request(request: RestoreRequest) -> None:
         raise BadInput("before and backup are both given. Name one backup, or ask for the newest one before a time.")
 
 
-def _choose(request: RestoreRequest) -> Tuple[Repository, Backup, Tuple[str, ...]]:
+def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup, Tuple[str, ...]]:
     """The backup that is meant, and the first repository that has it; why others could not be asked."""
     place = place_of(request.source_host, request.source)
     found: List[Tuple[Repository, Backup]] = []
@@ -223,7 +236,10 @@ def _choose(request: RestoreRequest) -> Tuple[Repository, Backup, Tuple[str, ...
         try:
             repository.check(writing=False)
             catalogue = scan(repository, place)
-            found.append((repository, choose(catalogue, repository, place, request.backup, request.before)))
+            found.append((repository, choose(catalogue, repository, place, request.backup, request.before, now)))
+        except Refused:
+            # Which backup is the newest is not known; that another repository lacks this one does not settle it.
+            raise
         except EngineError as error:
             failures.append(error)
     if not found:

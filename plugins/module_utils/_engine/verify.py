@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
 
-from .catalogue import Catalogue, place_of, scan
+from .catalogue import Catalogue, dated_in_future, in_future, place_of, scan
 from .cipher import opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
@@ -27,6 +27,7 @@ from .errors import (
     EngineError,
     Mismatch,
     NotFound,
+    Refused,
     Stale,
     Unverifiable,
 )
@@ -36,12 +37,16 @@ from .manifest import write_proof
 from .model import Backup, Database, EncryptionSettings, EngineName, Level, Outcome, Place, Proof, Server
 from .names import MANIFEST, PROOF, id_of_file
 from .repositories.base import Repository
+from .scratch import private_directory
 from .state import Host, Progress, audit, locked
 from .timespan import format_span
 
 #: What a check raises when the backup itself is at fault. Anything else means that it could not be judged: a role that
 #: the scratch server lacks, or a disk that is full, is no reason to give a backup up.
 _CONCLUSIVE = (Damaged, Mismatch, BadManifest)
+
+#: How the names of scratch directories begin.
+_SCRATCH = "fleet-backup-verify-"
 
 
 @dataclass(frozen=True)
@@ -142,19 +147,21 @@ def _selection(request: VerifyRequest, host: Host) -> Iterator[Union[Check, Tupl
         except EngineError as error:
             yield _failed(repository, "", request.level, error, Outcome.UNVERIFIABLE)
             continue
-        for shortcoming in _shortcomings(request, repository, catalogue, host):
+        now = host.now()
+        for shortcoming in _shortcomings(request, repository, catalogue, now):
             yield _failed(repository, "", request.level, shortcoming, Outcome.FAILED)
-        for backup in _chosen(request, catalogue):
+        for backup in _chosen(request, catalogue, now):
             yield repository, backup
 
 
 def _shortcomings(
-    request: VerifyRequest, repository: Repository, catalogue: Catalogue, host: Host
+    request: VerifyRequest, repository: Repository, catalogue: Catalogue, now: datetime
 ) -> Iterator[EngineError]:
     where = f"{repository.label}/{request.place.path}"
-    if not _chosen(request, catalogue):
+    chosen = _chosen(request, catalogue, now)
+    if not chosen:
         yield NotFound(f'There is no backup "{request.backup}" in {where}. Check source_host and the database\'s name.')
-    newest = catalogue.regular[-1].id if catalogue.regular else ""
+    newest = chosen[-1].id if chosen else ""
     for problem in catalogue.problems:
         # Asked for one backup by its id, what is wrong with another one is not the question.
         newer = (id_of_file(problem.name) or "") > newest
@@ -162,19 +169,24 @@ def _shortcomings(
             yield BadManifest(problem.reason)
     if request.max_age is not None:
         # One from the future tells of a clock that was wrong, and not of how old the newest one is.
-        good = [backup for backup in catalogue.good if backup.time <= host.now()]
-        age = host.now() - good[-1].time if good else None
+        good = [backup for backup in catalogue.good if not in_future(backup, now)]
+        age = now - good[-1].time if good else None
         if age is None or age > request.max_age:
             found = f"is {format_span(age)} old" if age is not None else "does not exist"
             yield Stale(
                 f"The newest good backup in {where} {found}, and max_age is {format_span(request.max_age)}. "
                 "See why no newer one was taken."
             )
+    if request.backup == "latest" and catalogue.regular and in_future(catalogue.regular[-1], now):
+        odd = dated_in_future(catalogue.regular[-1], repository)
+        yield Refused(f"{odd} So nobody knows which one is the newest. Move its files elsewhere.")
 
 
-def _chosen(request: VerifyRequest, catalogue: Catalogue) -> Sequence[Backup]:
+def _chosen(request: VerifyRequest, catalogue: Catalogue, now: datetime) -> Sequence[Backup]:
     if request.backup == "latest":
-        return catalogue.regular[-1:]
+        # One from the future would be verified again and again, and those that are taken meanwhile never.
+        usual = [backup for backup in catalogue.regular if not in_future(backup, now)]
+        return usual[-1:] or catalogue.regular[-1:]
     if request.backup != "all":
         wanted = id_of_file(request.backup)
         return [backup for backup in catalogue.backups if backup.id == wanted]
@@ -251,12 +263,12 @@ def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
     """An engine for a database that does not exist, beside which a copy can be staged."""
     if request.database.engine is EngineName.SQLITE:
         parent = request.scratch if isinstance(request.scratch, Path) else None
-        try:
-            directory = tempfile.TemporaryDirectory(prefix="fleet-backup-verify-", dir=parent)
-        except OSError as error:
-            raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
-        with directory as path:
-            yield open_engine(Database(EngineName.SQLITE, str(Path(path) / "scratch.db")))
+        with ExitStack() as stack:
+            try:
+                directory = stack.enter_context(private_directory(_SCRATCH, parent))
+            except OSError as error:
+                raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
+            yield open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db")))
     else:
         server = request.scratch if isinstance(request.scratch, Server) else request.database.server
         yield open_engine(Database(request.database.engine, f"{backup.manifest.database}__verifying", server))
@@ -268,24 +280,53 @@ def _check_assertion(staging: Staging, assertion: Assertion) -> None:
         rows = staging.query(assertion.sql)
     except Mismatch as error:
         raise AssertionFailed(f'The assertion "{name}" cannot be tried: {error}') from None
-    expected = assertion.expect
-    if isinstance(expected, list):
-        holds = [list(map(str, row)) for row in rows] == [_row(row) for row in expected]
-    else:
-        holds = len(rows) == 1 and len(rows[0]) == 1 and str(rows[0][0]) == str(expected)
-    if not holds:
-        raise AssertionFailed(f'The assertion "{name}" does not hold: it must return {expected!r}, not {_found(rows)}.')
+    if not is_expected(assertion.expect, rows):
+        raise AssertionFailed(
+            f'The assertion "{name}" does not hold: it must return {assertion.expect!r}, not {_found(rows)}.'
+        )
+
+
+def is_expected(expected: Any, rows: Sequence[Tuple[Any, ...]]) -> bool:
+    """Whether a query returned what an assertion expects: one value, or rows in their order. Pure.
+
+    A value that stands for a row is one of a single column. Databases differ in how they say the same: for true and
+    false, SQLite has 1 and 0, and numbers can arrive as binary, as decimal or as text.
+    """
+    if not isinstance(expected, list):
+        return len(rows) == 1 and len(rows[0]) == 1 and _is_same(expected, rows[0][0])
+    wanted = [row if isinstance(row, list) else [row] for row in expected]
+    return len(rows) == len(wanted) and all(
+        len(row) == len(values) and all(map(_is_same, values, row)) for row, values in zip(rows, wanted)
+    )
+
+
+def _is_same(expected: Any, found: Any) -> bool:
+    if expected is None or found is None:
+        return expected is found
+    one, other = _number(expected), _number(found)
+    if one is not None and other is not None:
+        return one == other
+    # Strings stay strings: "True" is a word, and "1" a text.
+    if isinstance(expected, bool) or isinstance(found, bool):
+        return False
+    return bool(expected == found) or str(expected) == str(found)
+
+
+def _number(value: Any) -> Optional[Decimal]:
+    """A number as it is written: the 0.1 of YAML is the 0.10 of a column, and not the binary fraction next to it."""
+    if isinstance(value, bool):
+        return Decimal(int(value))
+    return Decimal(str(value)) if isinstance(value, (int, float, Decimal)) else None
 
 
 def _found(rows: Sequence[Tuple[Any, ...]]) -> str:
     """What a query returned, without the contents of rows: those may be what the backup is encrypted for."""
-    if len(rows) == 1 and len(rows[0]) == 1 and isinstance(rows[0][0], (bool, int, float)):
-        return repr(rows[0][0])
+    if len(rows) == 1 and len(rows[0]) == 1:
+        if rows[0][0] is None:
+            return "NULL"
+        if isinstance(rows[0][0], (bool, int, float)):
+            return repr(rows[0][0])
     return f"what came ({len(rows)} rows)"
-
-
-def _row(row: Any) -> List[str]:
-    return [str(value) for value in row] if isinstance(row, list) else [str(row)]
 
 
 def _failed(repository: Repository, backup: str, level: Level, error: EngineError, outcome: Outcome) -> Check:

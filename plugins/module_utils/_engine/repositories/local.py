@@ -26,7 +26,17 @@ from ..errors import Damaged, EngineError, NotFound, PermissionDenied, Repositor
 from ..model import Place
 from ..names import MANIFEST, id_of_file, is_component
 from .base import Content, Entry, Reader, Repository, Writer
-from .local_files import PARTIAL, LocalReader, LocalWriter, abandoned, explain, open_file, unlink, write_all
+from .local_files import (
+    PARTIAL,
+    LocalReader,
+    LocalWriter,
+    abandoned,
+    explain,
+    open_file,
+    remove_abandoned,
+    unlink,
+    write_all,
+)
 
 _DELETING = ".deleting"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -134,8 +144,7 @@ class LocalRepository(Repository):
             doomed = _leftovers(directory)
             if not dry_run:
                 # Artefacts first and marks last: a crash in here leaves the marks for the next time.
-                for name in doomed:
-                    unlink(directory, name)
+                doomed = [name for name in doomed if _remove_leftover(directory, name)]
                 os.fsync(directory)
             return doomed
 
@@ -290,6 +299,14 @@ def _leftovers(directory: int) -> List[str]:
             else:
                 partials.append(name)
     return partials + halves + marks
+
+
+def _remove_leftover(directory: int, name: str) -> bool:
+    """Remove what a crash left, unless it is a writer's again by now; whether it was removed."""
+    if name.endswith(PARTIAL):
+        return remove_abandoned(directory, name)
+    unlink(directory, name)
+    return True
 
 
 def _files_of(manifest: str, names: List[str]) -> List[str]:

@@ -11,7 +11,8 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from typing import Iterator
 
 from ..errors import EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from .base import Reader, Writer
@@ -29,14 +30,16 @@ class LocalWriter(Writer):
         self._label, self._name = label, name
         self._partial = f".{name}{PARTIAL}"
         self._committed = False
-        if not replacing and exists(directory, name):
-            raise TargetExists(f"{self._label} already has {name}. Nothing was written.")
         self._directory = os.dup(directory)
         try:
             self._file = self._take_name()
         except BaseException:
             os.close(self._directory)
             raise
+        # Looked at under the lock: whoever had the hidden name until just now may have published meanwhile.
+        if not replacing and exists(directory, name):
+            self.close()
+            raise TargetExists(f"{self._label} already has {name}. Nothing was written.")
 
     def _take_name(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -44,12 +47,11 @@ class LocalWriter(Writer):
             try:
                 descriptor = os.open(self._partial, flags, 0o600, dir_fd=self._directory)
             except FileExistsError:
-                if not abandoned(self._directory, self._partial):
+                if not remove_abandoned(self._directory, self._partial):
                     raise Locked(
                         f"{self._label}: another process is writing {self._name}. "
                         "Wait for it to end, and run this again."
                     ) from None
-                unlink(self._directory, self._partial)
                 continue
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             # Between its creation and its lock, somebody who tidies may have taken the file for abandoned.
@@ -145,21 +147,54 @@ def explain(error: OSError, label: str, name: str) -> EngineError:
 
 def abandoned(directory: int, name: str) -> bool:
     """Whether the process that wrote a file is gone: its lock is free. What is no file is nobody's leftover."""
+    with _lock_of_the_dead(directory, name) as locked:
+        return locked
+
+
+def remove_abandoned(directory: int, name: str) -> bool:
+    """Remove a file whose writer is gone; whether there was one.
+
+    Under its lock: a writer that has created it and is about to lock it finds it gone then, and begins anew.
+    """
+    with _lock_of_the_dead(directory, name) as locked:
+        if locked:
+            unlink(directory, name)
+        return locked
+
+
+@contextmanager
+def _lock_of_the_dead(directory: int, name: str) -> Iterator[bool]:
+    """Hold the lock of a file that nobody else holds; False where somebody does, or where there is none."""
     # Over NFS, only a file that is open for writing can be locked exclusively (flock(2)).
     flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     if not stat.S_ISREG(_mode(directory, name)):
-        return False
+        yield False
+        return
     try:
         descriptor = os.open(name, flags, dir_fd=directory)
     except FileNotFoundError:
-        return False
+        yield False
+        return
+    try:
+        yield _try_lock(descriptor) and _is_still(directory, name, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    finally:
-        os.close(descriptor)
     return True
+
+
+def _is_still(directory: int, name: str, descriptor: int) -> bool:
+    """Whether the open file has this name: another one may have removed it, and a third one have made a new one."""
+    try:
+        return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _mode(directory: int, name: str) -> int:

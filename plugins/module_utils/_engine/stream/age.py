@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -19,8 +20,8 @@ def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Command:
     program = _age()
     if recipients:
         arguments: List[Argument] = [program, "--encrypt"]
-        for recipient in recipients:
-            arguments += _recipient(recipient)
+        for number, recipient in enumerate(recipients, 1):
+            arguments += _recipient(number, recipient)
         return Command("age", tuple(arguments))
     if not passphrase:
         raise BadInput("Encryption age needs encryption.recipients or encryption.passphrase. Give one of them.")
@@ -51,23 +52,39 @@ def explain_encryption(failure: ToolFailed) -> EngineError:
     return failure
 
 
+_CHANGED = (
+    "failed to decrypt and authenticate|failed to read (header|nonce)|unexpected EOF|bad header MAC"
+    "|failed to parse .* recipient"
+)
+#: What age writes, and what it means for an artefact whose stored bytes are known to be unchanged.
+_MEANINGS = (
+    (
+        "no identity matched",
+        WrongKey,
+        "is encrypted for keys that are not among encryption.identities. Give the identity of a recipient.",
+    ),
+    ("incorrect passphrase", WrongKey, "does not open with this passphrase. Check encryption.passphrase."),
+    (
+        "file is passphrase-encrypted",
+        WrongKey,
+        "is encrypted with a passphrase. Give encryption.passphrase, and no identities.",
+    ),
+    (_CHANGED, Damaged, "is not what age wrote. Restore another backup."),
+)
+
+
 def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
     """Say what a failed decryption of an artefact means, whose stored bytes are known to be unchanged."""
-    output = failure.output
-    if "no identity matched" in output:
-        return WrongKey(
-            f"{name} is encrypted for other keys than encryption.identities. Give the identity of a recipient."
+    for said, error, meaning in _MEANINGS:
+        if re.search(said, failure.output):
+            return error(f"{name} {meaning}")
+    if "failed to decrypt identity file" in failure.output:
+        return BadInput(
+            "An item of encryption.identities is encrypted itself. Decrypt it with age --decrypt, and give the result."
         )
-    if "incorrect passphrase" in output:
-        return WrongKey(f"{name} does not open with this passphrase. Check encryption.passphrase.")
-    if "passphrase-encrypted" in output or "file is not passphrase" in output:
-        return WrongKey(f"{name} is encrypted in the other way of age: keys instead of a passphrase, or the reverse.")
-    if "malformed" in output and "identit" in output:
+    # The descriptor is an identity's: nothing else is given to age in this way.
+    if 'reading "/proc/self/fd/' in failure.output:
         return BadInput("An item of encryption.identities is no age identity. Give what age-keygen writes.")
-    if any(
-        sign in output for sign in ("failed to decrypt and authenticate", "unexpected EOF", "failed to read header")
-    ):
-        return Damaged(f"{name} is not what age wrote. Restore another backup.")
     # An age that was killed says nothing about the backup.
     return failure
 
@@ -76,14 +93,15 @@ def _age() -> str:
     return find_program("age", "age", "Encryption age")
 
 
-def _recipient(recipient: str) -> List[Argument]:
+def _recipient(number: int, recipient: str) -> List[Argument]:
     if recipient.startswith(("age1", "ssh-")):
         return ["--recipient", recipient]
     path = os.path.expanduser(recipient)
     if not os.access(path, os.R_OK):
+        # It is not repeated: a private key that was given by mistake would be.
         raise BadInput(
-            f'The recipient "{recipient}" is neither an age public key nor a file that can be read. '
-            "Check encryption.recipients."
+            f"encryption.recipients: item {number} is neither an age public key nor the path of a file that this "
+            "account can read. Give what age-keygen -y writes, or the path of such a file."
         )
     return ["--recipients-file", path]
 

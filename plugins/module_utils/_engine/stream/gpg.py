@@ -2,22 +2,35 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""OpenPGP by gpg(1): AES-256, to recipients or under a passphrase. Undone by any OpenPGP program."""
+"""OpenPGP by gpg(1): AES-256, to recipients or under a passphrase. Undone by any OpenPGP program.
+
+Key ids are looked up in this account's keyring, where nothing is written. Everything else happens in a temporary home,
+whose maker locks it (flock(2)). That lock dies with the process, so a home that can be locked is a killed one's, and
+goes when the next one is made.
+"""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import shutil
+import stat
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..command import Argument, Command, Secret, find_program
-from ..errors import BadInput, Damaged, EngineError, NoKey, ToolFailed, WrongKey
+from ..errors import BadInput, Damaged, EngineError, NoKey, NoSpace, PermissionDenied, ToolFailed, WrongKey
 from ..process import run
 
 _KEY_BLOCK = "-----BEGIN PGP"
+_HOME = "fleet-backup-gpg-"
+#: Without these, gpg locks the account's keyring, keeps a pool of random numbers beside it, and looks in the network for
+#: a key that has expired. (Its trust database is left alone by ``--trust-model always``.)
+_LEAVING_NO_TRACE = ("--lock-never", "--no-random-seed-file", "--no-auto-key-locate")
 
 
 @contextmanager
@@ -25,15 +38,16 @@ def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Iterator
     """The gpg that encrypts. Recipients are key ids in this account's keyring, or public keys, inline or as paths."""
     if not recipients and not passphrase:
         raise BadInput("Encryption gpg needs encryption.recipients or encryption.passphrase. Give one of them.")
+    key_ids = [recipient for recipient in recipients if _is_key_id(recipient)]
+    if key_ids and not _account_home():
+        raise _unknown(key_ids[0])
     with ExitStack() as stack:
-        # Only key ids need the account's keyring. Without them none has to exist, and none is made.
-        needs_keyring = any(map(_is_key_id, recipients))
-        home = None if needs_keyring else stack.enter_context(_temporary_home())
+        # Only key ids need the account's keyring. Without them none has to exist.
+        home = None if key_ids else stack.enter_context(_temporary_home())
         # What arrives is compressed already, and gpg's own compression would only take time.
         arguments = [*_gpg(home), "--no-armor", "--compress-algo", "none", "--cipher-algo", "AES256"]
         if recipients:
-            # The caller names whom to trust; the web of trust of whoever runs this has no say.
-            arguments += ["--trust-model", "always"]
+            arguments += ["--status-fd", "2"]
             for recipient in recipients:
                 arguments += _recipient(recipient)
             arguments.append("--encrypt")
@@ -47,7 +61,9 @@ def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Iterator
 def decrypting(passphrase: Optional[str], identities: Sequence[str]) -> Iterator[Command]:
     """The gpg that decrypts, with this account's keyring, or with the given private keys and nothing else."""
     with ExitStack() as stack:
-        home = stack.enter_context(_keyring(identities, passphrase)) if identities else None
+        home: Optional[str] = None
+        if identities or not _account_home():
+            home = stack.enter_context(_keyring(identities, passphrase))
         options: List[Argument] = [*_gpg(home), "--status-fd", "2"]
         if passphrase:
             options += _passphrase(passphrase)
@@ -56,47 +72,81 @@ def decrypting(passphrase: Optional[str], identities: Sequence[str]) -> Iterator
 
 def check_recipients(recipients: Sequence[str]) -> None:
     """Raise unless gpg finds a key for every recipient that is a key id."""
-    for recipient in recipients:
-        if _is_key_id(recipient):
-            try:
-                run(Command("gpg", (*_gpg(), "--list-keys", "--", recipient)))
-            except ToolFailed:
-                raise BadInput(
-                    f'gpg knows no public key for the recipient "{recipient}". '
-                    "Import it on this host, or give the public key itself."
-                ) from None
+    for recipient in filter(_is_key_id, recipients):
+        if not _account_home():
+            raise _unknown(recipient)
+        try:
+            run(Command("gpg", (*_gpg(), "--list-keys", "--", recipient)))
+        except ToolFailed as failure:
+            if re.search("No public key|Invalid user ID", failure.output):
+                raise _unknown(recipient) from None
+            raise
+
+
+def _unknown(recipient: str) -> BadInput:
+    return BadInput(
+        f'gpg knows no public key for the recipient "{recipient}". '
+        "Import it on this host for this account, or give the public key itself."
+    )
 
 
 def explain_encryption(failure: ToolFailed) -> EngineError:
     """Say what a failed encryption means."""
-    if "No public key" in failure.output or "Unusable public key" in failure.output or "No data" in failure.output:
-        return BadInput(
-            f"gpg cannot encrypt for a recipient: {failure.output.splitlines()[0]}. Check encryption.recipients."
-        )
-    return failure
+    if "INV_RECP" not in failure.output:
+        return failure
+    skipped = re.search("^gpg: (.* skipped: .*)$", failure.output, re.MULTILINE)
+    return BadInput(
+        f"gpg cannot encrypt for a recipient: {skipped.group(1) if skipped else failure.output}. "
+        "Check encryption.recipients, and that the key is one for encryption that has not expired."
+    )
+
+
+#: What gpg writes, and what it means for an artefact whose stored bytes are known to be unchanged.
+_MEANINGS = (
+    ("Bad session key|Bad passphrase", WrongKey, "does not open with this passphrase. Check encryption.passphrase."),
+    (
+        "No secret key",
+        WrongKey,
+        "opens with none of the private keys that gpg has here, or not with their passphrase. Check the identities.",
+    ),
+    (
+        "can't get input|No passphrase",
+        NoKey,
+        "is encrypted with a passphrase, or its private key is. Give it in encryption.passphrase.",
+    ),
+    ("BADMDC|NODATA", Damaged, "is not what gpg wrote. Restore another backup."),
+)
 
 
 def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
     """Say what a failed decryption of an artefact means, whose stored bytes are known to be unchanged."""
-    output = failure.output
-    if "NO_SECKEY" in output or "No secret key" in output:
-        return WrongKey(f"{name} is encrypted for other keys than those that gpg has here. Give encryption.identities.")
-    if "Bad session key" in output or "Bad passphrase" in output or "BAD_PASSPHRASE" in output:
-        return WrongKey(f"{name} does not open with this passphrase. Check encryption.passphrase.")
-    if "No passphrase" in output or "NEED_PASSPHRASE_SYM" in output or "Inappropriate ioctl" in output:
-        return NoKey(f"{name} is encrypted with a passphrase. Give it in encryption.passphrase.")
-    if "DECRYPTION_FAILED" in output or "BADMDC" in output or "decryption failed" in output:
-        return WrongKey(f"{name} cannot be decrypted by gpg with what was given. Check the encryption options.")
-    if any(sign in output for sign in ("no valid OpenPGP data", "NODATA", "CRC error", "invalid packet", "BADARMOR")):
-        return Damaged(f"{name} is not what gpg wrote. Restore another backup.")
-    # A gpg that was killed, or that has no home to work in, says nothing about the backup.
+    # Without its agent, gpg finds no secret key. That says nothing about which one it would have needed, and a gpg that
+    # was killed or could not write says nothing either.
+    if not re.search("connect to the agent|setting pinentry mode", failure.output):
+        for said, error, meaning in _MEANINGS:
+            if re.search(said, failure.output):
+                return error(f"{name} {meaning}")
     return failure
 
 
+def _account_home() -> Optional[str]:
+    """This account's gpg home (gpg(1), --homedir), or None when it has none: gpg would make one."""
+    home = os.environ.get("GNUPGHOME") or os.path.expanduser("~/.gnupg")
+    return home if os.path.isdir(home) else None
+
+
 def _gpg(home: Optional[str] = None) -> List[Argument]:
+    """How each gpg begins: in a temporary home, or in the account's, which it leaves as it is."""
+    options: List[Argument] = ["--homedir", home, "--no-options"] if home else [*_LEAVING_NO_TRACE]
+    account = _account_home() or ""
+    if not home and not any(os.path.exists(os.path.join(account, name)) for name in ("pubring.kbx", "pubring.gpg")):
+        # gpg would make its keyring. It does not where another one is named, and this one is empty (gpg(1),
+        # --no-default-keyring). Those that gpg.conf names are read all the same.
+        options += ["--no-default-keyring", "--keyring", os.devnull]
+    # The caller names whom to trust; the web of trust of whoever runs this has no say.
+    options += ["--trust-model", "always"]
     program = find_program("gpg", "gnupg", "Encryption gpg")
-    where = ["--homedir", home, "--no-options"] if home else []
-    return [program, *where, "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback"]
+    return [program, *options, "--batch", "--no-tty", "--quiet", "--pinentry-mode", "loopback"]
 
 
 def _passphrase(passphrase: str) -> List[Argument]:
@@ -130,22 +180,85 @@ def _keyring(identities: Sequence[str], passphrase: Optional[str]) -> Iterator[s
 @contextmanager
 def _temporary_home() -> Iterator[str]:
     """A home for gpg in memory (/dev/shm, tmpfs(5)) where the system has that; gone afterwards, with its agent."""
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else None
-    home = tempfile.mkdtemp(prefix="fleet-backup-", dir=memory)
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
+    _sweep(base)
+    home, descriptor = _make_home(base)
     try:
         yield home
     finally:
         try:
-            stop = (find_program("gpgconf", "gnupg", "Encryption gpg"), "--homedir", home, "--kill", "all")
-            run(Command("gpgconf", stop))
+            _remove_home(home)
         finally:
-            shutil.rmtree(home, onerror=_unless_gone)
+            os.close(descriptor)
 
 
-def _unless_gone(_function: object, _path: str, failure: Tuple[object, BaseException, object]) -> None:
-    """Let pass that the ending agent removed its own sockets first; a key that stays behind is an error."""
-    if not isinstance(failure[1], FileNotFoundError):
-        raise failure[1]
+def _make_home(base: str) -> Tuple[str, int]:
+    """A new home, and the descriptor that holds its lock."""
+    try:
+        while True:
+            home = tempfile.mkdtemp(prefix=_HOME, dir=base)
+            descriptor = _lock(home, fcntl.LOCK_EX)
+            # Between its creation and its lock, another process may have taken the home for a killed one's.
+            if descriptor is not None:
+                return home, descriptor
+    except OSError as error:
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else PermissionDenied
+        raise kind(
+            f"gpg's temporary home cannot be made in {base}: {error.strerror}. "
+            f"See that there is room, and that user {os.geteuid()} may write there."
+        ) from None
+
+
+def _lock(home: str, operation: int) -> Optional[int]:
+    """The descriptor that holds a home's lock; None when the home is gone, or locked and nobody shall wait for it."""
+    with suppress(BlockingIOError, FileNotFoundError), ExitStack() as stack:
+        descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stack.callback(os.close, descriptor)
+        fcntl.flock(descriptor, operation)
+        if os.path.samestat(os.fstat(descriptor), os.stat(home)):
+            stack.pop_all()
+            return descriptor
+    return None
+
+
+def _sweep(base: str) -> None:
+    """Remove the homes of this account that killed processes left behind, with the private keys in them."""
+    for home in _own_homes(base):
+        descriptor = _lock(home, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if descriptor is not None:
+            try:
+                _remove_home(home)
+            finally:
+                os.close(descriptor)
+
+
+def _own_homes(base: str) -> List[str]:
+    found = []
+    for name in os.listdir(base):
+        if name.startswith(_HOME):
+            # It may be gone already; and in a shared directory, others can make what has such a name.
+            with suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(base, name))
+                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+                    found.append(os.path.join(base, name))
+    return found
+
+
+def _remove_home(home: str) -> None:
+    gpgconf = find_program("gpgconf", "gnupg", "Encryption gpg")
+    failures: List[BaseException] = []
+    try:
+        # The directory of its sockets may be elsewhere, below /run/user (gpgconf(1), --remove-socketdir).
+        for wish in (("--kill", "all"), ("--remove-socketdir",)):
+            run(Command("gpgconf", (gpgconf, "--homedir", home, *wish)))
+    finally:
+        shutil.rmtree(home, onerror=lambda _function, _path, failure: failures.append(failure[1]))
+    # The ending agent may have removed its sockets first.
+    failures = [failure for failure in failures if not isinstance(failure, FileNotFoundError)]
+    if failures:
+        raise EngineError(
+            f"gpg's temporary home {home} cannot be removed: {failures[0]}. Remove it: it may hold private keys."
+        )
 
 
 def _import(home: str, identity: str, passphrase: Optional[str]) -> None:
@@ -153,11 +266,19 @@ def _import(home: str, identity: str, passphrase: Optional[str]) -> None:
     unlock = _passphrase(passphrase) if passphrase else []
     try:
         run(Command("gpg", (*_gpg(home), *unlock, "--import", Secret(content))))
-    except ToolFailed:
+    except ToolFailed as failure:
+        if "No space left on device" in failure.output:
+            raise _no_room(os.path.dirname(home)) from None
+        if "no valid OpenPGP data" not in failure.output:
+            raise
         raise BadInput(
             "An item of encryption.identities is no private key that gpg reads. "
             "Give what gpg --export-secret-keys --armor writes, or the path of such a file."
         ) from None
+
+
+def _no_room(base: str) -> NoSpace:
+    return NoSpace(f"gpg's temporary home does not fit into {base}. Free space there, and run this again.")
 
 
 def _read(identity: str) -> bytes:

@@ -12,9 +12,7 @@ but on the server.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
@@ -22,6 +20,7 @@ from ...command import Command
 from ...errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, TargetExists, Unreachable
 from ...model import Fingerprint, Manifest
 from ...process import run
+from ...scratch import private_directory
 from ..base import Staging, differing
 from . import catalogue, definition, fingerprint, promotion, tools
 from .connection import Access, Connection, quote_identifier
@@ -43,6 +42,7 @@ class PostgresqlStaging(Staging):
         self._staged = promotion.beside(target, promotion.RESTORING, manifest.id)
         self._session: Optional[Connection] = None
         self._spool: Optional[Path] = None
+        self._spooling = ExitStack()
         self._here = False
         self.label = f'database "{self._staged}" on {access.label}'
 
@@ -170,15 +170,14 @@ class PostgresqlStaging(Staging):
         return Command("pg_restore", (*arguments, *further), self._access.environment())
 
     def _spooled(self) -> Path:
-        # mkdtemp() makes it 0700, so that the dump is nobody else's to read.
-        self._spool = Path(tempfile.mkdtemp(prefix="fleet-backup-")) / "dump"
+        """A private file: several jobs of pg_restore cannot read a pipe."""
+        self._spool = self._spooling.enter_context(private_directory("fleet-backup-spool-")) / "dump"
         os.close(os.open(self._spool, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         return self._spool
 
     def _remove_spool(self) -> None:
-        if self._spool:
-            shutil.rmtree(self._spool.parent)
-            self._spool = None
+        self._spooling.close()
+        self._spool = None
 
 
 @contextmanager

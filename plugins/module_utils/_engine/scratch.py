@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Directories for what must not outlive its process: decrypted copies, spools, keyrings.
+
+Each has a file ``lock`` in it, held with flock(2) as long as its process lives. Whoever makes the next one of its kind
+removes those of this account whose process is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Iterator, Optional, Tuple
+
+_LOCK = "lock"
+
+
+@contextmanager
+def private_directory(prefix: str, parent: Optional[Path] = None) -> Iterator[Path]:
+    """A new directory of mode 0700 whose name begins with ``prefix``, in ``parent`` or where temporary files go.
+
+    It may hold files and no directories. Raises OSError.
+    """
+    where = parent or Path(tempfile.gettempdir())
+    for left in sorted(where.glob(f"{prefix}*")):
+        _remove_abandoned(left)
+    directory, lock = _make(prefix, where)
+    try:
+        yield directory
+    finally:
+        _remove(directory)
+        os.close(lock)
+
+
+def _make(prefix: str, parent: Path) -> Tuple[Path, int]:
+    """A new directory, and the descriptor that holds its lock."""
+    while True:
+        directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # Between its creation and its lock, another process could take it for abandoned.
+        if os.fstat(lock).st_nlink:
+            return directory, lock
+        os.close(lock)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    # It may be gone by now, or be in use.
+    with suppress(FileNotFoundError, BlockingIOError):
+        status = os.lstat(directory)
+        # In a shared directory, others can have made something of that name.
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            return
+        # Over NFS, only a file that is open for writing can be locked exclusively (flock(2)).
+        with open(directory / _LOCK, "rb+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(directory)
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory whose lock is held; the lock last, so that what a kill leaves of it is still abandoned."""
+    for path in directory.iterdir():
+        if path.name != _LOCK:
+            path.unlink()
+    (directory / _LOCK).unlink()
+    directory.rmdir()
