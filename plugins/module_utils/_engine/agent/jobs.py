@@ -15,6 +15,7 @@ from ..model import Database, Policy, Server
 from ..repositories.base import Repository
 from ..rotate import RotateRequest
 from ..verify import VerifyRequest
+from .schedule import Schedule
 from .secrets import SecretSource
 
 
@@ -51,6 +52,15 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Timetable:
+    """When a job's work is done; None where only somebody who asks for it starts it."""
+
+    backup: Optional[Schedule] = None
+    rotate: Optional[Schedule] = None
+    verify: Optional[Schedule] = None
+
+
+@dataclass(frozen=True)
 class Job:
     """One database's job."""
 
@@ -60,6 +70,7 @@ class Job:
     targets: Tuple[Target, ...]
     hooks: Hooks = Hooks()
     limits: Limits = Limits()
+    timetable: Timetable = Timetable()
     login_password: Optional[SecretSource] = None
     passphrase: Optional[SecretSource] = None
     scratch_password: Optional[SecretSource] = None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple, Union
 
 from ..backup import BackupRequest
 from ..databases import open_engine
@@ -38,7 +38,8 @@ from ..retention import check as check_policy
 from ..stream.compression import check_level
 from ..verify import Assertion, VerifyRequest
 from .fields import Fields
-from .jobs import Hooks, Job, Limits, Target
+from .jobs import Hooks, Job, Limits, Target, Timetable
+from .schedule import read_schedule
 from .secrets import SecretKind, SecretSource
 
 #: A job's name is a part of file and unit names.
@@ -123,6 +124,7 @@ def _job(fields: Fields, name: str, host: str) -> Job:
         targets=targets,
         hooks=fields.object("hooks", _hooks) or Hooks(),
         limits=fields.object("health", _limits) or Limits(),
+        timetable=fields.object("schedule", _timetable) or Timetable(),
         login_password=fields.object("login_password", password),
         passphrase=fields.object("passphrase", partial(_secret, purpose=f"{name}: passphrase")),
         scratch_password=fields.object("scratch_password", partial(_secret, purpose=f"{name}: scratch_password")),
@@ -246,7 +248,21 @@ def _verification(fields: Fields, default: VerifyRequest) -> VerifyRequest:
         level=level,
         assertions=assertions,
         max_age=fields.span("max_age"),
+        scratch=fields.object("scratch", partial(_scratch, database=default.database)),
     )
+
+
+def _scratch(fields: Fields, database: Database) -> Union[Path, Server]:
+    """Where a verification restores: a directory for SQLite; for PostgreSQL a server, like the database's own but for
+    what is said of it.
+    """
+    if database.engine is EngineName.SQLITE:
+        path = Path(fields.required("path"))
+        if not path.is_absolute():
+            raise fields.wrong("path", f"{path} is not absolute")
+        return path
+    given = {name: value for name, value in vars(_server(fields)).items() if value is not None}
+    return replace(database.server, **given)
 
 
 def _assertion(fields: Fields) -> Assertion:
@@ -272,6 +288,10 @@ def _commands(fields: Fields, name: str) -> Tuple[Tuple[str, ...], ...]:
 def _limits(fields: Fields) -> Limits:
     room = fields.integer("room", Limits.room)
     return Limits(fields.span("max_age"), fields.span("max_proof_age"), Limits.room if room is None else room)
+
+
+def _timetable(fields: Fields) -> Timetable:
+    return Timetable(*(fields.object(work, read_schedule) for work in ("backup", "rotate", "verify")))
 
 
 def _secret(fields: Fields, purpose: str) -> SecretSource:

@@ -1,0 +1,113 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""When a host does its work: a calendar and a window, over which the hosts of a fleet are spread. Pure functions.
+
+Each host has its own moment in the window, by a digest of its name: so a thousand hosts do not start at once, and none
+moves from one day to the next, or when another one joins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import Enum
+
+from .fields import Fields
+
+_DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+_HOUR, _DAY = 3600, 86400
+
+
+class Every(str, Enum):
+    """How often."""
+
+    HOURLY = "hourly"
+    DAILY = "daily"
+    WEEKLY = "weekly"
+    MONTHLY = "monthly"
+
+    @property
+    def period(self) -> timedelta:
+        """The longest time from one to the next."""
+        hours = {"hourly": 1, "daily": 24, "weekly": 7 * 24, "monthly": 31 * 24}
+        return timedelta(hours=hours[self.value])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``at`` is the window's beginning, in seconds after midnight, or for HOURLY after the hour; ``window`` its length.
+
+    ``weekday`` counts from Monday, 0, and holds for WEEKLY; ``day`` is that of the month, and holds for MONTHLY.
+    """
+
+    every: Every
+    at: int = 0
+    window: int = 0
+    weekday: int = 6
+    day: int = 1
+
+    def systemd(self, seed: str) -> str:
+        """The calendar event of the host with this name (systemd.time(7))."""
+        days, clock = divmod(self._moment(seed), _DAY)
+        hour, minute, second = clock // _HOUR, clock // 60 % 60, clock % 60
+        if self.every is Every.HOURLY:
+            return f"*-*-* *:{minute:02}:{second:02}"
+        time = f"{hour:02}:{minute:02}:{second:02}"
+        if self.every is Every.DAILY:
+            return f"*-*-* {time}"
+        if self.every is Every.WEEKLY:
+            return f"{_DAYS[(self.weekday + days) % 7]} *-*-* {time}"
+        return f"*-*-{self.day + days:02} {time}"
+
+    def cron(self, seed: str) -> str:
+        """The five fields of cron (crontab(5)), which knows no seconds."""
+        days, clock = divmod(self._moment(seed), _DAY)
+        hour, minute = clock // _HOUR, clock // 60 % 60
+        if self.every is Every.HOURLY:
+            return f"{minute} * * * *"
+        if self.every is Every.DAILY:
+            return f"{minute} {hour} * * *"
+        if self.every is Every.WEEKLY:
+            return f"{minute} {hour} * * {(self.weekday + days + 1) % 7}"
+        return f"{minute} {hour} {self.day + days} * *"
+
+    def _moment(self, seed: str) -> int:
+        """Seconds after the beginning of the hour or day."""
+        number = int.from_bytes(hashlib.sha256(seed.encode("utf-8")).digest()[:8], "big")
+        moment = self.at + (number % self.window if self.window else 0)
+        return moment % _HOUR if self.every is Every.HOURLY else moment
+
+
+def read_schedule(fields: Fields) -> Schedule:
+    """Read a schedule's options. Raises BadInput, which names the option."""
+    every = fields.choice("every", Every)
+    window = int((fields.span("window") or timedelta()).total_seconds())
+    longest = _HOUR if every is Every.HOURLY else _DAY
+    if window > longest:
+        raise fields.wrong("window", f"{every.value} work cannot be spread over more than {longest // _HOUR}h")
+    at = _clock(fields, every)
+    weekday, day = fields.text("weekday"), fields.integer("day", least=1)
+    if weekday is not None and (every is not Every.WEEKLY or weekday not in _DAYS):
+        raise fields.wrong("weekday", f"it is for weekly work, and one of {', '.join(_DAYS)}")
+    # The window may lead into the next day, and every month has that one.
+    if day is not None and (every is not Every.MONTHLY or day > 27):
+        raise fields.wrong("day", "it is for monthly work, and a day from 1 to 27")
+    return Schedule(every, at, window, _DAYS.index(weekday) if weekday else 6, day or 1)
+
+
+def _clock(fields: Fields, every: Every) -> int:
+    text = fields.text("at")
+    if text is None:
+        return 0
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        raise fields.wrong("at", f'"{text}" is no time of day, such as "02:30"')
+    hours, minutes = int(match.group(1)), int(match.group(2))
+    if every is Every.HOURLY and hours:
+        raise fields.wrong("at", 'hourly work begins at a minute of each hour: write "00:15"')
+    return hours * _HOUR + minutes * 60

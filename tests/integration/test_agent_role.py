@@ -1,0 +1,162 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The role that installs the agent and its jobs: idempotent, honest in check mode, and silent about secrets."""
+
+from __future__ import annotations
+
+import getpass
+import grp
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from world import World
+
+ROOT = Path(__file__).parents[2]
+
+
+class Fleet:
+    """A fleet of this machine alone, with everything of the agent below one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.root = directory
+        self.world = World(directory / "world")
+        self.world.make_shop()
+        self.settings = directory / "etc"
+        self.program = directory / "fleet-backup"
+        parent = directory / "collections" / "ansible_collections" / "fleet"
+        parent.mkdir(parents=True)
+        (parent / "backup").symlink_to(ROOT)
+        self.shop = {
+            "name": "shop",
+            "engine": "sqlite",
+            "database": str(self.world.path),
+            "repositories": [{"path": self.world.repository.label}],
+            "encryption": {"recipients": [self.world.public]},
+            "schedule": {"backup": {"every": "daily", "at": "02:00", "window": "4h"}},
+        }
+        self.orders = {
+            "name": "orders",
+            "engine": "postgresql",
+            "database": "orders",
+            "login_password": "open sesame 1",
+            "repositories": [{"path": self.world.repository.label}],
+            "encryption": {"method": "gpg", "passphrase": "open sesame 2"},
+        }
+
+    def deploy(
+        self, *jobs: dict[str, Any], options: tuple[str, ...] = (), fails: bool = False, **variables: Any
+    ) -> str:
+        """Run the role; all that Ansible says."""
+        play = {
+            "hosts": "localhost",
+            "connection": "local",
+            "gather_facts": False,
+            "vars": {
+                "fleet_backup_jobs": list(jobs),
+                "agent_packages": False,
+                "agent_python": sys.executable,
+                "agent_path": str(self.program),
+                "agent_directory": str(self.settings),
+                "agent_owner": getpass.getuser(),
+                "agent_group": grp.getgrgid(os.getegid()).gr_name,
+                **variables,
+            },
+            "roles": ["fleet.backup.agent"],
+        }
+        (self.root / "deploy.yml").write_text(yaml.safe_dump([play]))
+        done = subprocess.run(
+            ["ansible-playbook", str(self.root / "deploy.yml"), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(self.root / "collections")},
+            text=True,
+            check=False,
+        )
+        assert (done.returncode != 0) is fails, done.stdout
+        return done.stdout
+
+    def agent(self, *arguments: str) -> str:
+        command = [str(self.program), *arguments, "--config", str(self.settings / "agent.json")]
+        environment = {**os.environ, "FLEET_BACKUP_STATE": str(self.root / "state")}
+        done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True, check=True)
+        return done.stdout
+
+    def files(self) -> dict[str, int]:
+        """All files of the agent, and their modes."""
+        paths = [path for path in self.settings.rglob("*") if path.is_file()]
+        return {str(path.relative_to(self.settings)): stat.S_IMODE(path.stat().st_mode) for path in paths}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+def changed(output: str) -> int:
+    return int(re.search(r"changed=(\d+)", output).group(1))  # type: ignore[union-attr]
+
+
+def test_a_deployed_job_runs_and_the_second_deployment_changes_nothing(fleet: Fleet) -> None:
+    predicted = changed(fleet.deploy(fleet.shop, fleet.orders, options=("--check",)))
+    assert not fleet.settings.exists() and not fleet.program.exists()
+    assert changed(fleet.deploy(fleet.shop, fleet.orders)) == predicted > 0
+    assert fleet.files() == {
+        "agent.json": 0o600,
+        "jobs.d/orders.json": 0o600,
+        "jobs.d/shop.json": 0o600,
+        "secrets/orders.login_password": 0o600,
+        "secrets/orders.passphrase": 0o600,
+    }
+    assert changed(fleet.deploy(fleet.shop, fleet.orders)) == 0
+    assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
+    assert "localhost: 2 jobs can be used: orders, shop" in fleet.agent("config", "check")
+
+
+def test_a_secret_is_in_its_own_file_and_in_nothing_that_is_said(fleet: Fleet) -> None:
+    output = fleet.deploy(fleet.shop, fleet.orders, options=("--diff", "-vvv"))
+    assert "orders" in output and "open sesame" not in output
+    assert (fleet.settings / "secrets" / "orders.login_password").read_text() == "open sesame 1\n"
+    assert "open sesame" not in (fleet.settings / "jobs.d" / "orders.json").read_text()
+
+
+def test_a_job_that_leaves_the_inventory_loses_its_files_and_keeps_its_backups(fleet: Fleet) -> None:
+    fleet.deploy(fleet.shop, fleet.orders)
+    fleet.agent("run", "shop")
+    fleet.deploy(fleet.shop)
+    assert set(fleet.files()) == {"agent.json", "jobs.d/shop.json"}
+    backups = fleet.world.files()
+    fleet.deploy(fleet.shop, fleet_backup_state="absent")
+    assert not fleet.settings.exists() and not fleet.program.exists()
+    assert fleet.world.files() == backups != []
+    assert changed(fleet.deploy(fleet.shop, fleet_backup_state="absent")) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"database": "shop.db"}, r"localhost: job shop: database: .*not an absolute path"),
+        ({"name": "Shop"}, r'"Shop\\?" cannot be the name of a job'),
+        ({"retention": {"keep_within": "soon"}}, r"localhost: job shop: retention: keep_within"),
+        ({"databse": "x"}, "agent_jobs.databse"),
+        ({"engine": "oracle"}, "value of engine must be one of"),
+        ({"name": "orders"}, r'localhost: two jobs are named \\?"orders'),
+        ({"schedule": {"backup": {"every": "daily", "at": "26:00"}}}, "job shop: schedule: backup: at"),
+    ],
+)
+def test_a_job_that_cannot_be_meant_fails_on_the_controller_by_name(
+    fleet: Fleet, change: dict[str, Any], says: str
+) -> None:
+    output = fleet.deploy({**fleet.shop, **change}, fleet.orders, fails=True)
+    assert re.search(says, output), output
+    assert not fleet.settings.exists()
