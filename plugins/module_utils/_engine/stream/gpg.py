@@ -28,8 +28,8 @@ from ..process import run
 
 _KEY_BLOCK = "-----BEGIN PGP"
 _HOME = "fleet-backup-gpg-"
-#: Without these, gpg locks the account's keyring, keeps a pool of random numbers beside it, and looks in the network for
-#: a key that has expired. (Its trust database is left alone by ``--trust-model always``.)
+#: Without these, gpg locks the account's keyring, keeps a pool of random numbers beside it, and looks in the network
+#: for a key that has expired. The trust database is left alone by ``--trust-model always``.
 _LEAVING_NO_TRACE = ("--lock-never", "--no-random-seed-file", "--no-auto-key-locate")
 
 
