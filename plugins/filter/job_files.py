@@ -8,7 +8,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: job_files
-author: fleet.backup contributors
+author:
+  - The fleet.backup contributors (@fleet-backup)
 version_added: 0.1.0
 short_description: Turn jobs of the inventory into the files that a host gets
 description:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: agent
-author: fleet.backup contributors
+author:
+  - The fleet.backup contributors (@fleet-backup)
 version_added: 0.1.0
 short_description: Build the agent C(fleet-backup), and say where its file is
 description:

@@ -90,9 +90,19 @@ def test_a_slot_that_is_removed_opens_no_more_and_the_last_one_only_goes_when_as
     assert not can_read(world, world.private)
 
 
-def test_removing_a_slot_that_a_backup_does_not_have_changes_nothing(world: World) -> None:
+def test_removing_a_slot_that_a_backup_does_not_have_changes_nothing_and_says_so(world: World) -> None:
     world.backup()
-    assert not rekey(change(world, SlotChange.EXCLUDE, slots=(Person().id,)), world.host)[0].changed
+    stranger = Person().id
+    (item,) = rekey(change(world, SlotChange.EXCLUDE, slots=(stranger, "")), world.host)
+    assert not item.changed
+    assert item.reason.startswith(f"It has no slot for {stranger}, passphrase; it is for ")
+
+
+@pytest.mark.parametrize("slot", ["zzz", "9466f0dc", "/srv/keys/colleague.pem.pub", "9466F0DCE8F5EB1E", "a" * 65])
+def test_what_is_no_id_withdraws_nothing_in_silence(world: World, slot: str) -> None:
+    world.backup()
+    with pytest.raises(BadInput, match="is neither a recipient's id"):
+        plan_rekeying(change(world, SlotChange.EXCLUDE, slots=(slot,)))
 
 
 def test_without_the_key_nobody_can_be_added_and_nothing_changes(world: World) -> None:

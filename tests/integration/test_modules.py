@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -111,6 +112,32 @@ def rotate(**options: Any) -> dict[str, Any]:
 
 INFO: dict[str, Any] = {"fleet.backup.backup_info": {}}
 CHECK = ("--check", "--diff")
+
+
+def test_the_first_example_of_the_readme_runs_from_nothing_and_then_changes_nothing(
+    tmp_path: Path, world: World, ansible: Ansible
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    example = text[text.index("## SQLite") :].split("```yaml\n")[1].split("```")[0]
+    example = example.replace("/srv/backups", world.repository.label).replace("/srv/shop/shop.db", str(world.path))
+    play = tmp_path / "playbooks" / "shop.yml"
+    play.parent.mkdir()
+    play.write_text(example)
+    inventory = tmp_path / "inventory"
+    python = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
+    inventory.write_text(f"localhost {python}\n[web]\nweb1 {python}\n")
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"),
+        "FLEET_BACKUP_STATE": str(world.host.state),
+    }
+    command = ["ansible-playbook", "-i", str(inventory), str(play)]
+    said = [
+        subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+        for _run in range(2)
+    ]
+    assert re.search(r"web1 .*changed=1 .*failed=0", said[0])
+    assert re.findall(r"changed=(\d+)", said[1]) == ["0", "0"]
 
 
 def test_repositories_and_keys_are_set_once_for_all_modules(world: World, ansible: Ansible) -> None:

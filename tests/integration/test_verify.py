@@ -172,6 +172,25 @@ def test_assertions_are_tried_on_the_restored_database(world: World, sql: str, e
     assert (backup.proven(Level.RESTORE) is not None) == holds
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "ATTACH '{file}' AS a",
+        "VACUUM INTO '{file}'",
+        "PRAGMA query_only = OFF",
+        "DELETE FROM orders",
+        "CREATE TABLE t (a)",
+    ],
+)
+def test_an_assertion_looks_at_the_copy_and_touches_nothing_else(world: World, tmp_path: Path, sql: str) -> None:
+    world.backup()
+    file = tmp_path / "other.db"
+    assertion = Assertion(sql.format(file=file), [])
+    check = only(world, level=Level.RESTORE, assertions=(assertion,))
+    assert (check.outcome, check.code) == (Outcome.FAILED, "assertion_failed")
+    assert not file.exists()
+
+
 def test_no_row_of_a_database_lands_in_a_proof_or_a_message(world: World) -> None:
     world.backup()
     wanted = (

@@ -148,7 +148,8 @@ def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted:
     for problem in catalogue.problems:
         if backup_id is not None and id_of_file(problem.name) == backup_id:
             raise BadManifest(problem.reason)
-    newest = f"The newest is {catalogue.backups[-1].id}." if catalogue.backups else "It holds none of this database."
+    good = newest_good(catalogue)
+    newest = f"The newest good one is {good.id}." if good else "It holds no good one of this database."
     raise NotFound(f'There is no backup "{wanted}" in {repository.label}/{place.path}. {newest}')
 
 

@@ -69,10 +69,12 @@ class _Item:
     role: _Role
     name: str
     content: bytes = field(repr=False)
+    #: Which one of the option's items it is, from 1 on.
+    number: int = 1
 
     @property
     def label(self) -> str:
-        return f"The {self.role.value} {self.name}"
+        return f"The {_called(self.role, self.name, self.number)}"
 
 
 def generate() -> bytes:
@@ -140,14 +142,21 @@ def _read_all(items: Sequence[str], role: _Role) -> List[_Item]:
 
 def _read(text: str, role: _Role, number: int) -> _Item:
     if _BEGIN in text:
-        return _Item(role, f"number {number}", text.encode("ascii", "replace"))
+        return _Item(role, f"number {number}", text.encode("ascii", "replace"), number)
     path = os.path.expanduser(text.strip())
     if not _is_path(path):
         raise BadInput(
             f"{role.option}: item {number} is neither a PEM key nor the path of an existing file. "
             f"Give one of them. {_GENERATE}"
         )
-    return _Item(role, path, _read_file(path, role))
+    return _Item(role, path, _read_file(path, role, _called(role, path, number)), number)
+
+
+def _called(role: _Role, name: str, number: int) -> str:
+    """How messages call an item: an identity's whole path is masked in Ansible's output, as all of that option is."""
+    if role is _Role.RECIPIENT or "/" not in name:
+        return f"{role.value} {name}"
+    return f"{role.value} number {number} ({os.path.basename(name)})"
 
 
 def _is_path(text: str) -> bool:
@@ -157,21 +166,20 @@ def _is_path(text: str) -> bool:
     return text.startswith(("/", "./", "../")) or os.path.isfile(text)
 
 
-def _read_file(path: str, role: _Role) -> bytes:
+def _read_file(path: str, role: _Role, called: str) -> bytes:
     try:
         with open(path, "rb") as file:
             content = file.read(_FILE_LIMIT + 1)
     except FileNotFoundError:
-        raise NotFound(f"Cannot read the {role.value} {path}: there is no such file. Check {role.option}.") from None
+        raise NotFound(f"Cannot read the {called}: there is no such file. Check {role.option}.") from None
     except PermissionError:
         raise PermissionDenied(
-            f"Cannot read the {role.value} {path}: this account may not. "
-            f"Change the file's owner or mode, or check {role.option}."
+            f"Cannot read the {called}: this account may not. Change the file's owner or mode, or check {role.option}."
         ) from None
     except OSError as error:
-        raise BadInput(f"Cannot read the {role.value} {path}: {error.strerror}. Check {role.option}.") from error
+        raise BadInput(f"Cannot read the {called}: {error.strerror}. Check {role.option}.") from error
     if len(content) > _FILE_LIMIT:
-        raise BadInput(f"The {role.value} {path} is far too long for a key. Check {role.option}.")
+        raise BadInput(f"The {called} is far too long for a key. Check {role.option}.")
     return content
 
 

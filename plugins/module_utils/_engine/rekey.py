@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Iterator, List, Optional, Tuple
@@ -15,10 +16,13 @@ from .catalogue import scan
 from .errors import BadInput, PartlyDone
 from .interrupts import interruptible
 from .manifest import MANIFEST_LIMIT, with_key_slots
-from .model import Backup, Encryption, EncryptionSettings, KeySlot, Place
+from .model import Backup, Encryption, EncryptionSettings, KeySlot, Place, SlotKind
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
 from .state import Host, audit, locked
+
+#: A recipient's id, or so much of its beginning that it stands for no other one.
+_RECIPIENT_ID = re.compile("[0-9a-f]{16,64}")
 
 
 class SlotChange(Enum):
@@ -113,7 +117,10 @@ def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rek
         present = {slot.recipient for slot in manifest.key_slots}
         gone = [wanted for wanted in request.slots if any(_stands_for(wanted, found) for found in present)]
         left = keys.without(manifest.key_slots, gone, request.destroy) if gone else manifest.key_slots
-        return Rekeyed(repository.label, backup, left)
+        unknown = ", ".join(wanted or SlotKind.PASSPHRASE.value for wanted in request.slots if wanted not in gone)
+        # Removed before, or misspelt: whoever shuts somebody out has to know which.
+        reason = f"It has no slot for {unknown}; it is for {', '.join(readers(manifest.key_slots))}." if unknown else ""
+        return Rekeyed(repository.label, backup, left, reason)
     slots: List[KeySlot] = []
     for artefact in manifest.artefacts:
         slots += _wrapped(request, artefact.name, [s for s in manifest.key_slots if s.artefact == artefact.name])
@@ -159,6 +166,12 @@ def _check_request(request: RekeyRequest) -> None:
     if request.change is SlotChange.EXCLUDE:
         if not request.slots:
             raise BadInput("There is no slot to remove. Name recipients' ids in slots; backup_info lists them.")
+        for slot in request.slots:
+            if slot and not _RECIPIENT_ID.fullmatch(slot):
+                raise BadInput(
+                    f'slots: "{slot}" is neither a recipient\'s id, nor its first 16 digits or more, nor "passphrase". '
+                    "backup_info lists the recipients of each backup."
+                )
     elif not request.encryption.recipients:
         raise BadInput("There is no recipient to give a slot to. Name public keys in encryption.recipients.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import List, Optional
 
-from ..catalogue import Catalogue
+from ..catalogue import Catalogue, in_future
 from ..info import DatabaseHealth, judge
 from ..timespan import format_size, format_span
 from .jobs import Limits
@@ -32,6 +32,9 @@ def complaints(
     found += _unproven(health, limits.proof_age, now)
     if health.bad:
         found.append(f"{health.bad} of {health.backups} backups are known to be bad")
+    future = [backup for backup in catalogue.backups if in_future(backup, now)]
+    if future:
+        found.append(f"{future[-1].id} is dated in the future, so that its age is not known")
     if catalogue.problems:
         found.append(f"{len(catalogue.problems)} files are not in order: {catalogue.problems[0].reason}")
     needed = health.newest.manifest.bytes * limits.room

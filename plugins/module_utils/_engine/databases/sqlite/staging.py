@@ -47,6 +47,7 @@ class SqliteStaging(Staging):
         try:
             with private(self.load) as connection:
                 connection.execute("PRAGMA query_only = ON")
+                connection.set_authorizer(_allow)
                 return connection.execute(sql).fetchall()
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise Mismatch(f"The query failed on the restored copy: {error}. The query was: {sql}") from error
@@ -54,6 +55,18 @@ class SqliteStaging(Staging):
     def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
         kept = promote(self._swap, replace, keep_replaced)
         return None if kept is None else str(kept)
+
+
+def _allow(action: int, first: Optional[str], second: Optional[str], *_where: Optional[str]) -> int:
+    """Say no to what leads out of the copy: other files (VACUUM INTO attaches one too), and an end of query_only.
+
+    (sqlite.org/c3ref/set_authorizer.html.) Statements that write are prepared by virtual tables that are only read,
+    so that they are not refused here, but by query_only when they run.
+    """
+    leads_out = action == sqlite3.SQLITE_ATTACH or (
+        action == sqlite3.SQLITE_PRAGMA and str(first).lower() == "query_only" and second is not None
+    )
+    return sqlite3.SQLITE_DENY if leads_out else sqlite3.SQLITE_OK
 
 
 class SqliteExamination(Examination):
