@@ -55,7 +55,9 @@ options:
     description: The name under which the backups are filed. It is the host's own name unless given.
     type: str
   slots:
-    description: The recipients whose slots are removed, as M(fleet.backup.backup_info) lists them, or V(passphrase).
+    description:
+      - The recipients whose slots are removed, as M(fleet.backup.backup_info) lists them, or V(passphrase).
+      - The first 16 digits of an id stand for it. Where a backup has no such slot, a warning says so.
     type: list
     elements: str
     default: []
@@ -142,7 +144,7 @@ backups:
       type: list
       elements: str
     reason:
-      description: Why it was left alone, where its encryption knows no slots.
+      description: Why it was left alone, where its encryption knows no slots or it has none of those in O(slots).
       type: str
 error:
   description: What kind of failure it is, for programs.

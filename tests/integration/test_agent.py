@@ -145,11 +145,12 @@ def test_a_wrong_command_line_is_usage(agent: Agent, arguments: tuple[str, ...],
 
 def test_a_dry_run_changes_no_byte_and_says_what_the_run_then_does(agent: Agent) -> None:
     agent.job("shop", retention={"keep_last": 1})
+    assert "There is no backup" in agent.run("verify", "shop", "--dry-run", status=1)
     agent.run("run", "shop")
     agent.run("run", "shop")
     before = agent.world.picture()
     assert "a backup of about" in agent.run("run", "shop", "--dry-run")
-    assert "1 verifications would be done" in agent.run("verify", "shop", "--dry-run")
+    assert "1 verification would be done" in agent.run("verify", "shop", "--dry-run")
     assert "1 backup would be removed, 1 kept" in agent.run("rotate", "shop", "--dry-run")
     assert agent.world.picture() == before
     assert "1 backup removed, 1 kept" in agent.run("rotate", "shop")

@@ -20,7 +20,7 @@ from ..process import run
 from ..rotate import plan_rotation, rotate
 from ..state import Host
 from ..timespan import format_size
-from ..verify import VerifyResult, plan_verification, verify
+from ..verify import Check, VerifyResult, plan_verification, verify
 from .jobs import Job
 
 
@@ -136,7 +136,11 @@ def _late_hooks(kind: str, commands: Sequence[Tuple[str, ...]], job: str, enviro
 
 def _plan_proof(job: Job, host: Host) -> _Done:
     planned = plan_verification(job.verification, host)
-    return _Done(bool(planned), f"{len(planned)} verifications would be done")
+    failed = tuple(item for item in planned if isinstance(item, Check))
+    if failed:
+        # A run would fail for these, whatever it found of the others.
+        return _Done(len(planned) > len(failed), failed[0].detail, _verdict(VerifyResult(failed)))
+    return _Done(bool(planned), f"{_count(len(planned), 'verification')} would be done")
 
 
 def _prove(job: Job, host: Host) -> _Done:

@@ -31,12 +31,6 @@ class Every(str, Enum):
     WEEKLY = "weekly"
     MONTHLY = "monthly"
 
-    @property
-    def period(self) -> timedelta:
-        """The longest time from one to the next."""
-        hours = {"hourly": 1, "daily": 24, "weekly": 7 * 24, "monthly": 31 * 24}
-        return timedelta(hours=hours[self.value])
-
 
 @dataclass(frozen=True)
 class Schedule:
