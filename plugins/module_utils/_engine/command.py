@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Sequence, Tuple, Union
+from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
 
-from .errors import MissingTool
+from .errors import BadInput, MissingTool, PermissionDenied
 
 
 @dataclass(frozen=True)
@@ -33,17 +34,41 @@ Argument = Union[str, Secret]
 
 
 @dataclass(frozen=True)
+class Account:
+    """An account of this host, as passwd(5) and group(5) know it."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: Tuple[int, ...]
+    home: str
+
+
+def find_account(name: str) -> Account:
+    """The account of this name. Raises BadInput where there is none, and PermissionDenied where only root may be it."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        raise BadInput(f"become_user: this host has no account {name}. Create it, or correct the name.") from None
+    if os.geteuid() not in (0, found.pw_uid):
+        raise PermissionDenied(f"become_user: only root can act as {name}. Run this as root or as {name}.")
+    groups = tuple(os.getgrouplist(name, found.pw_gid))
+    return Account(name, found.pw_uid, found.pw_gid, groups, found.pw_dir)
+
+
+@dataclass(frozen=True)
 class Command:
     """A program to run. ``name`` is what messages call it; ``environment`` is added to the caller's own.
 
     With ``terminal_answers``, the program gets a terminal of its own on which each of these secrets is typed when it
-    asks: ``age`` takes a passphrase in no other way.
+    asks: ``age`` takes a passphrase in no other way. It runs as ``account`` where one is given.
     """
 
     name: str
     arguments: Tuple[Argument, ...]
     environment: Mapping[str, Argument] = field(default_factory=dict)
     terminal_answers: Tuple[Secret, ...] = ()
+    account: Optional[Account] = None
 
 
 def find_program(name: str, package: str, purpose: str) -> str:

@@ -107,6 +107,9 @@ class Server:
     unix_socket: Optional[str] = None
     ssl_mode: Optional[str] = None
     ca_cert: Optional[str] = None
+    #: The account of this host that the server sees at the other end of its socket: peer authentication asks for it
+    #: (PostgreSQL manual, "Peer Authentication"). Only root can be another one.
+    become_user: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import termios
 import threading
 from typing import Dict, List, Optional, Tuple
 
-from .command import Argument, Command, Secret
+from .command import Account, Argument, Command, Secret
 from .errors import MissingTool, ToolFailed
 
 _OUTPUT_KEPT = 4000
@@ -34,9 +34,13 @@ class Process:
         self._terminal: Optional[int] = None
         handed_over: List[int] = []
         try:
-            arguments = [_present(argument, handed_over) for argument in command.arguments]
+            account = command.account
+            arguments = [_present(argument, handed_over, account) for argument in command.arguments]
             environment = dict(os.environ, LC_ALL="C.UTF-8")
-            environment.update({key: _present(value, handed_over) for key, value in command.environment.items()})
+            if account is not None:
+                environment["HOME"] = account.home
+            for key, value in command.environment.items():
+                environment[key] = _present(value, handed_over, account)
             if command.terminal_answers:
                 self._terminal, self._typist = _open_terminal(command)
             self._popen = self._spawn(arguments, environment, stdin, stdout, handed_over)
@@ -55,8 +59,16 @@ class Process:
         stdout: Optional[int],
         handed_over: List[int],
     ) -> subprocess.Popen[bytes]:
-        def take_terminal() -> None:
-            fcntl.ioctl(self._terminal, termios.TIOCSCTTY, 0)  # type: ignore[arg-type]
+        account, terminal = self.command.account, self._terminal
+        become = account is not None and account.uid != os.geteuid()
+
+        def prepare() -> None:
+            if terminal is not None:
+                fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+            if account is not None and become:
+                os.setgroups(account.groups)
+                os.setgid(account.gid)
+                os.setuid(account.uid)
 
         try:
             return subprocess.Popen(
@@ -69,9 +81,11 @@ class Process:
                 # A session of its own: the terminal's Ctrl-C reaches this project, which then ends its programs in
                 # order; and only a session leader can be given a terminal.
                 start_new_session=True,
-                # Other threads run meanwhile, but this is a single system call that needs no lock of theirs, and only
-                # the program's own process can make it.
-                preexec_fn=None if self._terminal is None else take_terminal,  # noqa: PLW1509
+                # PostgreSQL's programs look at the current directory, which another account may not see.
+                cwd="/" if become else None,
+                # Other threads run meanwhile, but these are single system calls that need no lock of theirs, and only
+                # the program's own process can make them.
+                preexec_fn=prepare if become or terminal is not None else None,  # noqa: PLW1509
             )
         except FileNotFoundError:
             raise MissingTool(
@@ -142,10 +156,12 @@ def memory_file(content: bytes) -> int:
     return descriptor
 
 
-def _present(argument: Argument, handed_over: List[int]) -> str:
+def _present(argument: Argument, handed_over: List[int], account: Optional[Account]) -> str:
     if not isinstance(argument, Secret):
         return argument
     descriptor = memory_file(argument.content)
+    if account is not None:
+        os.fchown(descriptor, account.uid, account.gid)
     handed_over.append(descriptor)
     return argument.form.format(fd=descriptor, path=f"/proc/self/fd/{descriptor}")
 

@@ -155,6 +155,7 @@ def _server(fields: Fields) -> Server:
         unix_socket=fields.text("login_unix_socket"),
         ssl_mode=ssl_mode,
         ca_cert=fields.text("ca_cert"),
+        become_user=fields.text("become_user"),
     )
 
 

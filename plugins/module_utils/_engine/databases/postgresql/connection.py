@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from typing import (
     Union,
 )
 
-from ...command import Argument, Secret
+from ...command import Account, Argument, Command, Secret, find_account
 from ...errors import (
     BadInput,
     EngineError,
@@ -160,6 +161,12 @@ class Access:
     label: str
     ssl: Tuple[Tuple[str, str], ...]
     password: Optional[Secret]
+    become_user: Optional[str] = None
+
+    @property
+    def account(self) -> Optional[Account]:
+        """The account that connects, where it is another than this process's. Raises what ``find_account`` raises."""
+        return find_account(self.become_user) if self.become_user else None
 
     def connection_string(self, database: str) -> str:
         """What a program's ``--dbname`` gets. Holds no password."""
@@ -182,8 +189,11 @@ class Access:
             said["password"] = ""
         return _written(said)
 
-    def environment(self) -> Dict[str, Argument]:
-        """What a program needs besides its connection string."""
+    def command(self, name: str, arguments: Tuple[Argument, ...]) -> Command:
+        """One of PostgreSQL's programs that connects as this does."""
+        return Command(name, arguments, self._environment(), account=self.account)
+
+    def _environment(self) -> Dict[str, Argument]:
         environment: Dict[str, Argument] = {"PGCLIENTENCODING": ""}
         if self.password:
             environment["PGPASSFILE"] = _password_file(self.password.content.decode("utf-8"))
@@ -200,7 +210,8 @@ class Access:
         if self.password:
             string += " " + _written({"password": self.password.content.decode("utf-8")})
         try:
-            raw = psycopg2.connect(string)
+            with _acting_as(self.account):
+                raw = psycopg2.connect(string)
         except psycopg2.OperationalError as error:
             raise _explained_refusal(str(error), database, self) from None
         connection = Connection(raw, f'database "{database}" on {self.label}')
@@ -240,10 +251,11 @@ def access_to(database: Database) -> Access:
     return Access(
         host=host,
         port=port,
-        user=server.user or pwd.getpwuid(os.geteuid()).pw_name,
+        user=server.user or server.become_user or pwd.getpwuid(os.geteuid()).pw_name,
         label=f"{host}:{port}" if host else f"the local server (port {port})",
         ssl=_ssl(server),
         password=Secret(server.password.encode("utf-8")) if server.password else None,
+        become_user=server.become_user,
     )
 
 
@@ -277,6 +289,29 @@ def translated(label: str) -> Iterator[None]:
         raise BadInput(
             f"{label}: a name there is not valid in the database's encoding ({error}). Rename the object."
         ) from error
+
+
+_acting = threading.Lock()
+
+
+@contextmanager
+def _acting_as(account: Optional[Account]) -> Iterator[None]:
+    """Be another account for as long as it takes to connect: the server sees who calls connect(2) (unix(7)).
+
+    Linux keeps an account for each thread, but the C library changes it for all of them. So this is kept short.
+    """
+    if account is None or account.uid == os.geteuid():
+        yield
+        return
+    with _acting:
+        user, group = os.geteuid(), os.getegid()
+        os.setegid(account.gid)
+        try:
+            os.seteuid(account.uid)
+            yield
+        finally:
+            os.seteuid(user)
+            os.setegid(group)
 
 
 def _driver() -> Any:
@@ -324,6 +359,11 @@ def _explained_refusal(said: str, database: str, access: Access) -> EngineError:
         return PermissionDenied(
             f'database "{database}" on {where} does not let user "{access.user}" connect. '
             "Grant it CONNECT on the database."
+        )
+    if "peer authentication failed" in low:
+        return Unreachable(
+            f'{where} refused to log in user "{access.user}": {text}. '
+            "It lets in who the operating system says: run as that account, or let become_user name it."
         )
     if "authentication failed" in low or "no password supplied" in low or "pg_hba.conf" in low or "role" in low:
         return Unreachable(

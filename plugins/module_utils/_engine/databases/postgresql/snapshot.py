@@ -150,7 +150,7 @@ def _dump(
         arguments.append("--no-unlogged-table-data")
     arguments += [f"--exclude-table={one.identifier}" for one in selection.left_out]
     arguments.append(f"--dbname={access.connection_string(database)}")
-    return Command("pg_dump", tuple(arguments), access.environment())
+    return access.command("pg_dump", tuple(arguments))
 
 
 def _globals(tool: Tool, access: Access, database: str, passwords: bool) -> Command:
@@ -159,7 +159,7 @@ def _globals(tool: Tool, access: Access, database: str, passwords: bool) -> Comm
         arguments += ("--no-role-passwords",)
     # Of --dbname, pg_dumpall drops the empty parts; of --database it takes a connection string as it is.
     arguments += (f"--database={access.connection_string(database)}",)
-    return Command("pg_dumpall", arguments, access.environment())
+    return access.command("pg_dumpall", arguments)
 
 
 def _milliseconds(seconds: float) -> int:

@@ -167,12 +167,18 @@ class PostgresqlStaging(Staging):
         ]
         if self._owner is not None:
             arguments += ["--no-owner", f"--role={self._owner}", "--no-acl"]
-        return Command("pg_restore", (*arguments, *further), self._access.environment())
+        return self._access.command("pg_restore", (*arguments, *further))
 
     def _spooled(self) -> Path:
         """A private file: several jobs of pg_restore cannot read a pipe."""
-        self._spool = self._spooling.enter_context(private_directory("fleet-backup-spool-")) / "dump"
+        directory = self._spooling.enter_context(private_directory("fleet-backup-spool-"))
+        self._spool = directory / "dump"
         os.close(os.open(self._spool, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        account = self._access.account
+        if account is not None:
+            # That account may pass through the directory without seeing what is in it, and read this one file.
+            directory.chmod(0o711)
+            os.chown(self._spool, account.uid, account.gid)
         return self._spool
 
     def _remove_spool(self) -> None:
