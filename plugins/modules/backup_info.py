@@ -62,6 +62,9 @@ repositories:
     free_bytes:
       description: How much can still be written, where the store has a limit.
       type: int
+    total_bytes:
+      description: How much the store holds when it is empty, where it has a limit.
+      type: int
     backups:
       description: The backups, by place and then the oldest first.
       type: list

@@ -219,7 +219,7 @@ def test_a_password_reaches_the_server_from_its_file_and_appears_nowhere(
 
 
 def test_the_status_names_what_is_not_as_it_should_be(agent: Agent) -> None:
-    agent.job("shop", health={"max_age": "26h", "max_proof_age": "7d"})
+    agent.job("shop", health={"max_age": "26h", "max_proof_age": "7d", "min_free": 0})
     agent.job("gone", repositories=[{"path": "/nowhere"}])
     assert "there is no good backup" in agent.run("status", "shop", status=1)
     agent.run("run", "shop")
@@ -228,12 +228,14 @@ def test_the_status_names_what_is_not_as_it_should_be(agent: Agent) -> None:
         "shop",
         encryption=agent.both_keys,
         verify={"level": "restore"},
-        health={"max_age": "26h", "max_proof_age": "7d"},
+        health={"max_age": "26h", "max_proof_age": "7d", "min_free": 0},
     )
     agent.run("verify", "shop")
     told = agent.run("status", "shop")
     assert told.splitlines()[1].endswith("fine")
     assert "Repository /nowhere does not exist" in agent.run("status", status=1)
+    agent.job("shop", health={"min_free": 1})
+    assert "of the space is free, and 100% should be" in agent.run("status", "shop", status=1)
 
 
 def test_an_encrypted_database_is_unverifiable_and_says_so_by_its_exit_status(agent: Agent, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from _engine.model import (
     Place,
     Problem,
     Proof,
+    Space,
 )
 from _engine.rekey import Rekeyed
 from _engine.rotate import PlaceRotation
@@ -69,7 +70,7 @@ ARTEFACT = Artefact("shop-20260301T020000Z.db.zst.aes", 1, "00" * 32, 1, Compres
 MANIFEST = Manifest("shop-20260301T020000Z", "web1", "sqlite", "/srv/shop.db", NOW, NOW, (ARTEFACT,))
 BACKUP = Backup(PLACE, MANIFEST, (Proof(Level.RESTORE, Outcome.PASSED, NOW, "web1"),))
 PROBLEM = Problem(PLACE, "stray", "It is not a file of a backup.")
-INFO = RepositoryInfo("/srv/backups", Catalogue((BACKUP,), ()), tuple(judge([BACKUP], NOW)), 1, (PROBLEM,))
+INFO = RepositoryInfo("/srv/backups", Catalogue((BACKUP,), ()), tuple(judge([BACKUP], NOW)), Space(1, 1), (PROBLEM,))
 DECISIONS = (Decision(BACKUP, True, ("daily",)), Decision(BACKUP, False, ("removed",)))
 
 #: What a module returns under a name, by the function that makes it.

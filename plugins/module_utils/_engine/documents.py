@@ -67,7 +67,8 @@ def repository_document(info: RepositoryInfo) -> Dict[str, Any]:
     """One repository: its backups, the health of its databases, and what is not in order."""
     return {
         "repository": info.repository,
-        "free_bytes": info.free,
+        "free_bytes": info.space.free if info.space else None,
+        "total_bytes": info.space.total if info.space else None,
         "backups": [backup_document(backup) for backup in info.catalogue.backups],
         "databases": [_health_document(health) for health in info.health],
         "problems": [problem_document(problem) for problem in info.problems],

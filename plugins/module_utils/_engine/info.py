@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .catalogue import Catalogue, dated_in_future, in_future, scan_all
-from .model import Backup, Level, Place, Problem
+from .model import Backup, Level, Place, Problem, Space
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
 from .state import Host, running
@@ -56,7 +56,7 @@ class RepositoryInfo:
     repository: str
     catalogue: Catalogue
     health: Tuple[DatabaseHealth, ...]
-    free: Optional[int]
+    space: Optional[Space]
     problems: Tuple[Problem, ...]
 
 
@@ -76,7 +76,7 @@ def inform(request: InfoRequest, host: Host) -> InfoResult:
         catalogue, now = scan_all(repository, _places(request, repository)), host.now()
         health = tuple(judge(catalogue.backups, now))
         problems = (*catalogue.problems, *_future(catalogue, repository, now))
-        listed.append(RepositoryInfo(repository.label, catalogue, health, repository.free(), problems))
+        listed.append(RepositoryInfo(repository.label, catalogue, health, repository.space(), problems))
     return InfoResult(tuple(listed), tuple(running(host)))
 
 

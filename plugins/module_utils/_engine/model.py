@@ -135,6 +135,19 @@ class EncryptionSettings:
 
 
 @dataclass(frozen=True)
+class Space:
+    """A store's space in bytes: what can still be written, and all of it."""
+
+    free: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """The part that is free, from 0 to 1."""
+        return self.free / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
 class Place:
     """The directory of one database's backups in a repository, as three safe path components."""
 

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import List, Optional, Tuple
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
 
 from . import keys
 from .backup import BackupRequest, take_backup
@@ -20,15 +22,30 @@ from .databases.base import Engine, Inspection, Staging
 from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
 from .interrupts import finish, interruptible
 from .loading import check_checksum, check_staged, load
-from .model import SAFETY_TIER, Artefact, Backup, Database, Encryption, EncryptionSettings, Level, Manifest
+from .model import (
+    SAFETY_TIER,
+    Artefact,
+    Backup,
+    Database,
+    Encryption,
+    EncryptionSettings,
+    EngineName,
+    Level,
+    Manifest,
+)
 from .pem import public_of
 from .repositories.base import Repository
+from .repositories.local import LocalRepository
 from .state import Host, Progress, audit, audit_failure, locked
 
 
 @dataclass(frozen=True)
 class RestoreRequest:
-    """What to restore, from where, into what. ``database`` is the target; the source has its name unless given one."""
+    """What to restore, from where, into what. ``database`` is the target; the source has its name unless given one.
+
+    ``safety_encryption`` is how the safety backup is encrypted where that is not as ``encryption`` says: a key that
+    somebody brought to read one backup shall not open the next one.
+    """
 
     database: Database
     repositories: Tuple[Repository, ...]
@@ -45,6 +62,7 @@ class RestoreRequest:
     owner: Optional[str] = None
     globals: bool = False
     lock_timeout: float = 60.0
+    safety_encryption: Optional[EncryptionSettings] = None
 
     @property
     def source(self) -> Database:
@@ -170,7 +188,7 @@ def _save_target(request: RestoreRequest, host: Host, plan: RestorePlan) -> str:
     safety = BackupRequest(
         database=request.database,
         repositories=(plan.repository,),
-        encryption=_safety_encryption(request.encryption),
+        encryption=_safety_encryption(request.safety_encryption or request.encryption),
         source_host=host.name,
         tier=SAFETY_TIER,
         labels={"before_restore_of": plan.backup.id},
@@ -189,7 +207,7 @@ def _save_target(request: RestoreRequest, host: Host, plan: RestorePlan) -> str:
 
 def _check_safety(request: RestoreRequest) -> None:
     try:
-        Sealer(_safety_encryption(request.encryption))
+        Sealer(_safety_encryption(request.safety_encryption or request.encryption))
     except BadInput as error:
         raise BadInput(
             f"The safety backup of what would be replaced cannot be taken: {error} "
@@ -225,6 +243,25 @@ def _check_request(request: RestoreRequest) -> None:
         raise BadInput(f"parallel is {request.parallel}. Give the number of jobs, 1 or more.")
     if request.before is not None and request.backup != "latest":
         raise BadInput("before and backup are both given. Name one backup, or ask for the newest one before a time.")
+    check_outside(request.database, request.repositories)
+
+
+def check_outside(target: Database, repositories: Sequence[Repository]) -> None:
+    """Raise Refused for a target inside a repository: it would lie among backups, or replace one."""
+    if target.engine is not EngineName.SQLITE:
+        return
+    above = Path(os.path.realpath(target.name)).parents
+    for repository in repositories:
+        if isinstance(repository, LocalRepository) and any(_is_same(path, Path(repository.label)) for path in above):
+            raise Refused(
+                f"Cannot restore to {target.name}: it lies inside the repository {repository.label}, "
+                "which holds nothing but backups. Restore to a path outside of it."
+            )
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Whether both lead to the same directory, under whatever names it is mounted or linked."""
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup, Tuple[str, ...]]:

@@ -73,9 +73,9 @@ def survey(repositories: Sequence[Repository], place: Place) -> Survey:
 
 def _check_space(repository: Repository, catalogue: Catalogue) -> None:
     last = newest_good(catalogue)
-    needed, free = last.manifest.bytes if last else 1, repository.free()
-    if free is not None and free < needed:
+    needed, space = last.manifest.bytes if last else 1, repository.space()
+    if space is not None and space.free < needed:
         raise NoSpace(
-            f"Repository {repository.label} has {format_size(free)} free, and the last backup took "
+            f"Repository {repository.label} has {format_size(space.free)} free, and the last backup took "
             f"{format_size(needed)}. Free space or rotate backups, and run this again."
         )

@@ -11,6 +11,7 @@ from typing import List, Optional
 
 from ..catalogue import Catalogue, in_future
 from ..info import DatabaseHealth, judge
+from ..model import Space
 from ..timespan import format_size, format_span
 from .jobs import Limits
 
@@ -21,9 +22,9 @@ def health_of(catalogue: Catalogue, now: datetime) -> Optional[DatabaseHealth]:
 
 
 def complaints(
-    health: Optional[DatabaseHealth], catalogue: Catalogue, limits: Limits, free: Optional[int], now: datetime
+    health: Optional[DatabaseHealth], catalogue: Catalogue, limits: Limits, space: Optional[Space], now: datetime
 ) -> List[str]:
-    """What is not as it should be, a sentence each. ``free`` is the repository's free space in bytes, where known."""
+    """What is not as it should be, a sentence each. ``space`` is the repository's, where that is known."""
     if health is None or health.newest is None:
         return ["there is no good backup"]
     found: List[str] = []
@@ -37,9 +38,19 @@ def complaints(
         found.append(f"{future[-1].id} is dated in the future, so that its age is not known")
     if catalogue.problems:
         found.append(f"{len(catalogue.problems)} files are not in order: {catalogue.problems[0].reason}")
-    needed = health.newest.manifest.bytes * limits.room
-    if free is not None and free < needed:
-        found.append(f"{format_size(free)} are free, and {limits.room} more backups need {format_size(needed)}")
+    return found + _crowded(health.newest.manifest.bytes, limits, space)
+
+
+def _crowded(size: int, limits: Limits, space: Optional[Space]) -> List[str]:
+    """What is wrong with the space for backups of this size."""
+    if space is None:
+        return []
+    found: List[str] = []
+    needed = size * limits.room
+    if space.free < needed:
+        found.append(f"{format_size(space.free)} are free, and {limits.room} more backups need {format_size(needed)}")
+    if space.share < limits.free:
+        found.append(f"{space.share:.0%} of the space is free, and {limits.free:.0%} should be")
     return found
 
 

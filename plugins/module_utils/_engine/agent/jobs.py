@@ -43,12 +43,14 @@ class Hooks:
 class Limits:
     """What is still healthy: how old the newest good backup and the newest proof by restoring may be.
 
-    And for how many more backups of the newest one's size there must be room.
+    And for how many more backups of the newest one's size there must be room, and which share of the repository's space
+    must be free.
     """
 
     age: Optional[timedelta] = None
     proof_age: Optional[timedelta] = None
     room: int = 3
+    free: float = 0.1
 
 
 @dataclass(frozen=True)

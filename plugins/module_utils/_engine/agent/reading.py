@@ -288,7 +288,12 @@ def _commands(fields: Fields, name: str) -> Tuple[Tuple[str, ...], ...]:
 
 def _limits(fields: Fields) -> Limits:
     room = fields.integer("room", Limits.room)
-    return Limits(fields.span("max_age"), fields.span("max_proof_age"), Limits.room if room is None else room)
+    return Limits(
+        age=fields.span("max_age"),
+        proof_age=fields.span("max_proof_age"),
+        room=Limits.room if room is None else room,
+        free=fields.share("min_free", Limits.free),
+    )
 
 
 def _timetable(fields: Fields) -> Timetable:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 from ..errors import EngineError
-from ..model import Place
+from ..model import Place, Space
 
 #: What a small file holds, or why it could not be read.
 Content = Union[bytes, EngineError]
@@ -123,5 +123,5 @@ class Repository(ABC):
         """Remove what a crash left over in a place, and nothing that a living process writes; the names removed."""
 
     @abstractmethod
-    def free(self) -> Optional[int]:
-        """Bytes that can still be written, or None where the store has no limit."""
+    def space(self) -> Optional[Space]:
+        """Its space, or None where the store has no limit."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import Damaged, EngineError, NotFound, PermissionDenied, RepositoryUnusable
-from ..model import Place
+from ..model import Place, Space
 from ..names import MANIFEST, id_of_file, is_component
 from .base import Content, Entry, Reader, Repository, Writer
 from .local_files import (
@@ -148,10 +148,12 @@ class LocalRepository(Repository):
                 os.fsync(directory)
             return doomed
 
-    def free(self) -> Optional[int]:
+    def space(self) -> Optional[Space]:
         with self._root():
             state = os.statvfs(self._path)
-            return state.f_bavail * state.f_frsize
+            # Without what the file system keeps for root (f_bfree - f_bavail): no backup shall live on it.
+            kept = state.f_bfree - state.f_bavail
+            return Space(state.f_bavail * state.f_frsize, (state.f_blocks - kept) * state.f_frsize)
 
     @contextmanager
     def _root(self) -> Iterator[int]:

@@ -51,7 +51,7 @@ def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
         target.repository.check(writing=False)
         catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
         health = health_of(catalogue, now)
-        wrong = complaints(health, catalogue, job.limits, target.repository.free(), now)
+        wrong = complaints(health, catalogue, job.limits, target.repository.space(), now)
     except EngineError as error:
         return _unknown(job.name, target.repository.label, str(error))
     proven = health.restore_proven if health else None
