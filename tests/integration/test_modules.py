@@ -13,12 +13,15 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from world import World
+
+if TYPE_CHECKING:
+    from postgres import Cluster
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,30 +117,75 @@ INFO: dict[str, Any] = {"fleet.backup.backup_info": {}}
 CHECK = ("--check", "--diff")
 
 
+def examples(heading: str) -> list[str]:
+    """The playbooks in a chapter of the README."""
+    chapter = (ROOT / "README.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return [block.split("```")[0] for block in chapter.split("```yaml\n")[1:]]
+
+
+def play(directory: Path, world: World, host: str, text: str) -> str:
+    """Run a playbook from an empty directory on this machine, as ``host`` in the group of its letters."""
+    book = directory / "playbooks" / "play.yml"
+    book.parent.mkdir(exist_ok=True)
+    book.write_text(text)
+    inventory = directory / "inventory"
+    python = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
+    inventory.write_text(f"localhost {python}\n[{host.rstrip('0123456789')}]\n{host} {python}\n")
+    environment = {
+        **os.environ,
+        "ANSIBLE_COLLECTIONS_PATH": str(directory / "collections"),
+        "FLEET_BACKUP_STATE": str(world.host.state),
+    }
+    command = ["ansible-playbook", "-i", str(inventory), str(book)]
+    done = subprocess.run(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 def test_the_first_example_of_the_readme_runs_from_nothing_and_then_changes_nothing(
     tmp_path: Path, world: World, ansible: Ansible
 ) -> None:
-    text = (ROOT / "README.md").read_text()
-    example = text[text.index("## SQLite") :].split("```yaml\n")[1].split("```")[0]
+    (example,) = examples("SQLite")
     example = example.replace("/srv/backups", world.repository.label).replace("/srv/shop/shop.db", str(world.path))
-    play = tmp_path / "playbooks" / "shop.yml"
-    play.parent.mkdir()
-    play.write_text(example)
-    inventory = tmp_path / "inventory"
-    python = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
-    inventory.write_text(f"localhost {python}\n[web]\nweb1 {python}\n")
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"),
-        "FLEET_BACKUP_STATE": str(world.host.state),
+    assert re.search(r"web1 .*changed=1 .*failed=0", play(tmp_path, world, "web1", example))
+    assert re.findall(r"changed=(\d+)", play(tmp_path, world, "web1", example)) == ["0", "0"]
+
+
+def test_the_postgresql_examples_of_the_readme_back_up_prove_and_restore(
+    tmp_path: Path, world: World, ansible: Ansible, cluster: Cluster, empty_cluster: Cluster
+) -> None:
+    for server, role in ((cluster, "backup"), (empty_cluster, "drill")):
+        server.sql(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'sesame'")
+    cluster.sql("CREATE DATABASE orders")
+    cluster.sql("CREATE TABLE customers AS SELECT 1 AS id", "orders")
+    first, then = examples("PostgreSQL")
+    text = (first + then).replace(
+        "login_host: db1.example.com", f"login_host: 127.0.0.1\n        login_port: {cluster.port}"
+    )
+    text = text.replace(
+        "login_host: drill1.example.com", f"login_host: 127.0.0.1\n          login_port: {empty_cluster.port}"
+    )
+    text = text.replace("/mnt/nas/backups", world.repository.label).replace(
+        "2026-03-01T12:00:00Z", "2999-01-01T00:00:00Z"
+    )
+    secrets = {
+        "vault_backup_password": "sesame",
+        "vault_drill_password": "sesame",
+        "operators_public_key": world.public,
+        "vault_operators_private_key": world.private,
     }
-    command = ["ansible-playbook", "-i", str(inventory), str(play)]
-    said = [
-        subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
-        for _run in range(2)
-    ]
-    assert re.search(r"web1 .*changed=1 .*failed=0", said[0])
-    assert re.findall(r"changed=(\d+)", said[1]) == ["0", "0"]
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "group_vars" / "db.yml").write_text(yaml.safe_dump(secrets))
+    try:
+        said = play(tmp_path, world, "db1", text)
+    finally:
+        cluster.sql("DROP DATABASE IF EXISTS orders")
+        cluster.sql("DROP ROLE backup")
+        empty_cluster.sql("DROP ROLE drill")
+    assert re.search(r"db1 .*ok=4 .*changed=3 .*failed=0", said)
+    assert "sesame" not in said
 
 
 def test_repositories_and_keys_are_set_once_for_all_modules(world: World, ansible: Ansible) -> None:
