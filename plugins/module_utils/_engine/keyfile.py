@@ -25,6 +25,7 @@ from typing import Dict, Iterator, List, Optional
 
 from . import keys
 from .errors import BadInput, EngineError, NoSpace, NotFound, PermissionDenied, Refused
+from .leftovers import lock_of_the_dead
 
 #: What stands behind the name of a key that was rotated.
 _ROTATED = r"\.[0-9]{8}T[0-9]{6}Z(-[0-9]+)?"
@@ -251,21 +252,13 @@ def _sweep(path: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(path.name)}({_ROTATED})?(\.pub)?\.[0-9]+\.[0-9]+\.partial")
     for name in filter(pattern.fullmatch, _names(path.parent)):
         leftover = path.with_name(name)
-        # It may be gone already, or locked.
-        with suppress(FileNotFoundError, BlockingIOError):
+        # It may be gone already.
+        with suppress(FileNotFoundError):
             status = os.lstat(leftover)
             if stat.S_ISREG(status.st_mode) and os.geteuid() in (0, status.st_uid):
-                _remove_unlocked(leftover)
-
-
-def _remove_unlocked(path: Path) -> None:
-    # Over NFS, only a file that is open for writing can be locked exclusively (flock(2)).
-    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    finally:
-        os.close(descriptor)
+                with lock_of_the_dead(leftover) as abandoned:
+                    if abandoned:
+                        os.unlink(leftover)
 
 
 def _names(directory: Path) -> List[str]:

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, Optional, Tuple
 
+from .leftovers import lock_of_the_dead
+
 _LOCK = "lock"
 
 
@@ -51,16 +53,14 @@ def _make(prefix: str, parent: Path) -> Tuple[Path, int]:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    # It may be gone by now, or be in use.
-    with suppress(FileNotFoundError, BlockingIOError):
+    # It may be gone by now.
+    with suppress(FileNotFoundError):
         status = os.lstat(directory)
         # In a shared directory, others can have made something of that name.
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            return
-        # Over NFS, only a file that is open for writing can be locked exclusively (flock(2)).
-        with open(directory / _LOCK, "rb+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(directory)
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
+            with lock_of_the_dead(directory / _LOCK) as abandoned:
+                if abandoned:
+                    _remove(directory)
 
 
 def _remove(directory: Path) -> None:

@@ -11,10 +11,10 @@ import errno
 import fcntl
 import os
 import stat
-from contextlib import contextmanager, suppress
-from typing import Iterator
+from contextlib import suppress
 
 from ..errors import EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
+from ..leftovers import lock_of_the_dead
 from .base import Reader, Writer
 
 #: What a file is called while it is written: its name between a dot and this.
@@ -147,54 +147,20 @@ def explain(error: OSError, label: str, name: str) -> EngineError:
 
 def abandoned(directory: int, name: str) -> bool:
     """Whether the process that wrote a file is gone: its lock is free. What is no file is nobody's leftover."""
-    with _lock_of_the_dead(directory, name) as locked:
+    if not stat.S_ISREG(_mode(directory, name)):
+        return False
+    with lock_of_the_dead(name, directory=directory) as locked:
         return locked
 
 
 def remove_abandoned(directory: int, name: str) -> bool:
-    """Remove a file whose writer is gone; whether there was one.
-
-    Under its lock: a writer that has created it and is about to lock it finds it gone then, and begins anew.
-    """
-    with _lock_of_the_dead(directory, name) as locked:
+    """Remove a file whose writer is gone; whether there was one."""
+    if not stat.S_ISREG(_mode(directory, name)):
+        return False
+    with lock_of_the_dead(name, directory=directory) as locked:
         if locked:
             unlink(directory, name)
         return locked
-
-
-@contextmanager
-def _lock_of_the_dead(directory: int, name: str) -> Iterator[bool]:
-    """Hold the lock of a file that nobody else holds; False where somebody does, or where there is none."""
-    # Over NFS, only a file that is open for writing can be locked exclusively (flock(2)).
-    flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
-    if not stat.S_ISREG(_mode(directory, name)):
-        yield False
-        return
-    try:
-        descriptor = os.open(name, flags, dir_fd=directory)
-    except FileNotFoundError:
-        yield False
-        return
-    try:
-        yield _try_lock(descriptor) and _is_still(directory, name, descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_still(directory: int, name: str, descriptor: int) -> bool:
-    """Whether the open file has this name: another one may have removed it, and a third one have made a new one."""
-    try:
-        return os.path.samestat(os.stat(name, dir_fd=directory, follow_symlinks=False), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _mode(directory: int, name: str) -> int:

@@ -12,7 +12,6 @@ goes when the next one is made.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -24,10 +23,12 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..command import Argument, Command, Secret, find_program
 from ..errors import BadInput, Damaged, EngineError, NoKey, NoSpace, PermissionDenied, ToolFailed, WrongKey
+from ..leftovers import lock_of_the_dead, take_lock
 from ..process import run
 
 _KEY_BLOCK = "-----BEGIN PGP"
 _HOME = "fleet-backup-gpg-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 #: Without these, gpg locks the account's keyring, keeps a pool of random numbers beside it, and looks in the network
 #: for a key that has expired. The trust database is left alone by ``--trust-model always``.
 _LEAVING_NO_TRACE = ("--lock-never", "--no-random-seed-file", "--no-auto-key-locate")
@@ -197,7 +198,7 @@ def _make_home(base: str) -> Tuple[str, int]:
     try:
         while True:
             home = tempfile.mkdtemp(prefix=_HOME, dir=base)
-            descriptor = _lock(home, fcntl.LOCK_EX)
+            descriptor = take_lock(home, _DIRECTORY, wait=True)
             # Between its creation and its lock, another process may have taken the home for a killed one's.
             if descriptor is not None:
                 return home, descriptor
@@ -209,27 +210,12 @@ def _make_home(base: str) -> Tuple[str, int]:
         ) from None
 
 
-def _lock(home: str, operation: int) -> Optional[int]:
-    """The descriptor that holds a home's lock; None when the home is gone, or locked and nobody shall wait for it."""
-    with suppress(BlockingIOError, FileNotFoundError), ExitStack() as stack:
-        descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        stack.callback(os.close, descriptor)
-        fcntl.flock(descriptor, operation)
-        if os.path.samestat(os.fstat(descriptor), os.stat(home)):
-            stack.pop_all()
-            return descriptor
-    return None
-
-
 def _sweep(base: str) -> None:
     """Remove the homes of this account that killed processes left behind, with the private keys in them."""
     for home in _own_homes(base):
-        descriptor = _lock(home, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if descriptor is not None:
-            try:
+        with lock_of_the_dead(home, _DIRECTORY) as abandoned:
+            if abandoned:
                 _remove_home(home)
-            finally:
-                os.close(descriptor)
 
 
 def _own_homes(base: str) -> List[str]:

@@ -18,8 +18,9 @@ import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Iterator, List
 
+from ...leftovers import lock_of_the_dead
 from .file import raise_os_error
 
 BACKUP = "backup"
@@ -112,30 +113,15 @@ def _create(directory: Path, prefix: str) -> ScratchFile:
 
 
 def _remove_abandoned(path: Path) -> bool:
-    descriptor = _open_own(path)
-    if descriptor is None:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except (BlockingIOError, FileNotFoundError):
-        return False
-    finally:
-        os.close(descriptor)
-    return True
-
-
-def _open_own(path: Path) -> Optional[int]:
-    """Open a regular file of this account; in a shared directory others can have made one of that name."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    status = os.fstat(descriptor)
-    if stat.S_ISREG(status.st_mode) and (status.st_uid == os.geteuid() or os.geteuid() == 0):
-        return descriptor
-    os.close(descriptor)
-    return None
+    # In a shared directory, others can have made something of that name; and it may be gone by now.
+    with suppress(FileNotFoundError):
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and os.geteuid() in (0, status.st_uid):
+            with lock_of_the_dead(path) as abandoned:
+                if abandoned:
+                    os.unlink(path)
+                return abandoned
+    return False
 
 
 def _is_own(directory: Path) -> bool:
