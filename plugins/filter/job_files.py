@@ -30,7 +30,13 @@ options:
     description: The directory of the agent's settings on the host.
     type: path
     default: /etc/fleet-backup
-positional: host, directory
+  keys:
+    description:
+      - The keys that role P(fleet.backup.keys#role) brings to the host. A job names them in C(encryption.recipients).
+    type: list
+    elements: dict
+    default: []
+positional: host, directory, keys
 """
 
 EXAMPLES = r"""
@@ -51,6 +57,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+from ansible_collections.fleet.backup.plugins.filter.notification_files import is_web_address
+from ansible_collections.fleet.backup.plugins.filter.recipient_files import (
+    is_private,
+    recipient_paths,
+    resolve_recipients,
+)
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.reading import read_job
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
 
@@ -59,20 +71,21 @@ _SECRETS = (
     ((), "login_password", "login_password"),
     (("encryption",), "passphrase", "passphrase"),
     (("verify", "scratch"), "login_password", "scratch_password"),
+    ((), "heartbeat", "heartbeat"),
 )
 
 
-def job_files(jobs: Any, host: str, directory: str = "/etc/fleet-backup") -> list[dict[str, str]]:
+def job_files(jobs: Any, host: str, directory: str = "/etc/fleet-backup", keys: Any = None) -> list[dict[str, str]]:
     """The files of a host's jobs, in the order of their names. They hold no secret."""
-    return [file for file, _secrets in _files(jobs, host, directory)]
+    return [file for file, _secrets in _files(jobs, host, directory, keys)]
 
 
-def secret_files(jobs: Any, host: str, directory: str = "/etc/fleet-backup") -> list[dict[str, str]]:
+def secret_files(jobs: Any, host: str, directory: str = "/etc/fleet-backup", keys: Any = None) -> list[dict[str, str]]:
     """The files with the secrets of a host's jobs."""
-    return [secret for _file, secrets in _files(jobs, host, directory) for secret in secrets]
+    return [secret for _file, secrets in _files(jobs, host, directory, keys) for secret in secrets]
 
 
-def _files(jobs: Any, host: str, directory: str) -> Iterator[tuple[dict[str, str], list[dict[str, str]]]]:
+def _files(jobs: Any, host: str, directory: str, keys: Any) -> Iterator[tuple[dict[str, str], list[dict[str, str]]]]:
     if not isinstance(jobs, list) or not all(isinstance(job, Mapping) for job in jobs):
         raise AnsibleFilterError(f"{host}: the jobs must be a list of dictionaries.")
     names = [str(job.get("name") or "") for job in jobs]
@@ -81,20 +94,39 @@ def _files(jobs: Any, host: str, directory: str) -> Iterator[tuple[dict[str, str
             raise AnsibleFilterError(f"{host}: a job has no name. Give each a name of its own.")
         if names.count(name) > 1:
             raise AnsibleFilterError(f'{host}: two jobs are named "{name}". Rename one of them.')
+    paths = recipient_paths(keys or [], host, f"{directory}/keys")
     for job in sorted(jobs, key=lambda job: str(job["name"])):
         document = json.loads(json.dumps({key: value for key, value in job.items() if key != "name"}, default=str))
         name = str(job["name"])
-        secrets = _part_secrets(document, f"{directory}/secrets/{name}")
+        secrets = _part_secrets(document, f"{directory}/secrets/{name}", f"{host}: job {name}")
         document.setdefault("source_host", host)
         try:
             read_job(document, name, f"{host}: job {name}", host)
         except BadInput as error:
             raise AnsibleFilterError(str(error)) from None
+        _settle_readers(document, f"{host}: job {name}: encryption", paths, f"{directory}/keys")
         content = json.dumps(document, indent=2, sort_keys=True) + "\n"
         yield {"path": f"{directory}/jobs.d/{name}.json", "content": content}, secrets
 
 
-def _part_secrets(document: dict[str, Any], beginning: str) -> list[dict[str, str]]:
+def _settle_readers(document: dict[str, Any], where: str, paths: Mapping[str, tuple[str, str]], directory: str) -> None:
+    """See that somebody can read what the job writes, by keys that the host has; and that it gets no private one."""
+    encryption = document.get("encryption") or {}
+    if any(is_private(identity) for identity in encryption.get("identities") or []):
+        raise AnsibleFilterError(
+            f"{where}.identities: this is a private key itself, which would be readable in the job's file. "
+            "Give the path of its file on a host that restores."
+        )
+    if encryption.get("recipients"):
+        encryption["recipients"] = resolve_recipients(encryption, f"{where}.recipients", paths, directory)
+    elif encryption.get("method") != "none" and "passphrase" not in document:
+        raise AnsibleFilterError(
+            f"{where}.recipients: there is none, and no passphrase, so that nobody could read the backups. "
+            "Name keys of fleet_backup_keys, or give public keys."
+        )
+
+
+def _part_secrets(document: dict[str, Any], beginning: str, where: str) -> list[dict[str, str]]:
     """Put the places of a job's secrets where the secrets were; the files that hold them."""
     files = []
     for within, option, purpose in _SECRETS:
@@ -102,6 +134,10 @@ def _part_secrets(document: dict[str, Any], beginning: str) -> list[dict[str, st
         for step in within:
             parent = parent.get(step) if isinstance(parent, dict) else None
         value = parent.pop(option, None) if isinstance(parent, dict) else None
+        if value == "":
+            raise AnsibleFilterError(f"{where}: {'.'.join([*within, option])} is empty. See where it should come from.")
+        if option == "heartbeat" and isinstance(value, str) and not is_web_address(value):
+            raise AnsibleFilterError(f"{where}: heartbeat is no URL that begins with https:// or http://. Correct it.")
         if isinstance(value, str):
             path = f"{beginning}.{purpose}"
             files.append({"path": path, "content": f"{value}\n"})
