@@ -166,7 +166,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.rekey import 
     readers,
     rekey,
 )
-from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
+from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host, audit
 from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
     ENCRYPTION,
@@ -218,11 +218,18 @@ def change_pair(options: Options, host: Host, check_mode: bool) -> KeyFile | Non
     if options.value("path") is None:
         return None
     path, state = Path(options.value("path")), options.value("state")
-    if state == "rotated":
-        return rotate(path, options.span("max_age"), host.now(), check_mode)
     if state == "absent":
-        return remove(path, options.value("destroy"), check_mode)
-    return ensure(path, check_mode)
+        pair = remove(path, options.value("destroy"), dry_run=True)
+        if pair.changed and not check_mode:
+            audit(host, "key", str(path), "removing")
+            pair = remove(path, options.value("destroy"), dry_run=False)
+        return pair
+    rotating = state == "rotated"
+    pair = rotate(path, options.span("max_age"), host.now(), check_mode) if rotating else ensure(path, check_mode)
+    if pair.changed and not check_mode:
+        previous = str(pair.previous) if pair.previous else None
+        audit(host, "key", str(path), state, {"recipient": pair.recipient_id, "previous": previous})
+    return pair
 
 
 def act(options: Options, host: Host, check_mode: bool) -> Outcome:

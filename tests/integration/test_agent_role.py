@@ -28,6 +28,8 @@ ROOT = Path(__file__).parents[2]
 class Fleet:
     """A fleet of this machine alone, with everything of the agent below one directory."""
 
+    roles = ("fleet.backup.agent",)
+
     def __init__(self, directory: Path) -> None:
         self.root = directory
         self.world = World(directory / "world")
@@ -68,11 +70,13 @@ class Fleet:
                 "agent_python": sys.executable,
                 "agent_path": str(self.program),
                 "agent_directory": str(self.settings),
+                "agent_share": "",
+                "agent_logrotate": str(self.root / "logrotate.d" / "fleet-backup"),
                 "agent_owner": getpass.getuser(),
                 "agent_group": grp.getgrgid(os.getegid()).gr_name,
                 **variables,
             },
-            "roles": ["fleet.backup.agent"],
+            "roles": list(self.roles),
         }
         (self.root / "deploy.yml").write_text(yaml.safe_dump([play]))
         done = subprocess.run(
@@ -160,3 +164,58 @@ def test_a_job_that_cannot_be_meant_fails_on_the_controller_by_name(
     output = fleet.deploy({**fleet.shop, **change}, fleet.orders, fails=True)
     assert re.search(says, output), output
     assert not fleet.settings.exists()
+
+
+def test_a_job_has_what_its_group_says_where_it_says_nothing_itself(fleet: Fleet) -> None:
+    given = {key: fleet.shop.pop(key) for key in ("repositories", "encryption")}
+    defaults = {**given, "retention": {"keep_daily": 30, "timezone": "Europe/Berlin"}}
+    fleet.deploy({**fleet.shop, "retention": {"keep_daily": 7}}, fleet_backup_defaults=defaults)
+    written = json.loads((fleet.settings / "jobs.d" / "shop.json").read_text())
+    assert written["retention"] == {"keep_daily": 7, "timezone": "Europe/Berlin"}
+    assert written["encryption"] == given["encryption"]
+    assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
+
+
+def test_a_repository_is_made_when_it_is_deployed_where_that_is_asked_for_and_never_later(fleet: Fleet) -> None:
+    place = fleet.root / "made" / "backups"
+    fleet.deploy({**fleet.shop, "repositories": [{"path": str(place)}]})
+    assert not place.exists()
+    fleet.deploy({**fleet.shop, "repositories": [{"path": str(place), "create": True}]})
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    place.rmdir()
+    with pytest.raises(subprocess.CalledProcessError):
+        fleet.agent("run", "shop")
+    assert not place.exists()
+
+
+def test_the_agent_runs_from_a_virtual_environment_where_one_is_chosen(fleet: Fleet) -> None:
+    environment = str(fleet.root / "venv")
+    python = str(Path(sys.executable).resolve())
+    chosen: dict[str, Any] = {"agent_virtualenv": environment, "agent_python": python}
+    predicted = changed(fleet.deploy(fleet.shop, options=("--check",), **chosen))
+    assert changed(fleet.deploy(fleet.shop, **chosen)) == predicted
+    assert changed(fleet.deploy(fleet.shop, **chosen)) == 0
+    assert fleet.program.read_bytes().startswith(f"#!{environment}/bin/python3\n".encode())
+    assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
+    fleet.deploy(fleet.shop, fleet_backup_state="absent", **chosen)
+    assert not Path(environment).exists()
+
+
+def test_a_python_that_is_too_old_or_missing_is_named(fleet: Fleet, tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\necho 3.7.17\n")
+    old.chmod(0o755)
+    said = fleet.deploy(fleet.shop, agent_python=str(old), fails=True)
+    assert re.search(rf"localhost: {old} is Python 3.7.17, and the agent\s+needs Python 3.8 or newer", said), said
+    assert "/nowhere/python cannot be run" in fleet.deploy(fleet.shop, agent_python="/nowhere/python", fails=True)
+    assert not fleet.program.exists()
+
+
+def test_the_manual_page_and_the_completion_come_with_the_agent(fleet: Fleet) -> None:
+    share = fleet.root / "share"
+    fleet.deploy(fleet.shop, agent_share=str(share))
+    assert (share / "man/man8/fleet-backup.8").read_text() == fleet.agent("manual")
+    assert (share / "bash-completion/completions/fleet-backup").read_text() == fleet.agent("completion", "bash")
+    assert (share / "zsh/site-functions/_fleet-backup").read_text() == fleet.agent("completion", "zsh")
+    fleet.deploy(fleet.shop, agent_share=str(share), fleet_backup_state="absent")
+    assert [path for path in share.rglob("*") if path.is_file()] == []

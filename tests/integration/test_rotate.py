@@ -60,7 +60,7 @@ def test_each_removal_is_in_the_audit_log(world: World) -> None:
     made = take(world, 3)
     world.rotate(Policy(last=1))
     lines = [json.loads(line) for line in (world.host.state / "audit.jsonl").read_text().splitlines()]
-    removed = [line["id"] for line in lines if line["action"] == "rotate"]
+    removed = [line["id"] for line in lines if line["outcome"] == "removing"]
     assert removed == made[:2]
 
 

@@ -16,7 +16,7 @@ import pytest
 from _engine.agent.archive import build
 from _engine.agent.exits import Exit, exit_of
 from _engine.agent.health import complaints, health_of
-from _engine.agent.jobs import Job, Limits
+from _engine.agent.jobs import Job, Limits, Surroundings
 from _engine.agent.reading import read_job, read_jobs
 from _engine.agent.secrets import SecretKind, SecretSource
 from _engine.catalogue import Catalogue
@@ -39,9 +39,31 @@ def test_a_job_needs_little_and_defaults_to_the_strong() -> None:
     job = read()
     assert job.backup.source_host == "web1"
     assert job.backup.encryption.method is Encryption.AES256_GCM
-    assert job.verification.level is Level.CONTENTS
     assert job.backup.lock_timeout == 60.0
     assert job.rotations() == ()
+
+
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ({"encryption": {"recipients": ["/etc/ops.pub"]}}, Level.CHECKSUM),
+        ({"encryption": {"method": "age", "recipients": ["age1x"]}}, Level.CHECKSUM),
+        ({"encryption": {"method": "aes256-cbc"}}, Level.CHECKSUM),
+        ({"encryption": {"recipients": ["/etc/ops.pub"]}, "verify": {"sample": 3, "backup": "all"}}, Level.CHECKSUM),
+        ({"encryption": {"recipients": ["/etc/ops.pub"]}, "verify": {"level": "restore"}}, Level.RESTORE),
+        ({"encryption": {"identities": ["/etc/ops.pem"]}}, Level.CONTENTS),
+        ({"encryption": {"method": "aes256-cbc"}, "passphrase": {"file": "/etc/secret"}}, Level.CONTENTS),
+        ({"encryption": {"method": "gpg", "recipients": ["ops"]}}, Level.CONTENTS),
+        ({"encryption": {"method": "none"}}, Level.CONTENTS),
+    ],
+)
+def test_a_host_verifies_by_itself_as_far_as_what_it_holds_can_read(options: Dict[str, Any], level: Level) -> None:
+    assert read(**options).verification.level is level
+
+
+def test_what_a_restore_needs_around_it_is_read() -> None:
+    job = read(restore={"stop_services": ["shop.service"], "before": [["/bin/true"]], "after": [["/bin/echo", "a"]]})
+    assert job.surroundings == Surroundings(("shop.service",), (("/bin/true",),), (("/bin/echo", "a"),))
 
 
 def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
@@ -84,6 +106,11 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"hooks": {"before": ["systemctl stop shop"]}}, "hooks: before .*each a list of words"),
         ({"hooks": {"before": [["systemctl", "stop", "shop"]]}}, "not the absolute path of a program"),
         ({"hooks": {"befor": []}}, "hooks: there is no option befor"),
+        ({"restore": {"stop_services": ["--now"]}}, '"--now" cannot be the name of a unit'),
+        ({"restore": {"stop_services": ["shop*"]}}, "cannot be the name of a unit"),
+        ({"restore": {"stop_services": "shop"}}, "stop_services .*must be a list"),
+        ({"restore": {"before": [["stop"]]}}, "restore: before .*not the absolute path of a program"),
+        ({"restore": {"stop": []}}, "restore: there is no option stop"),
         ({"health": {"max_age": "1"}}, 'max_age: "1" is not a duration'),
     ],
 )

@@ -24,7 +24,7 @@ ENGINE = PLUGINS / "module_utils" / "_engine"
 #: neighbours neither. The files of one package may import each other.
 LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("errors", "model"),
-    ("command", "interrupts", "names", "primitives", "timespan"),
+    ("audit", "command", "interrupts", "leftovers", "names", "primitives", "timespan"),
     ("hpke", "manifest", "pem", "process", "retention", "scratch", "state"),
     ("databases", "keys", "repositories", "stream"),
     ("catalogue", "cipher", "keyfile", "publication"),

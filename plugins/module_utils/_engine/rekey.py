@@ -13,13 +13,14 @@ from typing import Iterator, List, Optional, Tuple
 
 from . import keys
 from .catalogue import scan
+from .cipher import opened_with
 from .errors import BadInput, PartlyDone
 from .interrupts import interruptible
 from .manifest import MANIFEST_LIMIT, with_key_slots
 from .model import Backup, Encryption, EncryptionSettings, KeySlot, Place, SlotKind
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
-from .state import Host, audit, locked
+from .state import Host, audit, audit_failure, locked
 
 #: A recipient's id, or so much of its beginning that it stands for no other one.
 _RECIPIENT_ID = re.compile("[0-9a-f]{16,64}")
@@ -99,13 +100,19 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
     facts = {
         "id": manifest.id,
         "repository": repository.label,
+        "change": request.change.value,
+        "opened_with": opened_with(request.encryption, manifest),
         "before": readers(manifest.key_slots),
         "after": readers(item.slots),
     }
-    audit(host, "rekey", place.path, request.change.value, facts)
+    audit(host, "rekey", place.path, "changing", facts)
     name = manifest.id + MANIFEST
-    content = repository.read(place, name, MANIFEST_LIMIT)
-    repository.replace(place, name, with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}"))
+    try:
+        content = repository.read(place, name, MANIFEST_LIMIT)
+        repository.replace(place, name, with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}"))
+    except BaseException as error:
+        audit_failure(host, "rekey", place.path, error, {"id": manifest.id, "repository": repository.label})
+        raise
 
 
 def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:

@@ -16,7 +16,7 @@ from typing import List, Optional, Sequence, Tuple
 from . import keys
 from .backup import BackupRequest, take_backup
 from .catalogue import choose, place_of, scan
-from .cipher import Sealer, opening
+from .cipher import Sealer, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
 from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
@@ -124,7 +124,15 @@ def restore(request: RestoreRequest, host: Host) -> RestoreResult:
         except BaseException as error:
             audit_failure(host, "restore", subject, error)
             raise
-        audit(host, "restore", subject, "done", {"id": result.plan.backup.id, "safety_backup": result.safety_backup})
+        backup = result.plan.backup
+        facts = {
+            "id": backup.id,
+            "source": backup.place.path,
+            "repository": result.plan.repository.label,
+            "opened_with": opened_with(request.encryption, backup.manifest),
+            "safety_backup": result.safety_backup,
+        }
+        audit(host, "restore", subject, "done", facts)
         return result
 
 
@@ -261,7 +269,7 @@ def check_outside(target: Database, repositories: Sequence[Repository]) -> None:
 
 def _is_same(path: Path, other: Path) -> bool:
     """Whether both lead to the same directory, under whatever names it is mounted or linked."""
-    return path.exists() and other.exists() and path.samefile(other)
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
 def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup, Tuple[str, ...]]:

@@ -17,7 +17,7 @@ from .model import Database, Decision, Place, Policy, Problem
 from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
 from .retention import plan
-from .state import Host, audit, locked
+from .state import Host, audit, audit_failure, locked
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,17 @@ def rotate(request: RotateRequest, host: Host) -> RotateResult:
         for repository, place in list(_places(request)):
             # Under the lock of the place's backups: what is planned here stays true until it is done.
             with locked(host, place.path, request.lock_timeout):
-                rotation = _plan_place(request, repository, place, host.now())
-                _carry_out(request, host, repository, rotation)
+                action = "purge" if request.purge else "rotate"
+                try:
+                    rotation = _plan_place(request, repository, place, host.now())
+                    _carry_out(request, host, repository, rotation)
+                except BaseException as error:
+                    audit_failure(host, action, place.path, error, {"repository": repository.label})
+                    raise
+                if rotation.changed:
+                    kept = len(rotation.decisions) - len(rotation.removed)
+                    facts = {"repository": repository.label, "removed": len(rotation.removed), "kept": kept}
+                    audit(host, action, place.path, "done", facts)
                 rotations.append(rotation)
     return RotateResult(tuple(rotations))
 

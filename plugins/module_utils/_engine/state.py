@@ -5,7 +5,8 @@
 """What a host remembers: locks, the progress of running work, and the audit log.
 
 All of it lives in one directory: ``FLEET_BACKUP_STATE``, or /var/lib/fleet-backup for root, or
-``$XDG_STATE_HOME/fleet-backup`` (XDG Base Directory Specification) for anybody else.
+``$XDG_STATE_HOME/fleet-backup`` (XDG Base Directory Specification) for anybody else. The audit log that belongs to
+/var/lib/fleet-backup is /var/log/fleet-backup/audit.log.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import errno
 import fcntl
 import json
 import os
-import pwd
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,8 +22,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
-from .errors import BadInput, EngineError, Locked, NoSpace, PermissionDenied
+from .audit import append, caller, tell_journal
+from .errors import BadInput, EngineError, Locked, NoSpace, PermissionDenied, Stopped
 from .timespan import format_time
+
+_ROOT_STATE = Path("/var/lib/fleet-backup")
+_ROOT_LOG = Path("/var/log/fleet-backup/audit.log")
 
 
 def _utc_now() -> datetime:
@@ -45,7 +49,7 @@ def default_state() -> Path:
     if chosen:
         return Path(chosen)
     if os.geteuid() == 0:
-        return Path("/var/lib/fleet-backup")
+        return _ROOT_STATE
     base = Path(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"))
     if not base.is_absolute():
         # Locks that depend on the current directory would lock nothing.
@@ -168,41 +172,50 @@ def running(host: Host) -> List[Mapping[str, Any]]:
     return found
 
 
+def audit_path(host: Host) -> Path:
+    """Where the audit log is: among the logs of the system for root's own state, and else beside the state."""
+    if host.state == _ROOT_STATE and os.geteuid() == 0:
+        return _ROOT_LOG
+    return host.state / "audit.jsonl"
+
+
 def audit(host: Host, action: str, subject: str, outcome: str, detail: Optional[Mapping[str, Any]] = None) -> None:
-    """Add a line to the audit log: who did what to which backups, and how it ended. Holds no secret."""
+    """Add a line to the audit log: who did what to which backups, and how it ended. Holds no secret.
+
+    The journal gets the same. Raises NoSpace and PermissionDenied, which say what is not in the log.
+    """
     entry = {
         "time": format_time(host.now()),
         "action": action,
         "subject": subject,
         "outcome": outcome,
-        "user": _account(),
         "host": host.name,
+        **caller(),
         **(detail or {}),
     }
-    path = _directory(host, "") / "audit.jsonl"
-    with _explained(path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, (json.dumps(entry) + "\n").encode("ascii"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def audit_failure(host: Host, action: str, subject: str, error: BaseException) -> None:
-    """Add a line for what failed. That the log cannot be written either must not hide why the work failed."""
-    with suppress(EngineError):
-        audit(host, action, subject, "failed", {"reason": str(error)})
-
-
-def _account() -> str:
-    """Who runs this, and through whom: the login that sudo(8) records is the person."""
+    tell_journal(entry)
+    path = audit_path(host)
     try:
-        name = pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        name = str(os.geteuid())
-    behind = os.environ.get("SUDO_USER")
-    return f"{name} (sudo by {behind})" if behind else name
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        append(path, entry)
+    except OSError as error:
+        told = (
+            f"The audit log {path} cannot be written: {error.strerror}. "
+            f'That the outcome of "{action}" for {subject} is "{outcome}" is missing there. Mend the log first.'
+        )
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise (NoSpace(told) if full else PermissionDenied(told)) from None
+
+
+def audit_failure(
+    host: Host, action: str, subject: str, error: BaseException, detail: Optional[Mapping[str, Any]] = None
+) -> None:
+    """Add a line for what failed. Where the log cannot be written either, the error says so after its own reason."""
+    try:
+        audit(host, action, subject, "failed", {"reason": str(error), **(detail or {})})
+    except EngineError as unwritten:
+        if isinstance(error, (EngineError, Stopped)):
+            error.args = (f"{error} {unwritten}",)
 
 
 def _directory(host: Host, name: str) -> Path:

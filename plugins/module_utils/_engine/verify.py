@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from .catalogue import Catalogue, dated_in_future, in_future, place_of, scan
-from .cipher import opening
+from .cipher import opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
 from .errors import (
@@ -38,7 +38,7 @@ from .model import Backup, Database, EncryptionSettings, EngineName, Level, Outc
 from .names import MANIFEST, PROOF, id_of_file
 from .repositories.base import Repository
 from .scratch import private_directory
-from .state import Host, Progress, audit, locked
+from .state import Host, Progress, audit, audit_failure, locked
 from .timespan import format_span
 
 #: What a check raises when the backup itself is at fault. Anything else means that it could not be judged: a role that
@@ -118,13 +118,32 @@ def verify(request: VerifyRequest, host: Host) -> VerifyResult:
     _check_request(request)
     subject = request.place.path
     checks: List[Check] = []
+    opened: Set[str] = set()
     with interruptible(), locked(host, f"verify/{subject}", request.lock_timeout):
-        with Progress(host, "verify", f"verify/{subject}") as progress:
-            for target in _selection(request, host):
-                checks.append(target if isinstance(target, Check) else _prove(request, host, *target, progress))
-    result = VerifyResult(tuple(checks))
-    audit(host, "verify", subject, "passed" if result.passed else "failed", {"checked": len(checks)})
+        try:
+            with Progress(host, "verify", f"verify/{subject}") as progress:
+                for target in _selection(request, host):
+                    checks.append(target if isinstance(target, Check) else _prove(request, host, *target, progress))
+                    if not isinstance(target, Check) and request.level is not Level.CHECKSUM:
+                        opened.update(opened_with(request.encryption, target[1].manifest))
+        except BaseException as error:
+            audit_failure(host, "verify", subject, error, {"checked": len(checks), "opened_with": sorted(opened)})
+            raise
+        result = VerifyResult(tuple(checks))
+        audit(host, "verify", subject, "passed" if result.passed else "failed", _facts(request, result, opened))
     return result
+
+
+def _facts(request: VerifyRequest, result: VerifyResult, opened: Set[str]) -> Dict[str, Any]:
+    """What the audit log has of a verification."""
+    ids = {
+        outcome.value: [check.backup for check in result.checks if check.outcome is outcome and check.backup]
+        for outcome in Outcome
+    }
+    reasons = [check.detail for check in result.checks if check.outcome is not Outcome.PASSED]
+    facts: Dict[str, Any] = {"level": request.level.value, "checked": len(result.checks), "opened_with": sorted(opened)}
+    facts.update({name: found for name, found in ids.items() if found})
+    return dict(facts, reason=reasons[0]) if reasons else facts
 
 
 def _check_request(request: VerifyRequest) -> None:

@@ -21,11 +21,17 @@ from .exits import Exit, exit_of_code
 _COMMANDS: Dict[str, str] = {
     "run": "back up the databases of jobs",
     "list": "list the backups of jobs",
+    "show": "say everything about one backup",
     "verify": "prove that the backups of jobs can be restored",
+    "restore": "restore a backup, asking first where there is a terminal",
     "rotate": "remove the backups that the jobs' policies do not keep",
     "status": "say how healthy the jobs are, and what is running",
+    "notify": "send a test message through the channels of notifications",
     "config": "check the settings and the jobs of this host",
+    "unlock": "say who holds locks, and clear what killed processes left over",
     "version": "print the version",
+    "completion": "print what lets a shell complete this command's words",
+    "manual": "print the manual page",
 }
 
 
@@ -46,6 +52,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         # Whoever read the output has seen enough. What Python still holds for it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser with all its commands and their options."""
+    return _parser(tuple(_COMMANDS))
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Optional, Tuple
 
@@ -15,7 +15,8 @@ from ..model import Database, Policy, Server
 from ..repositories.base import Repository
 from ..rotate import RotateRequest
 from ..verify import VerifyRequest
-from .schedule import Schedule
+from .given import GivenKeys
+from .schedule import Schedule, Work
 from .secrets import SecretSource
 
 
@@ -40,6 +41,18 @@ class Hooks:
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What is done around a restore: services of systemd that are stopped for it, and commands as in Hooks.
+
+    ``before`` runs before the services are stopped, and ``after`` when they are started again, well or not.
+    """
+
+    stop_services: Tuple[str, ...] = ()
+    before: Tuple[Tuple[str, ...], ...] = ()
+    after: Tuple[Tuple[str, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class Limits:
     """What is still healthy: how old the newest good backup and the newest proof by restoring may be.
 
@@ -61,6 +74,11 @@ class Timetable:
     rotate: Optional[Schedule] = None
     verify: Optional[Schedule] = None
 
+    def entries(self) -> Tuple[Tuple[Work, Schedule], ...]:
+        """What the host does by itself, and when."""
+        found = ((Work.BACKUP, self.backup), (Work.ROTATE, self.rotate), (Work.VERIFY, self.verify))
+        return tuple((work, schedule) for work, schedule in found if schedule)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -76,16 +94,29 @@ class Job:
     login_password: Optional[SecretSource] = None
     passphrase: Optional[SecretSource] = None
     scratch_password: Optional[SecretSource] = None
+    #: The names of the channels that hear of this job; None for all.
+    notifications: Optional[Tuple[str, ...]] = None
+    #: The URL of a service that hears how each backup begins and ends.
+    heartbeat: Optional[SecretSource] = None
+    surroundings: Surroundings = Surroundings()
+    given: GivenKeys = field(default_factory=GivenKeys)
 
     @property
     def database(self) -> Database:
         return self.backup.database
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether there is a key for what is read: one of the job's own, or one that was given."""
+        return bool(self.given or self.backup.encryption.identities or self.passphrase)
+
     def opened(self) -> Job:
         """This job with its secrets. Raises what ``SecretSource.read`` raises."""
         database = _with_password(self.database, self.login_password)
-        passphrase = self.passphrase.read() if self.passphrase else None
+        # One that was given stands in for the job's own, which may be the very thing that was lost.
+        passphrase = self.passphrase.read() if self.passphrase and self.given.passphrase is None else None
         encryption = replace(self.backup.encryption, passphrase=passphrase)
+        reading = self.given.over(encryption)
         scratch = self.verification.scratch
         if isinstance(scratch, Server):
             password = self.scratch_password.read() if self.scratch_password else database.server.password
@@ -93,7 +124,7 @@ class Job:
         return replace(
             self,
             backup=replace(self.backup, database=database, encryption=encryption),
-            verification=replace(self.verification, database=database, encryption=encryption, scratch=scratch),
+            verification=replace(self.verification, database=database, encryption=reading, scratch=scratch),
         )
 
     def rotations(self) -> Tuple[RotateRequest, ...]:

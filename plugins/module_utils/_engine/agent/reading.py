@@ -38,9 +38,10 @@ from ..retention import check as check_policy
 from ..stream.compression import check_level
 from ..verify import Assertion, VerifyRequest
 from .fields import Fields
-from .jobs import Hooks, Job, Limits, Target, Timetable
+from .jobs import Hooks, Job, Limits, Surroundings, Target, Timetable
 from .schedule import read_schedule
-from .secrets import SecretKind, SecretSource
+from .secrets import SecretSource, read_secret
+from .services import is_unit
 
 #: A job's name is a part of file and unit names.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
@@ -115,19 +116,24 @@ def _job(fields: Fields, name: str, host: str) -> Job:
     repositories = tuple(target.repository for target in targets)
     encryption = fields.object("encryption", _encryption) or EncryptionSettings()
     source_host = fields.text("source_host", host) or host
-    verification = VerifyRequest(database, repositories, encryption, source_host, level=Level.CONTENTS)
-    password = partial(_secret, purpose=f"{name}: login_password")
+    passphrase = fields.object("passphrase", partial(read_secret, purpose=f"{name}: passphrase"))
+    level = Level.CONTENTS if _can_decrypt(encryption, passphrase) else Level.CHECKSUM
+    verification = VerifyRequest(database, repositories, encryption, source_host, level=level)
+    password = partial(read_secret, purpose=f"{name}: login_password")
     return Job(
         name=name,
         backup=_backup(fields, BackupRequest(database, repositories, encryption, source_host)),
         verification=fields.object("verify", partial(_verification, default=verification)) or verification,
         targets=targets,
         hooks=fields.object("hooks", _hooks) or Hooks(),
+        surroundings=fields.object("restore", _surroundings) or Surroundings(),
         limits=fields.object("health", _limits) or Limits(),
         timetable=fields.object("schedule", _timetable) or Timetable(),
         login_password=fields.object("login_password", password),
-        passphrase=fields.object("passphrase", partial(_secret, purpose=f"{name}: passphrase")),
-        scratch_password=fields.object("scratch_password", partial(_secret, purpose=f"{name}: scratch_password")),
+        passphrase=passphrase,
+        scratch_password=fields.object("scratch_password", partial(read_secret, purpose=f"{name}: scratch_password")),
+        notifications=_channels(fields),
+        heartbeat=fields.object("heartbeat", partial(read_secret, purpose=f"{name}: heartbeat")),
     )
 
 
@@ -183,6 +189,8 @@ def _repository(fields: Fields) -> Repository:
     path = Path(fields.required("path"))
     if not path.is_absolute():
         raise fields.wrong("path", f"{path} is not absolute")
+    # For the one who deploys. One that is missing later is a share that is not mounted, and is never made here.
+    fields.flag("create", False)
     return LocalRepository(path)
 
 
@@ -208,6 +216,13 @@ def _encryption(fields: Fields) -> EncryptionSettings:
         recipients=fields.texts("recipients"),
         identities=fields.texts("identities"),
     )
+
+
+def _can_decrypt(encryption: EncryptionSettings, passphrase: Optional[SecretSource]) -> bool:
+    """Whether this host may open its backups by itself. What gpg's keyring holds is not known here."""
+    if encryption.method in (Encryption.NONE, Encryption.GPG):
+        return True
+    return bool(encryption.identities or passphrase)
 
 
 def _backup(fields: Fields, request: BackupRequest) -> BackupRequest:
@@ -238,7 +253,7 @@ def _verification(fields: Fields, default: VerifyRequest) -> VerifyRequest:
     backup = fields.text("backup", "latest") or "latest"
     if backup not in ("latest", "all") and not is_id(backup):
         raise fields.wrong("backup", f'"{backup}" is neither latest, all, nor the id of a backup')
-    level = fields.choice("level", Level, Level.CONTENTS)
+    level = fields.choice("level", Level, default.level)
     assertions = fields.objects("assertions", _assertion)
     if assertions and level is not Level.RESTORE:
         raise fields.wrong("assertions", "they are queries on a restored database, so level must be restore")
@@ -276,6 +291,12 @@ def _hooks(fields: Fields) -> Hooks:
     )
 
 
+def _channels(fields: Fields) -> Optional[Tuple[str, ...]]:
+    """The names of the channels that hear of the job: all where none is said, and none where the list is empty."""
+    given = fields.raw("notifications")
+    return None if given is None else Fields({"notifications": given}, fields.where).texts("notifications")
+
+
 def _commands(fields: Fields, name: str) -> Tuple[Tuple[str, ...], ...]:
     commands: Any = fields.raw(name) or []
     for command in commands if isinstance(commands, list) else [None]:
@@ -284,6 +305,14 @@ def _commands(fields: Fields, name: str) -> Tuple[Tuple[str, ...], ...]:
         if not Path(command[0]).is_absolute():
             raise fields.wrong(name, f"{command[0]} is not the absolute path of a program")
     return tuple(tuple(command) for command in commands)
+
+
+def _surroundings(fields: Fields) -> Surroundings:
+    services = fields.texts("stop_services")
+    for service in services:
+        if not is_unit(service):
+            raise fields.wrong("stop_services", f'"{service}" cannot be the name of a unit of systemd')
+    return Surroundings(services, before=_commands(fields, "before"), after=_commands(fields, "after"))
 
 
 def _limits(fields: Fields) -> Limits:
@@ -298,10 +327,3 @@ def _limits(fields: Fields) -> Limits:
 
 def _timetable(fields: Fields) -> Timetable:
     return Timetable(*(fields.object(work, read_schedule) for work in ("backup", "rotate", "verify")))
-
-
-def _secret(fields: Fields, purpose: str) -> SecretSource:
-    found = [(kind, name) for kind in SecretKind for name in [fields.text(kind.value)] if name]
-    if len(found) != 1:
-        raise fields.wrong("it", f"name one of {', '.join(kind.value for kind in SecretKind)}")
-    return SecretSource(*found[0], purpose)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ..backup import plan_backup, take_backup
-from ..command import Command
 from ..documents import check_document, manifest_document, rotation_document
-from ..errors import EngineError, Stopped, ToolFailed, Unverifiable
+from ..errors import EngineError, NoKey, Stopped, ToolFailed, Unverifiable, WrongKey
 from ..interrupts import interruptible
-from ..model import Outcome
-from ..process import run
+from ..model import Encryption, Level, Outcome
 from ..rotate import plan_rotation, rotate
 from ..state import Host
 from ..timespan import format_size
 from ..verify import Check, VerifyResult, plan_verification, verify
+from .hooks import late_hooks, run_hooks
 from .jobs import Job
 
 
@@ -101,14 +100,14 @@ def _plan_backup(job: Job, host: Host) -> _Done:
 
 def _backup(job: Job, host: Host) -> _Done:
     try:
-        _run_hooks("before", job.hooks.before, job.name, {})
+        run_hooks("before", job.hooks.before, job.name, {})
         result = take_backup(job.backup, host)
     except (EngineError, Stopped) as error:
         failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
-        late = _late_hooks("failure", job.hooks.failure, job.name, failed)
-        late += _late_hooks("after", job.hooks.after, job.name, failed)
+        late = late_hooks("failure", job.hooks.failure, job.name, failed)
+        late += late_hooks("after", job.hooks.after, job.name, failed)
         return _Done(False, " ".join([str(error), *late]), error.code)
-    late = _late_hooks("after", job.hooks.after, job.name, {"FLEET_BACKUP_OUTCOME": "done"})
+    late = late_hooks("after", job.hooks.after, job.name, {"FLEET_BACKUP_OUTCOME": "done"})
     size = format_size(result.manifest.bytes)
     text = f"{result.manifest.id}, {size}" if result.changed else f"{result.manifest.id} is fresh; nothing was done"
     detail = {"backup": manifest_document(result.manifest), "repositories": list(result.repositories)}
@@ -118,28 +117,14 @@ def _backup(job: Job, host: Host) -> _Done:
     return _Done(result.changed, text, None, result.warnings, detail)
 
 
-def _run_hooks(kind: str, commands: Sequence[Tuple[str, ...]], job: str, environment: Mapping[str, str]) -> None:
-    for words in commands:
-        run(Command(f"the hook {kind} of {job} ({words[0]})", words, {"FLEET_BACKUP_JOB": job, **environment}))
-
-
-def _late_hooks(kind: str, commands: Sequence[Tuple[str, ...]], job: str, environment: Mapping[str, str]) -> List[str]:
-    """Run hooks of which none may keep the next one from running; why some of them failed."""
-    failures: List[str] = []
-    for words in commands:
-        try:
-            _run_hooks(kind, [words], job, environment)
-        except EngineError as error:
-            failures.append(str(error))
-    return failures
-
-
 def _plan_proof(job: Job, host: Host) -> _Done:
     planned = plan_verification(job.verification, host)
     failed = tuple(item for item in planned if isinstance(item, Check))
     if failed:
         # A run would fail for these, whatever it found of the others.
-        return _Done(len(planned) > len(failed), failed[0].detail, _verdict(VerifyResult(failed)))
+        return _Done(len(planned) > len(failed), failed[0].detail, _verdict(job, VerifyResult(failed)))
+    if planned and job.verification.level is not Level.CHECKSUM and _needs_key(job):
+        return _Done(True, f"this host holds no key of {job.name}. {_BRING_A_KEY}", Unverifiable.code)
     return _Done(bool(planned), f"{_count(len(planned), 'verification')} would be done")
 
 
@@ -151,13 +136,29 @@ def _prove(job: Job, host: Host) -> _Done:
         level = job.verification.level.value
         return _Done(changed, f"{_count(len(result.checks), 'backup')} passed ({level})", detail=detail)
     bad = next(check for check in result.checks if check.outcome is not Outcome.PASSED)
-    return _Done(changed, bad.detail, _verdict(result), detail=detail)
+    text = f"{bad.detail} {_BRING_A_KEY}" if _lacks_key(job, bad) else bad.detail
+    return _Done(changed, text, _verdict(job, result), detail=detail)
 
 
-def _verdict(result: VerifyResult) -> str:
+def _verdict(job: Job, result: VerifyResult) -> str:
     """The code of what did not pass; "unverifiable" only where nothing worse was found."""
-    codes = [check.code or Unverifiable.code for check in result.checks if check.outcome is not Outcome.PASSED]
+    bad = [check for check in result.checks if check.outcome is not Outcome.PASSED and not _lacks_key(job, check)]
+    codes = [check.code or Unverifiable.code for check in bad]
     return next((code for code in codes if code != Unverifiable.code), Unverifiable.code)
+
+
+#: What to do where a host cannot read its own backups, as it should be.
+_BRING_A_KEY = "Give one with --identity or --passphrase-file, or verify at level checksum, which needs none."
+
+
+def _lacks_key(job: Job, check: Check) -> bool:
+    """Whether a check could not be made for want of a key. gpg, which may have one, calls that a wrong one."""
+    return not job.has_keys and check.code in (NoKey.code, WrongKey.code)
+
+
+def _needs_key(job: Job) -> bool:
+    """Whether nothing that is encrypted as the job says can be read here. What gpg has is not known before it tries."""
+    return not job.has_keys and job.backup.encryption.method not in (Encryption.NONE, Encryption.GPG)
 
 
 def _thin_out(job: Job, host: Host, dry_run: bool) -> _Done:

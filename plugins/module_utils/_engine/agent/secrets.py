@@ -16,6 +16,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..errors import BadInput, EngineError, NotFound, PermissionDenied
+from .fields import Fields
 
 #: No password and no key is longer; what is has been mistaken for one.
 _LIMIT = 64 << 10
@@ -49,8 +50,8 @@ class SecretSource:
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
         if not directory:
             raise NotFound(
-                f"{self.purpose}: systemd hands this process no credentials. Run the job by its service, "
-                f"systemctl start fleet-backup@….service, or keep the secret in a file."
+                f"{self.purpose}: systemd hands this process no credentials. Start the job's service instead, such as "
+                "systemctl start fleet-backup-backup-JOB.service, or keep the secret in a file."
             )
         return self._from_file(Path(directory) / self.name)
 
@@ -94,3 +95,11 @@ class SecretSource:
         return PermissionDenied(
             f"{self.purpose}: {path} cannot be read by user {os.geteuid()}: {error.strerror}. Run as its owner or root."
         )
+
+
+def read_secret(fields: Fields, purpose: str) -> SecretSource:
+    """Read where a secret is: one of ``file``, ``environment`` and ``credential``."""
+    found = [(kind, name) for kind in SecretKind for name in [fields.text(kind.value)] if name]
+    if len(found) != 1:
+        raise fields.wrong("it", f"name one of {', '.join(kind.value for kind in SecretKind)}")
+    return SecretSource(*found[0], purpose)

@@ -14,11 +14,15 @@ from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
 from ..errors import BadInput, Interrupted
+from ..interrupts import interruptible
 from ..state import Host
 from ..timespan import format_span
+from .concluding import Concluding
+from .due import due_jobs
 from .exits import Exit, exit_of
 from .jobs import Job
 from .printing import put, put_json, table
+from .progress import shown
 from .reading import BrokenJob, read_jobs
 from .running import Report
 from .settings import CONFIG, Settings, read_settings
@@ -30,9 +34,13 @@ _SECOND = 1.0
 class Selection:
     """The jobs that are meant, in the order of their names, and those among them that cannot be read."""
 
-    host: Host
+    settings: Settings
     jobs: Tuple[Job, ...]
     broken: Tuple[BrokenJob, ...]
+
+    @property
+    def host(self) -> Host:
+        return self.settings.host
 
 
 def add_selection(parser: argparse.ArgumentParser, every: bool) -> None:
@@ -53,10 +61,7 @@ def select(parsed: argparse.Namespace) -> Selection:
     settings = settings_of(parsed)
     jobs, broken = read_jobs(settings.jobs, settings.host.name)
     wanted: Sequence[str] = parsed.jobs
-    if not wanted and not getattr(parsed, "all", True):
-        raise BadInput("No job is named. Name jobs, or say --all.")
-    if wanted and getattr(parsed, "all", False):
-        raise BadInput("Jobs are named, and --all is given too. Leave one of them out.")
+    _check_one_way(parsed)
     if wanted:
         known = [job.name for job in jobs] + [job.name for job in broken]
         for name in wanted:
@@ -65,31 +70,65 @@ def select(parsed: argparse.Namespace) -> Selection:
                 raise BadInput(f'There is no job "{name}" in {settings.jobs}. The jobs there: {there}.')
         jobs = tuple(job for job in jobs if job.name in wanted)
         broken = tuple(job for job in broken if job.name in wanted)
-    return Selection(settings.host, jobs, broken)
+    if getattr(parsed, "due", False):
+        jobs = due_jobs(jobs, settings.host)
+    return Selection(settings, jobs, broken)
+
+
+def _check_one_way(parsed: argparse.Namespace) -> None:
+    """Raise BadInput where it is not said which jobs are meant, or in two ways."""
+    flags = [name for name in ("all", "due") if hasattr(parsed, name)]
+    said = ["names of jobs"] * bool(parsed.jobs) + [f"--{name}" for name in flags if getattr(parsed, name)]
+    if flags and not said:
+        raise BadInput(f"No job is named. Name jobs, or say {' or '.join(f'--{name}' for name in flags)}.")
+    if len(said) > 1:
+        raise BadInput(f"{' and '.join(said)} are given together. Leave all but one of them out.")
 
 
 def do_each(parsed: argparse.Namespace, verb: str, act: Callable[[Job, Host, bool], Report]) -> Exit:
     """Do the same with each job, and tell what became of it. One that fails stops no other one."""
     selection = select(parsed)
-    reports: List[Report] = [
-        Report(job.name, verb, False, str(job.error), 0.0, job.error.code) for job in selection.broken
-    ]
-    for job in selection.jobs:
-        report = act(job, selection.host, parsed.dry_run)
-        reports.append(report)
-        if report.error == Interrupted.code:
-            break
+    if parsed.dry_run:
+        reports = [_broken(job, verb) for job in selection.broken]
+        reports += [act(job, selection.host, True) for job in selection.jobs]
+    else:
+        reports = _do(selection, verb, shown(act, wanted=not parsed.json))
     reports.sort(key=lambda report: report.job)
     if parsed.json:
         put_json([report.document for report in reports])
     else:
-        _tell(reports)
+        _tell(reports, "No backup is due." if getattr(parsed, "due", False) else "This host has no jobs.")
     return exit_of([report.error for report in reports])
 
 
-def _tell(reports: Sequence[Report]) -> None:
+def _do(selection: Selection, verb: str, act: Callable[[Job, Host, bool], Report]) -> List[Report]:
+    reports: List[Report] = []
+    with Concluding(selection.settings) as concluding:
+        try:
+            # Between two jobs, too, a signal ends the run in order.
+            with interruptible():
+                for broken in selection.broken:
+                    reports.append(concluding.conclude(None, _broken(broken, verb)))
+                for job in selection.jobs:
+                    concluding.begin(job, verb)
+                    reports.append(act(job, selection.host, False))
+                    reports[-1] = concluding.conclude(job, reports[-1])
+                    if reports[-1].error == Interrupted.code:
+                        break
+        except Interrupted as error:
+            done = {report.job for report in reports}
+            left = [job.name for job in selection.jobs if job.name not in done]
+            reports += [Report(name, verb, False, str(error), 0.0, error.code) for name in left[:1]]
+        return concluding.deliver(reports)
+
+
+def _broken(job: BrokenJob, verb: str) -> Report:
+    return Report(job.name, verb, False, str(job.error), 0.0, job.error.code)
+
+
+def _tell(reports: Sequence[Report], nothing: str) -> None:
     if not reports:
-        put("This host has no jobs.\n")
+        put(f"{nothing}\n")
         return
     rows = [(report.job, _word(report), _time(report.seconds), report.text) for report in reports]
     put(table(("JOB", "RESULT", "TIME", ""), rows, right=(2,)))

@@ -21,10 +21,12 @@ CONFIG = Path("/etc/fleet-backup/agent.json")
 
 @dataclass(frozen=True)
 class Settings:
-    """Which host this is, and where its jobs are."""
+    """Which host this is, and where its jobs and channels are."""
 
     host: Host
     jobs: Path
+    #: The file with the channels of notifications; it may be missing.
+    notifications: Path
 
 
 def read_settings(path: Path, required: bool) -> Settings:
@@ -46,7 +48,8 @@ def read_settings(path: Path, required: bool) -> Settings:
     host = fields.text("host") or platform.node() or "localhost"
     state = fields.text("state")
     jobs = Path(fields.text("jobs") or path.parent / "jobs.d")
+    notifications = Path(fields.text("notifications") or path.parent / "notifications.json")
     fields.end()
     if state is not None and "FLEET_BACKUP_STATE" not in os.environ:
-        return Settings(Host(host, Path(state)), jobs)
-    return Settings(Host(host, default_state()), jobs)
+        return Settings(Host(host, Path(state)), jobs, notifications)
+    return Settings(Host(host, default_state()), jobs, notifications)

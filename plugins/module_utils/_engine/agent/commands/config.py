@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 
+from ..concluding import unknown_channels
 from ..exits import Exit
+from ..notifications.reading import read_channels
 from ..printing import put, put_json
 from ..reading import read_jobs
 from ..selection import settings_of
@@ -23,16 +25,25 @@ def act(parsed: argparse.Namespace) -> Exit:
     """Check."""
     settings = settings_of(parsed)
     jobs, broken = read_jobs(settings.jobs, settings.host.name)
+    channels = read_channels(settings.notifications)
+    wrong = [*channels.problems, *(f"{job.name}: {why}" for job in jobs for why in unknown_channels(job, channels))]
     if parsed.json:
         put_json(
             {
                 "host": settings.host.name,
                 "jobs": [job.name for job in jobs],
                 "broken": [{"job": job.name, "message": str(job.error)} for job in broken],
+                "channels": [route.name for route in channels.routes],
+                "problems": wrong,
             }
         )
     else:
         put(f"{settings.host.name}: {len(jobs)} jobs can be used: {', '.join(job.name for job in jobs) or 'none'}\n")
         for job in broken:
             put(f"{job.error}\n")
-    return Exit.USAGE if broken else Exit.FINE
+        if channels.names:
+            usable = ", ".join(route.name for route in channels.routes) or "none"
+            put(f"{len(channels.routes)} channels can be used: {usable}\n")
+        for why in wrong:
+            put(f"{why}\n")
+    return Exit.USAGE if broken or wrong else Exit.FINE

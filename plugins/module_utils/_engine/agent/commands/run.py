@@ -16,6 +16,7 @@ from ..selection import add_selection, do_each
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     add_selection(parser, every=False)
+    parser.add_argument("--due", action="store_true", help="the jobs that missed their last time on schedule")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
 

@@ -8,22 +8,30 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
-from typing import Any, Dict, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 from ...catalogue import place_of, scan
 from ...errors import EngineError
 from ...state import running
 from ...timespan import format_size
+from ..concluding import Concluding
 from ..exits import Exit
 from ..health import complaints, health_of
 from ..jobs import Job, Target
+from ..notifications.events import HEALTH, UNHEALTHY
+from ..notifications.outbox import unreachable, waiting
 from ..printing import put, put_json, table
-from ..selection import add_selection, age, select
+from ..reading import BrokenJob
+from ..running import Report
+from ..selection import Selection, add_selection, age, select
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     add_selection(parser, every=True)
+    parser.add_argument(
+        "--notify", action="store_true", help="tell the channels of jobs that became unhealthy or healthy again"
+    )
 
 
 def act(parsed: argparse.Namespace) -> Exit:
@@ -33,8 +41,10 @@ def act(parsed: argparse.Namespace) -> Exit:
     found = [_look(job, target, now) for job in selection.jobs for target in job.targets]
     found += [_unknown(job.name, "-", str(job.error)) for job in selection.broken]
     work = list(running(selection.host))
+    warnings = _notify(selection, found) if parsed.notify else []
+    unsent = _unsent(selection)
     if parsed.json:
-        put_json({"jobs": found, "running": work})
+        put_json({"jobs": found, "running": work, "unsent": unsent, "warnings": warnings})
     else:
         put(
             table(
@@ -43,7 +53,39 @@ def act(parsed: argparse.Namespace) -> Exit:
         )
         for fields in work:
             put(f"running: {fields.get('verb', '?')} of {fields['subject']}, {fields['stage']}{_amount(fields)}\n")
+        for one in unsent:
+            since = f" since {one['since']}" if one["since"] else ""
+            put(f"notifications: {one['waiting']} wait for {one['channel']}{since}: {one['reason']}\n")
+        for warning in warnings:
+            # What still waits is told above.
+            if not any(warning.startswith(one["reason"]) for one in unsent):
+                put(f"notifications: {warning}\n")
     return Exit.FAILED if any(one["complaints"] for one in found) else Exit.FINE
+
+
+def _notify(selection: Selection, found: Sequence[Mapping[str, Any]]) -> List[str]:
+    """Tell of each job whose health changed; what could not be told."""
+    reports: List[Report] = []
+    jobs: List[Union[Job, BrokenJob]] = [*selection.jobs, *selection.broken]
+    with Concluding(selection.settings) as concluding:
+        for job in jobs:
+            wrong = [sentence for one in found if one["job"] == job.name for sentence in one["complaints"]]
+            text = "; ".join(wrong) or "all is as it should be"
+            report = Report(job.name, HEALTH, False, f"{text}.", 0.0, UNHEALTHY if wrong else None)
+            reports.append(concluding.conclude(job if isinstance(job, Job) else None, report))
+        reports = concluding.deliver(reports)
+    return list(dict.fromkeys(warning for report in reports for warning in report.warnings))
+
+
+def _unsent(selection: Selection) -> List[Dict[str, Any]]:
+    """The channels that could not be reached, and how many messages wait for each."""
+    state, counts = selection.host.state, waiting(selection.host.state)
+    found = []
+    for channel in sorted({*counts, *unreachable(state)}):
+        noted = unreachable(state).get(channel, {})
+        reason, since = noted.get("reason", "not tried yet"), noted.get("since")
+        found.append({"channel": channel, "waiting": counts.get(channel, 0), "since": since, "reason": reason})
+    return found
 
 
 def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:

@@ -1,0 +1,24 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Printing the manual page, for man(1): fleet-backup manual >/usr/local/share/man/man8/fleet-backup.8."""
+
+from __future__ import annotations
+
+import argparse
+
+from ..cli import whole_parser
+from ..exits import Exit
+from ..manual import page
+from ..printing import put
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the command takes: nothing."""
+
+
+def act(parsed: argparse.Namespace) -> Exit:
+    """Print it."""
+    put(page(whole_parser()))
+    return Exit.FINE

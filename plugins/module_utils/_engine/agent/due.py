@@ -1,0 +1,102 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which backups are due: those of jobs that have no good one since the last moment at which it should have begun."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from typing import List, Optional, Sequence, Tuple
+
+from ..catalogue import in_future, place_of, scan
+from ..command import Command, find_program
+from ..errors import EngineError
+from ..process import Process, memory_file
+from ..state import Host
+from .jobs import Job
+from .schedule import Expression, Schedule, Work, seed_of
+
+#: The moment that systemd-analyze(1) tells: in UTC on a line of its own, unless local time is UTC.
+_NEXT = re.compile(r"^ *(?:Next elapse|\(in UTC\)): \w+ (?P<time>[0-9-]+ [0-9:]+) UTC$", re.MULTILINE)
+_ANSWER = 1 << 16
+
+
+def due_jobs(jobs: Sequence[Job], host: Host) -> Tuple[Job, ...]:
+    """The jobs whose backup is due, such that one which another process takes meanwhile is enough.
+
+    Where nobody can tell, it is due: a backup too many is better than one too few.
+    """
+    found = (_due(job, job.timetable.backup, host) for job in jobs if job.timetable.backup)
+    return tuple(job for job in found if job)
+
+
+def _due(job: Job, schedule: Schedule, host: Host) -> Optional[Job]:
+    now, newest = host.now(), _newest(job, host)
+    if newest is None:
+        return job
+    try:
+        missed = _missed(schedule, seed_of(host.name, job.name, Work.BACKUP), newest, now)
+    except EngineError:
+        return job
+    if missed is None:
+        return None
+    fresh = max(now - missed, job.backup.max_age or timedelta())
+    return replace(job, backup=replace(job.backup, max_age=fresh))
+
+
+def _missed(schedule: Schedule, seed: str, newest: datetime, now: datetime) -> Optional[datetime]:
+    """A moment at or before ``now`` at which a backup should have begun, and none later than it was taken."""
+    if isinstance(schedule, Expression) and schedule.calendar and not schedule.fields:
+        # Only systemd reads its calendars, and it tells the next moment of them, not the last.
+        moment = _next_elapse(schedule.calendar, newest)
+        return moment if moment and moment <= now else None
+    moment = schedule.last(seed, now)
+    return moment if moment and moment > newest else None
+
+
+def _newest(job: Job, host: Host) -> Optional[datetime]:
+    """The time of the newest good backup that every repository has; None where one has none, or cannot be read."""
+    times: List[datetime] = []
+    for target in job.targets:
+        try:
+            target.repository.check(writing=False)
+            catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+        except EngineError:
+            # The backup itself will say why, and reach the other repositories.
+            return None
+        good = [backup.time for backup in catalogue.good if not in_future(backup, host.now())]
+        if not good:
+            return None
+        times.append(max(good))
+    return min(times)
+
+
+def _next_elapse(calendar: str, after: datetime) -> Optional[datetime]:
+    """The first moment of a calendar event (systemd.time(7)) after another one; None where there is none.
+
+    Raises MissingTool, and ToolFailed where this systemd cannot tell: it can as of version 244.
+    """
+    program = find_program("systemd-analyze", "systemd", f'The schedule "{calendar}"')
+    arguments = ("calendar", f"--base-time=@{int(after.timestamp())}", "--", calendar)
+    output = memory_file(b"")
+    try:
+        command = Command("systemd-analyze", (program, *arguments), {"LC_ALL": "C"})
+        process = Process(command, stdout=output)
+        try:
+            failure = process.failure()
+        except BaseException:
+            process.stop()
+            raise
+        if failure is not None:
+            raise failure
+        answer = os.pread(output, _ANSWER, 0).decode("utf-8", "replace")
+    finally:
+        os.close(output)
+    match = _NEXT.search(answer)
+    if match is None:
+        return None
+    return datetime.strptime(match.group("time"), "%Y-%m-%d %H:%M:%S").replace(tzinfo=timezone.utc)

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sending in the background: a thread for each channel, so that a slow one delays neither the work nor another one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import List, Optional
+
+from ...errors import EngineError
+from .base import Channel, NotSent
+from .events import Event
+from .outbox import Letter
+
+
+@dataclass
+class Parcel:
+    """One event on its way, and what became of it. ``letter`` is its file in the outbox, where it has one."""
+
+    event: Event
+    letter: Optional[Letter] = None
+    done: bool = False
+    failure: Optional[str] = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.event.job}.{self.event.verb}"
+
+
+class Courier:
+    """Sends what it is handed, in that order. When one message cannot be sent, those behind it wait for the next run.
+
+    A heartbeat's pings are sent all the same: each has its own meaning.
+    """
+
+    def __init__(self, name: str, channel: Channel) -> None:
+        self.name, self.channel = name, channel
+        self.parcels: List[Parcel] = []
+        self._queue: queue.SimpleQueue[Optional[Parcel]] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._started = False
+        self._unreachable: Optional[str] = None
+
+    def hand(self, parcel: Parcel) -> None:
+        """Take an event to send; returns at once."""
+        self.parcels.append(parcel)
+        self._queue.put(parcel)
+        if not self._started:
+            self._started = True
+            self._thread.start()
+
+    def end(self) -> None:
+        """Say that nothing more comes."""
+        self._queue.put(None)
+
+    def wait(self, deadline: float) -> None:
+        """Wait for what was handed, until ``deadline`` by time.monotonic()."""
+        if self._started:
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        for parcel in iter(self._queue.get, None):
+            if self._unreachable is None or self.channel.heartbeat:
+                parcel.failure = self._send(parcel)
+            else:
+                parcel.failure = self._unreachable
+            parcel.done = True
+
+    def _send(self, parcel: Parcel) -> Optional[str]:
+        """Send one; why that failed, where it did."""
+        keep = True
+        try:
+            self.channel.send(parcel.event)
+        except NotSent as error:
+            failure, keep = str(error), error.keep
+        except EngineError as error:
+            failure = str(error)
+        except Exception as error:
+            # What a library raises that nobody foresaw can quote an address: its kind alone is told.
+            failure = f"channel {self.name}: sending failed unexpectedly ({type(error).__name__})."
+        else:
+            if parcel.letter:
+                parcel.letter.sent()
+            return None
+        if keep:
+            self._unreachable = failure
+        elif parcel.letter:
+            parcel.letter.sent()
+        return failure

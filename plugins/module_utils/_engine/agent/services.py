@@ -1,0 +1,95 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Services of systemd that must not run meanwhile: stopped, and started again (systemctl(1))."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import List, Optional, Sequence, Tuple
+
+from ..command import Command, find_program
+from ..errors import EngineError, ToolFailed
+from ..process import Process, memory_file, run
+
+#: What systemd takes for a unit's name (systemd.unit(5)), without patterns and without what looks like an option.
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]{0,254}")
+#: The states in which a unit runs, or is about to (systemctl(1), ActiveState).
+_RUNNING = ("active", "activating", "reloading", "refreshing")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A unit as systemd knows it."""
+
+    unit: str
+    installed: bool
+    running: bool
+
+
+def is_unit(name: str) -> bool:
+    """Whether a text can be the name of one unit."""
+    return _UNIT.fullmatch(name) is not None
+
+
+def look(units: Sequence[str]) -> Tuple[Service, ...]:
+    """These units as they are now, each once. Changes nothing; raises MissingTool and ToolFailed."""
+    return tuple(_look(unit) for unit in dict.fromkeys(units))
+
+
+def stop(service: Service) -> None:
+    """Stop a unit, and wait until it has stopped. Raises ToolFailed."""
+    run(_systemctl("stop", service.unit))
+
+
+def start(service: Service) -> None:
+    """Start a unit. Raises ToolFailed, and EngineError where it was started and yet does not run."""
+    run(_systemctl("start", service.unit))
+    if not _look(service.unit).running:
+        raise EngineError(f"{service.unit} was started, and does not run. See why with journalctl -u {service.unit}.")
+
+
+def start_all(services: Sequence[Service]) -> List[str]:
+    """Start units, of which none may keep the next one from starting; why some of them did not start."""
+    failures: List[str] = []
+    for service in services:
+        try:
+            start(service)
+        except ToolFailed as failure:
+            hint = f"See journalctl -u {service.unit}, and start it by hand."
+            failures.append(f"{service.unit} did not start again. {failure} {hint}")
+        except EngineError as error:
+            failures.append(str(error))
+    return failures
+
+
+def _look(unit: str) -> Service:
+    said = _ask("show", "--property=LoadState,ActiveState", unit)
+    state = dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
+    return Service(unit, state.get("LoadState") not in (None, "not-found"), state.get("ActiveState") in _RUNNING)
+
+
+def _ask(*arguments: str) -> str:
+    """What systemctl says."""
+    output = memory_file(b"")
+    try:
+        process = Process(_systemctl(*arguments), stdout=output)
+        failure: Optional[ToolFailed] = None
+        try:
+            failure = process.failure()
+        except BaseException:
+            process.stop()
+            raise
+        if failure is not None:
+            raise failure
+        return os.pread(output, os.fstat(output).st_size, 0).decode("utf-8", "replace")
+    finally:
+        os.close(output)
+
+
+def _systemctl(*arguments: str) -> Command:
+    program = find_program("systemctl", "systemd", "Stopping services around a restore")
+    return Command(f"systemctl {arguments[0]} {arguments[-1]}", (program, "--no-ask-password", *arguments))
