@@ -13,9 +13,10 @@ from typing import Any, Dict, Iterator, List, Tuple
 from ...catalogue import place_of, scan
 from ...documents import backup_document
 from ...errors import EngineError
-from ...model import Backup, Level
-from ...timespan import format_size, format_span
+from ...model import Backup
+from ...timespan import format_size
 from ..exits import Exit, exit_of
+from ..facts import age_of, proof_of
 from ..jobs import Job, Target
 from ..printing import put, put_json, table
 from ..selection import add_selection, select
@@ -61,11 +62,4 @@ def _backups(job: Job, target: Target) -> Iterator[Backup]:
 
 
 def _told(backup: Backup, now: datetime) -> Tuple[str, str, str]:
-    return format_span(now - backup.time), format_size(backup.manifest.bytes), _proof(backup)
-
-
-def _proof(backup: Backup) -> str:
-    if backup.known_bad:
-        return f"BAD: {backup.known_bad}"
-    proven = next((level for level in reversed(Level) if backup.proven(level)), None)
-    return proven.value if proven else "unproven"
+    return age_of(backup, now), format_size(backup.manifest.bytes), proof_of(backup)
