@@ -145,6 +145,11 @@ def test_a_credential_is_named_with_the_path_of_its_file_for_who_needs_it() -> N
     for work, expected in (("backup", 1), ("verify", 1), ("rotate", 0)):
         loaded = settings(found[f"fleet-backup-{work}-orders.service"], "LoadCredential")
         assert loaded == ["orders:/etc/orders 100%%.cred"] * expected
+    sealed = made(orders, credentials={"orders": "/etc/credstore.encrypted/orders"})[
+        "fleet-backup-backup-orders.service"
+    ]
+    assert settings(sealed, "LoadCredentialEncrypted") == ["orders:/etc/credstore.encrypted/orders"]
+    assert settings(sealed, "LoadCredential") == []
     with pytest.raises(BadInput, match='^web1: job orders: nothing says where the credential "orders" is. Add it to'):
         made(orders)
     with pytest.raises(BadInput, match="^web1: job orders: cron hands nobody a credential"):

@@ -244,8 +244,10 @@ def _credentials(job: Job, work: Work, options: UnitOptions, where: str) -> List
             )
         if not _CREDENTIAL.fullmatch(name):
             raise BadInput(f'{where}: "{name}" cannot be the name of a credential. Use letters, digits, "_", "-", ".".')
+        # Systemd keeps encrypted ones in directories of this name (systemd.exec(5)).
+        setting = "LoadCredentialEncrypted" if "credstore.encrypted" in Path(path).parts else "LoadCredential"
         # The rest of the line is the path, and quotes would be part of it.
-        lines.append(f"LoadCredential={name}:{_path(path, where).strip(chr(34))}")
+        lines.append(f"{setting}={name}:{_path(path, where).strip(chr(34))}")
     return lines
 
 
