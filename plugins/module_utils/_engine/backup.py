@@ -15,7 +15,7 @@ from typing import Dict, List, Mapping, Optional, Tuple
 
 from . import __version__
 from .catalogue import place_of
-from .cipher import Sealer, Stage
+from .cipher import Sealer, Stage, sealed_for
 from .command import Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
@@ -134,9 +134,12 @@ def take_backup(request: BackupRequest, host: Host) -> BackupResult:
             audit_failure(host, "backup", subject, error)
             raise
         if result.changed:
-            audit(
-                host, "backup", subject, "done", {"id": result.manifest.id, "repositories": list(result.repositories)}
-            )
+            facts = {
+                "id": result.manifest.id,
+                "repositories": list(result.repositories),
+                "sealed_for": sealed_for(request.encryption, result.manifest.key_slots),
+            }
+            audit(host, "backup", subject, "done", facts)
         return result
 
 
@@ -237,8 +240,6 @@ class _Run:
         publication.begin(name)
         with self._sealer.seal(name) as sealing:
             self._slots += sealing.slots
-            for command in filter(None, (compressor, sealing.command)):
-                self._tools[command.name] = program_version(str(command.arguments[0]))
             stored, digest, plain = self._stream(publication, stream, compressor, sealing)
         publication.finish()
         return Artefact(
@@ -269,6 +270,9 @@ class _Run:
                 descriptor, plain = pipe.counted_source(stream)
                 descriptor = pipe.through(compressor, descriptor)
                 descriptor = pipe.through(sealing.command, descriptor)
+                # Now, as the first thing that pg_dump does is to read the catalogue for a while.
+                for command in filter(None, (compressor, sealing.command)):
+                    self._tools[command.name] = program_version(str(command.arguments[0]))
                 for block in pipe.blocks(descriptor):
                     store(sealing.transform.update(block) if sealing.transform else block)
                 # Only when every program ended well is the end of the stream the end of the dump.

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from . import keys
 from .command import Command
@@ -114,6 +114,34 @@ def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact
         yield Stage(openssl.decrypting(settings.passphrase))
     else:
         yield Stage()
+
+
+def sealed_for(settings: EncryptionSettings, slots: Sequence[KeySlot]) -> List[str]:
+    """Who can read what was encrypted, for the audit log: recipients by id or as named, "passphrase"."""
+    if slots:
+        return sorted({slot.recipient or slot.kind.value for slot in slots})
+    if settings.method in (Encryption.GPG, Encryption.AGE) and settings.recipients:
+        return sorted(settings.recipients)
+    return ["passphrase"] if settings.passphrase else []
+
+
+def opened_with(settings: EncryptionSettings, manifest: Manifest) -> List[str]:
+    """Which of the keys that were given open a backup, for the audit log: ids, paths, "passphrase". No private key."""
+    method = manifest.main.encryption
+    if method is Encryption.NONE:
+        return []
+    if method is Encryption.AES256_GCM:
+        wanted = {slot.recipient for slot in manifest.key_slots}
+        try:
+            identities = keys.load_identities(settings.identities)
+        except EngineError as error:
+            return [f"not known: {error}"]
+        found = sorted({identity.id for identity in identities} & wanted)
+    else:
+        found = [item if item.startswith("/") else "an inline identity" for item in settings.identities]
+        if method is Encryption.GPG and not found and not settings.passphrase:
+            found = ["the keyring of gpg"]
+    return found or (["passphrase"] if settings.passphrase else [])
 
 
 def explain_opening(failure: ToolFailed, artefact: Artefact) -> EngineError:
