@@ -237,6 +237,24 @@ def test_without_psycopg2_or_pg_dump_the_package_is_named(world: World, monkeypa
         refused(world, MissingTool, "python3-psycopg2")
 
 
+@pytest.mark.parametrize("script", ["exit 1", None])
+def test_a_host_without_a_working_stdbuf_backs_up_all_the_same(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for directory in os.environ["PATH"].split(os.pathsep):
+        for path in Path(directory).glob("*"):
+            if path.name != "stdbuf" and not (programs / path.name).is_symlink():
+                (programs / path.name).symlink_to(path)
+    if script:
+        (programs / "stdbuf").write_text(f"#!/bin/sh\n{script}\n")
+        (programs / "stdbuf").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    world.backup()
+    assert world.verify(level=Level.RESTORE).passed
+
+
 def test_a_dump_that_dies_in_the_middle_is_a_failure_and_leaves_nothing(
     world: World, cluster: Cluster, database: str
 ) -> None:

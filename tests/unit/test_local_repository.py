@@ -46,6 +46,18 @@ def put(repository: LocalRepository, name: str, content: bytes = b"content") -> 
         writer.commit()
 
 
+def test_a_large_file_is_whole_although_its_pages_are_let_go_while_it_is_written(repository: LocalRepository) -> None:
+    block = os.urandom(1 << 20)
+    with repository.create(PLACE, "large") as writer:
+        for number in range(11):
+            writer.write(block[number:] + block[:number])
+        writer.finish()
+        writer.commit()
+    with repository.open(PLACE, "large") as reader:
+        content = b"".join(iter(lambda: reader.read(1 << 20), b""))
+    assert content == b"".join(block[number:] + block[:number] for number in range(11))
+
+
 def names(repository: LocalRepository) -> list[str]:
     return [entry.name for entry in repository.entries(PLACE)]
 

@@ -124,6 +124,42 @@ def test_whatever_stops_a_copier_stops_the_pipe(tmp_path: Path, monkeypatch: pyt
             pipe.wait()
 
 
+SAY_POLICY = script("policy", "sys.stdout.write(str(os.sched_getscheduler(0)))")
+
+
+def policies() -> tuple[int, int, int]:
+    """The scheduling policy of a pipe's program, and of this thread within and after the pipe."""
+    with Pipe() as pipe:
+        program = int(collect(pipe, pipe.source(SAY_POLICY)))
+        within = os.sched_getscheduler(0)
+    return program, within, os.sched_getscheduler(0)
+
+
+def test_what_a_pipe_runs_is_batch_work_and_nothing_else_is() -> None:
+    assert policies() == (os.SCHED_BATCH, os.SCHED_BATCH, os.SCHED_OTHER)
+
+
+def test_a_policy_that_somebody_chose_stays() -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def idle() -> None:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        seen.append(policies())
+
+    thread = threading.Thread(target=idle)
+    thread.start()
+    thread.join()
+    assert seen == [(os.SCHED_IDLE,) * 3]
+
+
+def test_where_the_policy_may_not_be_changed_a_pipe_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_arguments: object) -> None:
+        raise PermissionError("a sandbox forbids it")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    assert policies() == (os.SCHED_OTHER,) * 3
+
+
 def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
     def open_descriptors() -> int:
         return len(os.listdir("/proc/self/fd"))

@@ -19,6 +19,8 @@ from .base import Reader, Writer
 
 #: What a file is called while it is written: its name between a dot and this.
 PARTIAL = ".partial"
+#: After how many bytes the pages of a file that is written are let go.
+_LET_GO_AFTER = 4 << 20
 # A pipe or device planted under an artefact's name must not block the reader.
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -30,6 +32,7 @@ class LocalWriter(Writer):
         self._label, self._name = label, name
         self._partial = f".{name}{PARTIAL}"
         self._committed = False
+        self._cached = 0
         self._directory = os.dup(directory)
         try:
             self._file = self._take_name()
@@ -63,8 +66,20 @@ class LocalWriter(Writer):
     def write(self, block: bytes) -> None:
         try:
             write_all(self._file, block)
+            self._let_go(len(block))
         except OSError as error:
             raise explain(error, self._label, self._name) from None
+
+    def _let_go(self, written: int) -> None:
+        """Let the system write out what is new, and forget what is on the disk (posix_fadvise(2)); waits for neither.
+
+        A backup then pushes nothing out of the page cache, leaves little to the fsync at its end, and writes into the
+        same few pages again and again: fresh ones cost a virtual machine 0.2 s of CPU a GB of dump.
+        """
+        self._cached += written
+        if self._cached >= _LET_GO_AFTER:
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+            self._cached = 0
 
     def finish(self) -> None:
         try:

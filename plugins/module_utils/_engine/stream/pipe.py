@@ -105,13 +105,17 @@ class Pipe:
         self._copiers: List[Copier] = []
         self._descriptors: List[int] = []
         self._label = label
+        self._policy: Optional[int] = None
 
     def __enter__(self) -> Pipe:
+        self._policy = _become_batch_work()
         return self
 
     def __exit__(
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
+        if self._policy is not None:
+            _schedule(self._policy)
         for process in self._processes:
             process.stop()
         self._close_all()
@@ -157,10 +161,11 @@ class Pipe:
             self._close(source)
 
     def blocks(self, source: int) -> Iterator[bytes]:
-        """What arrives at a descriptor, in blocks of at most 1 MiB, until its end."""
+        """What arrives at a descriptor, in blocks of at most 256 KiB, until its end."""
         while True:
             try:
-                block = os.read(source, BLOCK)
+                # More than a pipe holds would be fresh memory each time: three of four page faults of a backup.
+                block = os.read(source, _HELD)
             except OSError as error:
                 raise _explained(error, self._label) from None
             if not block:
@@ -227,6 +232,26 @@ class Pipe:
     def _close_all(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+
+def _become_batch_work() -> Optional[int]:
+    """Let this thread, and the threads and programs that it starts, run as batch work (sched(7), SCHED_BATCH).
+
+    What is woken by the next few bytes then waits for its turn, and finds more of them: the server, which is no batch
+    work, is interrupted a fifth as often, and 0.2 s of CPU a GB are saved. Returns the policy to go back to, or None
+    where somebody chose one.
+    """
+    before = os.sched_getscheduler(0)
+    return before if before == os.SCHED_OTHER and _schedule(os.SCHED_BATCH) else None
+
+
+def _schedule(policy: int) -> bool:
+    """Give this thread another policy; whether it has it. A sandbox may forbid it, and then all is only slower."""
+    try:
+        os.sched_setscheduler(0, policy, os.sched_param(0))
+    except OSError:
+        return False
+    return True
 
 
 def _capacity(descriptor: int) -> int:
