@@ -82,7 +82,7 @@ yamllint: environment
 .PHONY: shellcheck
 shellcheck:
 	@echo "==> shellcheck"
-	@grep -l '^#!.*bash' .ci/* tools/* | xargs shellcheck
+	@grep -l '^#!.*bash' .ci/* tests/hosts/* tools/* | xargs shellcheck
 
 .PHONY: ansible-lint
 ansible-lint: environment tree
@@ -119,6 +119,20 @@ integration: environment ## Run the integration tests, against real servers and 
 faults: environment ## Run the fault tests: full disks, killed processes, damaged backups
 	@echo "==> Fault tests"
 	@$(PYTEST) tests/faults
+
+.PHONY: fleet
+fleet: ## Test whole fleets: hosts with systemd, ssh and PostgreSQL (root and podman)
+	@tools/packages tests/hosts/packages.txt
+	@$(MAKE) environment
+	@tests/hosts/images
+	@echo "==> Fleet tests"
+	@$(PYTEST) --dist loadfile tests/fleet
+
+.PHONY: molecule
+molecule: ## Run the roles' molecule scenarios (root and podman)
+	@tools/packages tests/hosts/packages.txt
+	@tools/molecule default
+	@tools/molecule fleet
 
 .PHONY: sanity
 sanity: environment tree ## Run ansible-test's sanity tests

@@ -1,0 +1,119 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is deployed, changed and taken away again, each on a host of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable
+
+from databases import REPOSITORY, deploy, orders, shop, uninstall
+from hosts import Fleet, Host
+
+AGENT = "/usr/local/bin/fleet-backup"
+EVERYWHERE = ("/etc", "/usr/local", "/var/lib/fleet-backup", "/var/lib/systemd/timers", "/srv")
+
+
+def times(host: Host, *paths: str) -> dict[str, str]:
+    """When each file below the paths was written, and its place on the disk."""
+    found = host.run(["find", *paths, "-type", "f", "-printf", "%p\\t%T@ %i\\n"])
+    rows = (line.partition("\t") for line in found.splitlines())
+    return {path: when for path, _tab, when in rows}
+
+
+def differences(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {path for path in {**before, **after} if before.get(path) != after.get(path)}
+
+
+def made_by_us(host: Host) -> list[str]:
+    return sorted(
+        path for path in host.files("/etc", "/usr/local", "/var/lib/systemd", "/run") if "fleet-backup" in path
+    )
+
+
+def test_check_mode_on_bare_hosts_predicts_and_changes_nothing(start_fleet: Callable[..., Fleet]) -> None:
+    fleet = start_fleet(old=11, new=13)
+    before = {host.name: host.files(*EVERYWHERE) for host in fleet}
+    play = deploy(fleet, "--check", "--diff")
+    assert all(changed > 0 for changed in play.changed.values()), play.output
+    assert "fleet-backup-backup-shop.timer" in play.output
+    assert {host.name: differences(before[host.name], host.files(*EVERYWHERE)) for host in fleet} == {
+        "old": set(),
+        "new": set(),
+    }
+    assert list(fleet.directory.rglob("*.pem")) == []
+
+
+def test_an_upgrade_replaces_the_agent_and_nothing_else(start_fleet: Callable[..., Fleet]) -> None:
+    fleet = start_fleet(web1=12)
+    host = fleet["web1"]
+    deploy(fleet)
+    host.agent("run", "--all")
+    before = times(host, *EVERYWHERE)
+    marker = fleet.collection / "plugins" / "module_utils" / "_engine" / "__init__.py"
+    marker.write_text(marker.read_text() + "\n# The next version.\n")
+    play = deploy(fleet)
+    assert play.changed == {"web1": 1}, play.output
+    assert differences(before, times(host, *EVERYWHERE)) == {AGENT}
+    host.agent("run", "--all")
+    assert [len(host.backups(job)) for job in ("shop", "orders")] == [2, 2]
+
+
+def test_a_job_that_leaves_the_inventory_loses_its_timers_and_keeps_its_backups(
+    start_fleet: Callable[..., Fleet],
+) -> None:
+    fleet = start_fleet(web1=13)
+    host = fleet["web1"]
+    deploy(fleet)
+    host.agent("run", "--all")
+    backups = host.files(REPOSITORY)
+    fleet.variables["web1"]["fleet_backup_jobs"] = [orders()]
+    deploy(fleet)
+    assert [path for path in made_by_us(host) if "shop" in path] == []
+    assert "shop" not in host.run(["systemctl", "list-units", "--all", "--no-pager", "fleet-backup-*"])
+    assert "fleet-backup-backup-orders.timer" in host.run(["systemctl", "list-timers", "--no-pager"])
+    assert host.files(REPOSITORY) == backups
+    assert deploy(fleet).changed == {"web1": 0}
+
+
+def test_uninstalling_leaves_nothing_but_all_backups(start_fleet: Callable[..., Fleet]) -> None:
+    fleet = start_fleet(old=11, new=12)
+    fleet.variables["new"]["schedule_manager"] = "cron"
+    deploy(fleet)
+    assert "/etc/cron.d/fleet-backup" in fleet["new"].files("/etc/cron.d")
+    for host in fleet:
+        host.agent("run", "--all")
+    backups = {host.name: host.files(REPOSITORY) for host in fleet}
+    uninstall(fleet)
+    for host in fleet:
+        assert made_by_us(host) == []
+        assert "fleet-backup" not in host.run(["systemctl", "list-units", "--all", "--no-pager"])
+        assert host.run(["systemctl", "is-system-running"]).strip() == "running"
+    assert {host.name: host.files(REPOSITORY) for host in fleet} == backups
+    assert uninstall(fleet).changed == {"old": 0, "new": 0}
+
+
+def test_postgresql_lets_the_agent_in_by_a_password_too(start_fleet: Callable[..., Fleet]) -> None:
+    fleet = start_fleet(db1=11)
+    host = fleet["db1"]
+    host.sql("CREATE ROLE backup SUPERUSER LOGIN PASSWORD 'open sesame'")
+    by_password = orders(login_host="127.0.0.1", login_user="backup", login_password="open sesame")
+    del by_password["login_unix_socket"], by_password["become_user"]
+    fleet.variables["db1"]["fleet_backup_jobs"] = [by_password, shop()]
+    play = deploy(fleet, "--diff", "-vv")
+    assert "open sesame" not in play.output
+    host.agent("run", "orders")
+    assert len(host.backups("orders")) == 1
+    assert host.run(
+        ["grep", "--recursive", "--files-with-matches", "open sesame", "/etc", "/var/lib/fleet-backup"]
+    ) == ("/etc/fleet-backup/secrets/orders.login_password\n")
+
+
+def test_two_fleets_at_once_do_not_meet(start_fleet: Callable[..., Fleet]) -> None:
+    one, other = start_fleet(web1=12), start_fleet(web1=12)
+    one["web1"].write("/etc/mark", "one")
+    assert "/etc/mark" not in other["web1"].files("/etc")
+    assert one["web1"].address != other["web1"].address
+    assert Path(one.directory) != Path(other.directory)

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Six hosts, two of each Debian, with SQLite and PostgreSQL 13, 15 and 17: what is deployed works, and stays so."""
+
+from __future__ import annotations
+
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable
+
+from databases import REPOSITORY, TREASURE, deploy, run_and_watch
+from hosts import Fleet, Host
+
+JOBS = ["orders", "shop"]
+
+
+def on_each(fleet: Fleet, look: Callable[[Host], None]) -> None:
+    """Look at all hosts, several at a time."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(look, fleet))
+
+
+def test_the_second_deployment_changes_nothing(six_hosts: Fleet) -> None:
+    play = deploy(six_hosts)
+    assert play.changed == {host.name: 0 for host in six_hosts}, play.output
+
+
+def test_every_host_backs_up_all_its_databases_and_lists_the_backups(six_hosts: Fleet) -> None:
+    def look(host: Host) -> None:
+        before = {job: len(host.backups(job)) for job in JOBS}
+        reports = json.loads(host.agent("run", "--all", "--json"))
+        assert {report["job"]: report["error"] for report in reports} == dict.fromkeys(JOBS)
+        assert {job: len(host.backups(job)) - before[job] for job in JOBS} == dict.fromkeys(JOBS, 1)
+
+    on_each(six_hosts, look)
+
+
+def test_every_service_is_shielded_and_can_do_its_work(six_hosts: Fleet) -> None:
+    def look(host: Host) -> None:
+        services = [
+            path for path in host.files("/etc/systemd/system") if re.search(r"/fleet-backup-.*\.service$", path)
+        ]
+        assert len(services) == 5
+        for service in (path.rpartition("/")[2] for path in services):
+            said = host.run(["systemd-analyze", "security", "--no-pager", service])
+            exposure = re.search(r"exposure level for \S+: ([0-9.]+)", said)
+            assert exposure and float(exposure.group(1)) <= 3.0, said
+            host.run(["systemctl", "start", service])
+
+    on_each(six_hosts, look)
+
+
+def test_nobody_but_root_reads_a_secret_a_job_a_log_or_a_backup(six_hosts: Fleet) -> None:
+    def look(host: Host) -> None:
+        host.agent("run", "--all")
+        made = host.files("/etc/fleet-backup", "/var/lib/fleet-backup", "/var/log/fleet-backup", REPOSITORY)
+        public = {path for path, mode in made.items() if mode not in ("0600 root", "0700 root")}
+        assert public == {"/etc/fleet-backup/keys/ops.pem.pub"}
+        assert host.files("/usr/local/bin/fleet-backup") == {"/usr/local/bin/fleet-backup": "0755 root"}
+
+    on_each(six_hosts, look)
+
+
+def test_a_hosts_files_decrypt_nothing_and_the_controllers_key_does(six_hosts: Fleet) -> None:
+    key = (six_hosts.directory / "fleet-backup-keys" / "ops.pem").read_text()
+    for host in (six_hosts["web11"], six_hosts["web13"]):
+        host.agent("run", "--all")
+        assert private_keys(host) == []
+        host.run(["grep", "--recursive", "--text", TREASURE, REPOSITORY, "/var/lib/fleet-backup"], fails=True)
+        stolen = host.agent("restore", "shop", "--into", "/srv/shop/stolen.db", "--yes", fails=True)
+        assert "key" in stolen
+        assert "/srv/shop/stolen.db" not in host.files("/srv/shop")
+        command = ["fleet-backup", "restore", "shop", "--into", "/srv/shop/found.db", "--identity", "-", "--yes"]
+        host.run(command, stdin=key)
+        assert TREASURE in host.run(["sqlite3", "/srv/shop/found.db", "SELECT item FROM goods"])
+        host.run(["rm", "/srv/shop/found.db"])
+
+
+def test_no_process_has_a_secret_in_its_arguments(six_hosts: Fleet) -> None:
+    host = six_hosts["db12"]
+    seen = run_and_watch(host, ["fleet-backup", "run", "--all"])
+    assert any("pg_dump" in arguments for arguments in seen), seen
+    assert not any(re.search(r"PRIVATE|password=|PGPASSWORD", arguments) for arguments in seen), seen
+
+
+def private_keys(host: Host) -> list[str]:
+    """The files of backups, jobs and accounts in which there is a private key."""
+    pattern = "BEGIN .*PRIVATE KEY|AGE-SECRET-KEY"
+    places = ["/etc/fleet-backup", "/var/lib/fleet-backup", "/var/log", "/srv", "/root", "/home", "/usr/local"]
+    command = ["grep", "--recursive", "--files-with-matches", "--extended-regexp", pattern, *places]
+    return host.run(command, fails=None).split()
