@@ -109,8 +109,10 @@ class Host:
 
     def backups(self, job: str) -> list[dict[str, Any]]:
         """The backups of a job, as the host's agent lists them."""
-        listed: list[dict[str, Any]] = json.loads(self.agent("list", job, "--json"))
-        return listed
+        listed = json.loads(self.agent("list", job, "--json"))
+        assert listed["problems"] == [], listed
+        found: list[dict[str, Any]] = listed["backups"]
+        return found
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Run a statement on the host's own PostgreSQL, as its superuser."""

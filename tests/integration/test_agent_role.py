@@ -188,6 +188,14 @@ def test_a_repository_is_made_when_it_is_deployed_where_that_is_asked_for_and_ne
     assert not place.exists()
 
 
+def test_jobs_that_refer_to_a_variable_which_is_not_there_take_nothing_away(fleet: Fleet) -> None:
+    fleet.deploy(fleet.shop)
+    before = fleet.files()
+    said = fleet.deploy(fails=True, fleet_backup_jobs="{{ jobs_of_the_shop }}")
+    assert "jobs_of_the_shop" in said
+    assert fleet.files() == before != {}
+
+
 def test_the_agent_runs_from_a_virtual_environment_where_one_is_chosen(fleet: Fleet) -> None:
     environment = str(fleet.root / "venv")
     python = str(Path(sys.executable).resolve())
