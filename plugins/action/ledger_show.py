@@ -53,7 +53,7 @@ class ActionModule(ActionBase):
         )
         entries: list[Entry] = []
         for host in options["hosts"]:
-            entries += _entries(host, task_vars["hostvars"], options["entry"], options["result"])
+            entries += entries_for(host, task_vars["hostvars"], options["entry"], options["result"])
         known = {entry.job for entry in entries}
         entries += [
             Entry("", job, JobOutcome.MISSING, "No host has such a job in the inventory. Is its name right?")
@@ -71,7 +71,7 @@ class ActionModule(ActionBase):
         return result
 
 
-def _entries(host: str, hostvars: Mapping[str, Any], entry: str, result: str) -> list[Entry]:
+def entries_for(host: str, hostvars: Mapping[str, Any], entry: str, result: str) -> list[Entry]:
     """The entries of a host; one whose variables cannot be used keeps no other one from being told."""
     try:
         own = hostvars[host]

@@ -22,6 +22,7 @@ from typing import Any, Iterator
 
 import pytest
 
+from receivers import web_server
 from world import World
 
 ROOT = Path(__file__).parents[2]
@@ -236,6 +237,20 @@ def test_every_host_and_job_is_in_the_ledger_and_one_that_is_down_stops_no_batch
     assert "4 hosts, 5 jobs: " in ran.output and "Not done: 2 of 5, on db1 and web1." in ran.output
     (entry,) = [one for one in ran.ledger["entries"] if (one["host"], one["job"]) == ("web2", "shop")]
     assert entry["backup"] and entry["bytes"] > 0 and ran.ledger["failed"] is True
+
+
+def test_a_host_that_is_down_is_told_of_by_the_controller_and_no_other_one(fleet: Fleet) -> None:
+    with web_server() as receiver:
+        channels = [{"name": "hook", "type": "webhook", "url": f"{receiver.url}/sesame"}]
+        told = {host: {"fleet_backup_notifications": channels} for host in fleet.hosts}
+        ran = fleet.play("backup", hosts=told)
+        (event,) = (request.json for request in receiver.requests)
+        assert (event["host"], event["job"], event["event"]) == ("db1", "orders", "failure")
+        assert "Connection refused" in event["message"] and "sesame" not in ran.output
+        fleet.play("backup", "--check", hosts=told)
+        assert len(receiver.requests) == 1
+    gone = fleet.play("backup", hosts=told)
+    assert "hook was not told of db1" in gone.output and "sesame" not in gone.output
 
 
 def test_a_host_of_which_all_is_broken_stops_no_other_one(fleet: Fleet) -> None:
