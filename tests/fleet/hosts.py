@@ -45,12 +45,15 @@ class Done:
 
     status: int
     output: str
+    errors: str
 
 
 @dataclass(frozen=True)
-class Play(Done):
+class Play:
     """What became of a playbook. ``recap`` counts by host: ok, changed, unreachable, failed, skipped, and so on."""
 
+    status: int
+    output: str
     recap: Mapping[str, Mapping[str, int]]
 
     @property
@@ -74,16 +77,17 @@ def _run(
     done = subprocess.run(
         command,
         input=stdin or "",
+        # Never into one: a line of the one would end up in the midst of a line of the other.
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         env={**os.environ, "CONTAINERS_CONF": str(HOSTS / "containers.conf"), **(environment or {})},
         cwd=directory,
         text=True,
         check=False,
     )
     if fails is not None and (done.returncode != 0) is not fails:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}")
-    return Done(done.returncode, done.stdout)
+        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,12 @@ class Host:
     def run(
         self, command: Sequence[str], user: str = "root", stdin: str | None = None, fails: bool | None = False
     ) -> str:
-        """Run a program on the host; what it says. ``fails`` says whether it must fail, and None that it may."""
-        return podman(
-            "exec", "--interactive", "--user", user, self.container, *command, stdin=stdin, fails=fails
-        ).output
+        """Run a program on the host; what it says, with its errors where it fails.
+
+        ``fails`` says whether it must fail, and None that it may.
+        """
+        done = podman("exec", "--interactive", "--user", user, self.container, *command, stdin=stdin, fails=fails)
+        return done.output + (done.errors if done.status else "")
 
     def agent(self, *arguments: str, fails: bool | None = False) -> str:
         """Run ``fleet-backup``."""
@@ -200,7 +206,7 @@ class Fleet:
             host: {word: int(number) for word, number in re.findall(r"(\w+)=(\d+)", words)}
             for host, words in _RECAP.findall(done.output)
         }
-        return Play(done.status, done.output, counts)
+        return Play(done.status, done.output + done.errors, counts)
 
     def _inventory(self) -> Path:
         hosts = {host.name: {"ansible_host": host.address, **self.variables.get(host.name, {})} for host in self}
