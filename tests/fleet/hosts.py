@@ -77,9 +77,8 @@ def _run(
     done = subprocess.run(
         command,
         input=stdin or "",
-        # Never into one: a line of the one would end up in the midst of a line of the other.
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        # Apart: a line of the one would end up in the midst of a line of the other.
+        capture_output=True,
         env={**os.environ, "CONTAINERS_CONF": str(HOSTS / "containers.conf"), **(environment or {})},
         cwd=directory,
         text=True,
