@@ -29,12 +29,16 @@ def start_fleet() -> Iterator[Callable[..., Fleet]]:
 
 
 @pytest.fixture(scope="module")
-def six_hosts() -> Iterator[Fleet]:
-    """Two hosts of each Debian, all of whose jobs are deployed. Tests leave what is deployed as it is."""
-    from databases import EVERYTHING, deploy, furnished_fleet, orders, shop
+def deployed() -> Iterator[Fleet]:
+    """A host of each Debian, all of whose jobs are deployed. Tests leave what is deployed as it is.
 
-    with furnished_fleet({f"{kind}{debian}": debian for kind in ("db", "web") for debian in (11, 12, 13)}) as fleet:
+    PostgreSQL lets the agent in by a password on db12, and on the others by the account that it becomes.
+    """
+    from databases import EVERYTHING, deploy, furnished_fleet, orders, orders_by_password, shop
+
+    with furnished_fleet({"web11": 11, "db12": 12, "web13": 13}) as fleet:
         for host in fleet:
-            fleet.variables[host.name]["fleet_backup_jobs"] = [shop(schedule=EVERYTHING), orders()]
+            second = orders_by_password() if host.name.startswith("db") else orders()
+            fleet.variables[host.name]["fleet_backup_jobs"] = [shop(schedule=EVERYTHING), second]
         deploy(fleet)
         yield fleet

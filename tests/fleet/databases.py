@@ -16,6 +16,8 @@ from hosts import Fleet, Host, Play, running_fleet
 REPOSITORY = "/srv/backups"
 #: In both databases, and in no other file of a host.
 TREASURE = "four hundred doubloons"
+#: Of PostgreSQL's account "keeper".
+PASSWORD = "open sesame"
 _NIGHTLY = {"backup": {"every": "daily", "at": "02:00", "window": "4h"}}
 #: All that a host can do by itself.
 EVERYTHING = {**_NIGHTLY, "rotate": {"every": "weekly"}, "verify": {"every": "monthly"}}
@@ -52,12 +54,20 @@ def orders(**changes: Any) -> dict[str, Any]:
     }
 
 
+def orders_by_password(**changes: Any) -> dict[str, Any]:
+    """The job of the orders, whose server lets in who knows a password."""
+    by_name = {"login_host": "127.0.0.1", "login_user": "keeper", "login_password": PASSWORD}
+    job = orders(**by_name, **changes)
+    return {option: value for option, value in job.items() if option not in ("login_unix_socket", "become_user")}
+
+
 def furnish(host: Host) -> None:
     """Make the shop and the orders."""
     rows = f"CREATE TABLE goods (id INTEGER PRIMARY KEY, item TEXT); INSERT INTO goods (item) VALUES ('{TREASURE}');"
     host.run(["install", "--directory", "--mode", "0755", "--owner", "admin", "/srv/shop"])
     host.run(["sqlite3", "/srv/shop/shop.db"], user="admin", stdin=f"PRAGMA journal_mode=wal; {rows}")
     host.sql("CREATE DATABASE orders")
+    host.sql(f"CREATE ROLE keeper SUPERUSER LOGIN PASSWORD '{PASSWORD}'")
     host.sql(rows.replace("INTEGER PRIMARY KEY", "serial PRIMARY KEY"), "orders")
 
 

@@ -11,7 +11,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
-from databases import REPOSITORY, TREASURE, deploy, run_and_watch
+from databases import PASSWORD, REPOSITORY, TREASURE, deploy, run_and_watch
 from hosts import Fleet, Host
 
 JOBS = ["orders", "shop"]
@@ -23,22 +23,22 @@ def on_each(fleet: Fleet, look: Callable[[Host], None]) -> None:
         list(pool.map(look, fleet))
 
 
-def test_the_second_deployment_changes_nothing(six_hosts: Fleet) -> None:
-    play = deploy(six_hosts)
-    assert play.changed == {host.name: 0 for host in six_hosts}, play.output
+def test_the_second_deployment_changes_nothing(deployed: Fleet) -> None:
+    play = deploy(deployed)
+    assert play.changed == {host.name: 0 for host in deployed}, play.output
 
 
-def test_every_host_backs_up_all_its_databases_and_lists_the_backups(six_hosts: Fleet) -> None:
+def test_every_host_backs_up_all_its_databases_and_lists_the_backups(deployed: Fleet) -> None:
     def look(host: Host) -> None:
         before = {job: len(host.backups(job)) for job in JOBS}
         reports = json.loads(host.agent("run", "--all", "--json"))
         assert {report["job"]: report["error"] for report in reports} == dict.fromkeys(JOBS)
         assert {job: len(host.backups(job)) - before[job] for job in JOBS} == dict.fromkeys(JOBS, 1)
 
-    on_each(six_hosts, look)
+    on_each(deployed, look)
 
 
-def test_every_service_is_shielded_and_can_do_its_work(six_hosts: Fleet) -> None:
+def test_every_service_is_shielded_and_can_do_its_work(deployed: Fleet) -> None:
     def look(host: Host) -> None:
         services = [
             path for path in host.files("/etc/systemd/system") if re.search(r"/fleet-backup-.*\.service$", path)
@@ -50,23 +50,28 @@ def test_every_service_is_shielded_and_can_do_its_work(six_hosts: Fleet) -> None
             assert exposure and float(exposure.group(1)) <= 3.0, said
             host.run(["systemctl", "start", service])
 
-    on_each(six_hosts, look)
+    on_each(deployed, look)
 
 
-def test_nobody_but_root_reads_a_secret_a_job_a_log_or_a_backup(six_hosts: Fleet) -> None:
+def test_nobody_but_root_reads_a_secret_a_job_a_log_or_a_backup(deployed: Fleet) -> None:
     def look(host: Host) -> None:
         host.agent("run", "--all")
         made = host.files("/etc/fleet-backup", "/var/lib/fleet-backup", "/var/log/fleet-backup", REPOSITORY)
         public = {path for path, mode in made.items() if mode not in ("0600 root", "0700 root")}
         assert public == {"/etc/fleet-backup/keys/ops.pem.pub"}
+        has_password = "/etc/fleet-backup/secrets/orders.login_password" in made
+        assert has_password is host.name.startswith("db")
+        places = ["/etc", "/var/lib/fleet-backup", "/var/log", "/usr/local", REPOSITORY]
+        known = host.run(["grep", "--recursive", "--text", "--files-with-matches", PASSWORD, *places], fails=None)
+        assert known.split() == ["/etc/fleet-backup/secrets/orders.login_password"] * has_password
         assert host.files("/usr/local/bin/fleet-backup") == {"/usr/local/bin/fleet-backup": "0755 root"}
 
-    on_each(six_hosts, look)
+    on_each(deployed, look)
 
 
-def test_a_hosts_files_decrypt_nothing_and_the_controllers_key_does(six_hosts: Fleet) -> None:
-    key = (six_hosts.directory / "fleet-backup-keys" / "ops.pem").read_text()
-    for host in (six_hosts["web11"], six_hosts["web13"]):
+def test_a_hosts_files_decrypt_nothing_and_the_controllers_key_does(deployed: Fleet) -> None:
+    key = (deployed.directory / "fleet-backup-keys" / "ops.pem").read_text()
+    for host in (deployed["web11"], deployed["web13"]):
         host.agent("run", "--all")
         assert private_keys(host) == []
         host.run(["grep", "--recursive", "--text", TREASURE, REPOSITORY, "/var/lib/fleet-backup"], fails=True)
@@ -79,11 +84,11 @@ def test_a_hosts_files_decrypt_nothing_and_the_controllers_key_does(six_hosts: F
         host.run(["rm", "/srv/shop/found.db"])
 
 
-def test_no_process_has_a_secret_in_its_arguments(six_hosts: Fleet) -> None:
-    host = six_hosts["db12"]
+def test_no_process_has_a_secret_in_its_arguments(deployed: Fleet) -> None:
+    host = deployed["db12"]
     seen = run_and_watch(host, ["fleet-backup", "run", "--all"])
     assert any("pg_dump" in arguments for arguments in seen), seen
-    assert not any(re.search(r"PRIVATE|password=|PGPASSWORD", arguments) for arguments in seen), seen
+    assert not any(re.search(rf"PRIVATE|PGPASSWORD|{PASSWORD}", arguments) for arguments in seen), seen
 
 
 def private_keys(host: Host) -> list[str]:
