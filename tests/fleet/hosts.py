@@ -243,10 +243,10 @@ def running_fleet(wanted: Mapping[str, int]) -> Iterator[Fleet]:
     directory = Path(tempfile.mkdtemp(prefix=f"{prefix}-"))
     try:
         network = _network(prefix)
-        addresses = network.hosts()
-        gateway = str(next(addresses))
+        # The first address is this machine's own.
+        gateway, *addresses = (str(network[number]) for number in range(1, len(wanted) + 2))
         hosts = {
-            name: Host(name, debian, f"{prefix}-{name}", str(address))
+            name: Host(name, debian, f"{prefix}-{name}", address)
             for (name, debian), address in zip(wanted.items(), addresses)
         }
         _prepare(directory)

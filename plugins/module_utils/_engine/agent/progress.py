@@ -35,12 +35,12 @@ def showing(host: Host, label: str, wanted: bool = True) -> Iterator[None]:
     if not wanted or not _can_draw():
         yield
         return
-    bar = _Bar(host, label)
-    bar.start()
+    drawn = _Bar(host, label)
+    drawn.start()
     try:
         yield
     finally:
-        bar.stop()
+        drawn.stop()
 
 
 def shown(act: Callable[[Job, Host, bool], Report], wanted: bool) -> Callable[[Job, Host, bool], Report]:
