@@ -17,6 +17,7 @@ from _engine.command import Command
 from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
 from _engine.interrupts import interruptible, time_limit
 from _engine.model import Compression
+from _engine.process import Process
 from _engine.stream.compression import compressing, decompressing
 from _engine.stream.pipe import Pipe
 
@@ -171,3 +172,32 @@ def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
         raise Interrupted("stop")
     assert open_descriptors() == before
     assert threading.active_count() == threads
+
+
+WAIT = Command("sleep", ("sleep", "60"))
+
+
+def niceness(process: Process) -> tuple[int, str]:
+    """How nice a program is, and how nice to other sessions ("0" where there is no such thing)."""
+    group = Path(f"/proc/{process.pid}/autogroup")
+    return os.getpriority(os.PRIO_PROCESS, process.pid), group.read_text().split()[-1] if group.exists() else "0"
+
+
+def test_the_programs_of_a_pipe_make_way_when_they_are_told_to() -> None:
+    with Pipe() as pipe:
+        pipe.through(WAIT, pipe.source(WAIT))
+        first, second = pipe._processes
+        assert niceness(first) == niceness(second) == (0, "0")
+        pipe.make_way()
+        assert niceness(first)[0] == niceness(second)[0] == 10
+        assert niceness(second)[1] == ("10" if Path("/proc/self/autogroup").exists() else "0")
+
+
+def test_a_program_that_is_nicer_stays_so_and_one_that_ended_is_left_alone() -> None:
+    with Pipe() as pipe:
+        pipe.through(WAIT, pipe.source(Command("true", ("true",))))
+        ended, nicer = pipe._processes
+        os.setpriority(os.PRIO_PROCESS, nicer.pid, 15)
+        ended.wait()
+        pipe.make_way()
+        assert os.getpriority(os.PRIO_PROCESS, nicer.pid) == 15

@@ -270,6 +270,7 @@ class _Run:
                 descriptor, plain = pipe.counted_source(stream)
                 descriptor = pipe.through(compressor, descriptor)
                 descriptor = pipe.through(sealing.command, descriptor)
+                pipe.make_way()
                 # Now, as the first thing that pg_dump does is to read the catalogue for a while.
                 for command in filter(None, (compressor, sealing.command)):
                     self._tools[command.name] = program_version(str(command.arguments[0]))

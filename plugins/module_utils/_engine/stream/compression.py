@@ -13,8 +13,9 @@ from ..command import Command, find_program
 from ..errors import BadInput
 from ..model import Compression
 
-#: The levels that a user may ask for, and the one taken when none is asked for (zstd(1), gzip(1)).
-_LEVELS = {Compression.ZSTD: (1, 19, 3), Compression.GZIP: (1, 9, 6)}
+#: The levels that a user may ask for, and the one taken when none is asked for (zstd(1), gzip(1)). zstd's own choice is
+#: 3: a quarter more work than 2 on the machine that serves the database, for artefacts 0 to 7 % smaller.
+_LEVELS = {Compression.ZSTD: (1, 19, 2), Compression.GZIP: (1, 9, 6)}
 
 
 def check_level(compression: Compression, level: Optional[int]) -> None:
