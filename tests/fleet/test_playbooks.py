@@ -12,6 +12,7 @@ from typing import Any, Callable
 
 from databases import orders, shop
 from hosts import Fleet
+from receivers import WebServer, web_server
 
 
 def outcomes(ledger: Path) -> dict[tuple[str, str], str]:
@@ -29,12 +30,32 @@ def by_password(host: Any) -> dict[str, Any]:
     return {name: value for name, value in job.items() if name not in ("login_unix_socket", "become_user")}
 
 
+def told(receiver: WebServer) -> dict[str, tuple[str, str]]:
+    """Of what host, at which job and with what outcome, each of which may have told once."""
+    events = [request.json for request in receiver.requests]
+    assert len({event["host"] for event in events}) == len(events), events
+    return {event["host"]: (event["job"], event["event"]) for event in events}
+
+
 def test_four_hosts_in_trouble_are_named_with_their_reasons_and_the_others_are_backed_up(
     start_fleet: Callable[..., Fleet], tmp_path: Path
 ) -> None:
     fleet = start_fleet(fine=12, gone=12, full=12, wrong=12, stopped=12)
     ledger = tmp_path / "ledger.json"
     fleet.common["fleet_backup_ledger_file"] = str(ledger)
+    with web_server(address=fleet.gateway) as receiver:
+        fleet.common["fleet_backup_notifications"] = [{"name": "hook", "type": "webhook", "url": receiver.url}]
+        bring_trouble_and_back_up(fleet, ledger)
+        assert told(receiver) == {
+            "gone": ("shop, orders", "failure"),
+            "full": ("shop", "failure"),
+            "wrong": ("orders", "failure"),
+            "stopped": ("orders", "failure"),
+        }
+
+
+def bring_trouble_and_back_up(fleet: Fleet, ledger: Path) -> None:
+    """Deploy to all hosts, back them up, and do so again when each has its own trouble."""
     fleet.variables["wrong"] = {"fleet_backup_jobs": [shop(), by_password(fleet["wrong"])]}
     # Too small for a backup of a database with eight megabytes that nothing can compress.
     fleet["full"].run(["install", "--directory", "--mode", "0700", "/srv/small"])

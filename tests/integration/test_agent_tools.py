@@ -79,13 +79,23 @@ def test_a_backup_is_shown_where_another_repository_cannot_be_read(agent: Agent)
 def test_a_host_without_keys_says_that_it_cannot_verify_and_does_so_with_one(agent: Agent) -> None:
     agent.run("run", "shop")
     assert "passed (checksum)" in agent.run("verify", "shop")
+    # A key is there to be used.
+    key = ("--identity", str(agent.root / "ops.pem"))
+    assert "passed (contents)" in agent.run("verify", "shop", *key)
+    assert "passed (checksum)" in agent.run("verify", "shop", "--level", "checksum", *key)
+    assert "passed (restore)" in agent.run("verify", "shop", "--level", "restore", *key)
     for level in ("contents", "restore"):
         agent.job("shop", verify={"level": level})
         for how in ([], ["--dry-run"]):
             told = agent.run("verify", "shop", *how, status=3)
             assert "unverifiable" in told and "--identity" in told
-        told = agent.run("verify", "shop", "--identity", str(agent.root / "ops.pem"))
+        told = agent.run("verify", "shop", *key)
         assert f"passed ({level})" in told
+    # What queries a restored database has no part in less.
+    failing = {"sql": "SELECT count(*) FROM orders", "expect": 0}
+    agent.job("shop", verify={"level": "restore", "assertions": [failing]})
+    agent.run("verify", "shop", *key, status=1)
+    assert "passed (contents)" in agent.run("verify", "shop", "--level", "contents", *key)
     wrong = World(agent.world.root / "elsewhere").private
     (agent.root / "wrong.pem").write_text(wrong)
     assert "Nothing that was given opens" in agent.run(

@@ -12,6 +12,7 @@ import json
 import os
 import pty
 import re
+import select
 import socket
 import sqlite3
 import subprocess
@@ -323,9 +324,11 @@ print(json.dumps([{"job": "shop", "verb": "verify", "changed": True, "error": No
 
 def test_a_private_key_reaches_the_agent_by_its_standard_input_and_stays_nowhere(fleet: Fleet) -> None:
     key = fleet.worlds["web1"].private
-    spied = fleet.play("verify", "-l", "web1", hosts=fleet.pretend("web1", SPY), fleet_backup_identity=key)
+    given = {"fleet_backup_identity": key, "fleet_backup_level": "restore"}
+    spied = fleet.play("verify", "-l", "web1", hosts=fleet.pretend("web1", SPY), **given)
     message = spied.message("web1", "shop")
-    assert message.startswith(f"{len(key)} characters, [], False, ") and "'--identity', '-'" in message
+    assert message.startswith(f"{len(key)} characters, [], False, ")
+    assert "'--level', 'restore', '--identity', '-'" in message
     fleet.agent("web1", "run", "shop")
     assert fleet.play("verify", "-l", "web1").outcomes == {("web1", "shop"): "unverifiable"}
     ran = fleet.play("verify", "-l", "web1", "-vvv", "--diff", fleet_backup_identity=key)
@@ -409,10 +412,18 @@ def test_on_a_terminal_the_name_is_asked_for(fleet: Fleet) -> None:
     output = b""
     while b"to go on" not in output.rpartition(b"TASK")[2]:
         output += os.read(terminal, 4096)
-    os.write(terminal, b"shop.db\r")
+    # What is typed in the moment between the prompt and the reading of it, Ansible throws away.
+    typed = 0
     try:
-        while piece := os.read(terminal, 4096):
-            output += piece
+        while True:
+            if not select.select([terminal], [], [], 5 if typed else 0.5)[0]:
+                assert typed < 10, output.decode()
+                os.write(terminal, b"shop.db\r")
+                typed += 1
+            elif not (piece := os.read(terminal, 4096)):
+                break
+            else:
+                output += piece
     except OSError:
         # The other end of the terminal is closed (EIO).
         pass

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Optional, Tuple
 
 from ..backup import BackupRequest
-from ..model import Database, Policy, Server
+from ..model import Database, Level, Policy, Server
 from ..repositories.base import Repository
 from ..rotate import RotateRequest
 from ..verify import VerifyRequest
@@ -127,6 +127,18 @@ class Job:
             verification=replace(self.verification, database=database, encryption=reading, scratch=scratch),
         )
 
+    def verified(self, given: GivenKeys, level: Optional[Level]) -> Job:
+        """This job, to be verified with keys that were given, and at a level that was asked for. Pure.
+
+        Whoever brings a key and names no level wants the backups read: a checksum would not use it.
+        """
+        own = self.verification
+        if level is None:
+            level = max(own.level, Level.CONTENTS, key=_strength) if given else own.level
+        # Assertions are queries on a restored database.
+        assertions = own.assertions if level is Level.RESTORE else ()
+        return replace(self, given=given, verification=replace(own, level=level, assertions=assertions))
+
     def rotations(self) -> Tuple[RotateRequest, ...]:
         """A request for each repository that has a policy."""
         return tuple(
@@ -140,6 +152,10 @@ class Job:
             for target in self.targets
             if target.policy is not None
         )
+
+
+def _strength(level: Level) -> int:
+    return level.strength
 
 
 def _with_password(database: Database, source: Optional[SecretSource]) -> Database:

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 
+from ...model import Level
 from ..exits import Exit
 from ..given import add_keys, given_keys
 from ..running import prove
@@ -18,11 +18,16 @@ from ..selection import add_selection, do_each
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     add_selection(parser, every=False)
+    parser.add_argument(
+        "--level",
+        choices=[level.value for level in Level],
+        help="how far, instead of what each job says; where a key is given, a job that says checksum means contents",
+    )
     add_keys(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
-    given = given_keys(parsed)
-    return do_each(parsed, "verify", lambda job, host, dry_run: prove(replace(job, given=given), host, dry_run))
+    given, level = given_keys(parsed), Level(parsed.level) if parsed.level else None
+    return do_each(parsed, "verify", lambda job, host, dry_run: prove(job.verified(given, level), host, dry_run))

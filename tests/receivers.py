@@ -2,7 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Who gets notifications in tests: a real mail server with TLS and a login, and a real HTTP server, on loopback."""
+"""Who gets notifications in tests: a real mail server with TLS and a login, and a real HTTP server.
+
+They listen on loopback, or at the address at which test hosts reach this machine.
+"""
 
 from __future__ import annotations
 
@@ -140,6 +143,7 @@ class WebServer:
     location: str | None = None
     #: While this is not set, requests are left without an answer.
     answering: threading.Event = field(default_factory=threading.Event)
+    address: str = "127.0.0.1"
     port: int = 0
 
     def __post_init__(self) -> None:
@@ -147,7 +151,7 @@ class WebServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def paths(self) -> list[str]:
@@ -155,9 +159,9 @@ class WebServer:
 
 
 @contextmanager
-def web_server(context: ssl.SSLContext | None = None) -> Iterator[WebServer]:
+def web_server(context: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> Iterator[WebServer]:
     """Run one on a free port."""
-    web = WebServer()
+    web = WebServer(address=address)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -181,7 +185,7 @@ def web_server(context: ssl.SSLContext | None = None) -> Iterator[WebServer]:
         def handle_error(self, *_arguments: Any) -> None:
             """A client that gives up is no error of the test's."""
 
-    server = Quiet(("127.0.0.1", 0), Handler)
+    server = Quiet((address, 0), Handler)
     if context:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     web.port = server.server_address[1]
