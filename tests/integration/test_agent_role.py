@@ -227,3 +227,19 @@ def test_the_manual_page_and_the_completion_come_with_the_agent(fleet: Fleet) ->
     assert (share / "zsh/site-functions/_fleet-backup").read_text() == fleet.agent("completion", "zsh")
     fleet.deploy(fleet.shop, agent_share=str(share), fleet_backup_state="absent")
     assert [path for path in share.rglob("*") if path.is_file()] == []
+
+
+def test_where_there_is_no_space_for_the_agent_the_old_one_stays(fleet: Fleet, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(small)], check=True)
+    try:
+        fleet.program = small / "fleet-backup"
+        fleet.program.write_text("an older version")
+        told = fleet.deploy(fleet.shop, fails=True)
+        assert "No space left on device" in told and str(fleet.program) in told and "fatal: [localhost]" in told
+        assert [path.name for path in small.iterdir()] == ["fleet-backup"]
+        assert fleet.program.read_text() == "an older version"
+        assert not fleet.settings.exists()
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
