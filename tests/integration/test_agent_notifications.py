@@ -289,6 +289,21 @@ def test_health_is_told_when_it_changes(agent: Notified, web: WebServer) -> None
     assert web.requests[0].json["subject"] == "web1: shop is not healthy: there is no good backup."
 
 
+def test_what_goes_wrong_besides_is_told_and_what_is_mended_in_part_is_not(agent: Notified, web: WebServer) -> None:
+    agent.channels(agent.hook(web))
+    agent.job("shop")
+    agent.run("run", "shop")
+    unproven, crowded = {"max_proof_age": "1d"}, {"min_free": 1.0}
+    for limits in (unproven, unproven, {**unproven, **crowded}, crowded, {**unproven, **crowded}):
+        agent.job("shop", health=limits)
+        agent.run("status", "--notify", status=1)
+    told = [one.json["message"] for one in web.requests]
+    assert ["proven" in one for one in told] == [True, True, True]
+    assert ["should be" in one for one in told] == [False, True, True]
+    (found,) = agent.json("status", status=1)["jobs"]
+    assert found["codes"] == ["unproven", "space"] and len(found["complaints"]) == 2
+
+
 def test_a_long_failure_is_told_again_where_a_reminder_is_asked_for(agent: Notified, web: WebServer) -> None:
     agent.channels(agent.hook(web, remind="24h"), agent.hook(web, name="quiet"))
     agent.broken()

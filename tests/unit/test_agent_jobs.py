@@ -204,4 +204,5 @@ def test_the_worst_outcome_is_the_exit_status(codes: List[Optional[str]], status
 def test_a_place_without_a_backup_is_never_healthy() -> None:
     nothing = Catalogue((), ())
     now = datetime(2026, 3, 15, tzinfo=timezone.utc)
-    assert complaints(health_of(nothing, now), nothing, Limits(), None, now) == ["there is no good backup"]
+    (complaint,) = complaints(health_of(nothing, now), nothing, Limits(), None, now)
+    assert complaint == ("no_backup", "there is no good backup")

@@ -64,10 +64,12 @@ def failure(**changes: Any) -> Event:
 
 
 def run(outcomes: List[Optional[str]], channel: Route) -> List[Optional[Kind]]:
-    """What a channel is told of runs that end with these errors, an hour apart."""
+    """What a channel is told of runs that end with these errors, an hour apart. Errors are joined by ``+``."""
     memory, found = Memory(), []
     for number, error in enumerate(outcomes):
-        kind, memory = decide(memory, channel, error, NOW + number * timedelta(hours=1))
+        kind, memory = decide(
+            memory, channel, frozenset(error.split("+") if error else []), NOW + number * timedelta(hours=1)
+        )
         found.append(kind)
     return found
 
@@ -79,6 +81,7 @@ def run(outcomes: List[Optional[str]], channel: Route) -> List[Optional[Kind]]:
         (["a", "a", "a", None, None], [Kind.FAILURE, None, None, Kind.RECOVERY, None]),
         (["a", "b", "b", "a"], [Kind.FAILURE, Kind.FAILURE, None, Kind.FAILURE]),
         (["a", None, "a"], [Kind.FAILURE, Kind.RECOVERY, Kind.FAILURE]),
+        (["a", "a+b", "b", "a+b"], [Kind.FAILURE, Kind.FAILURE, None, Kind.FAILURE]),
     ],
 )
 def test_a_failure_is_told_once_and_so_is_its_end(outcomes: List[Optional[str]], kinds: List[Optional[Kind]]) -> None:
@@ -112,7 +115,7 @@ def test_what_was_told_last_is_always_true(outcomes: List[Optional[str]]) -> Non
 
 def test_what_is_remembered_survives_and_what_is_spoilt_is_forgotten(tmp_path: Path) -> None:
     path = path_of(tmp_path, "shop", "backup")
-    _kind, memory = decide(Memory(NOW), route(), "a", NOW)
+    _kind, memory = decide(Memory(NOW), route(), frozenset({"a", "b"}), NOW)
     remember(path, memory)
     assert recall(path) == memory
     for content in ("", "[]", '{"told": 3, "since": null}', '{"told": {"mail": {}}, "since": null}', "[" * 100_000):

@@ -93,7 +93,9 @@ class Concluding:
         """Decide who is to be told, and begin to. What is on its way survives the end of this process."""
         now = self._host.now()
         kind = Kind.SUCCESS if report.error is None else Kind.FAILURE
-        event = Event(kind, self._host.name, report.job, report.verb, now, report.text, report.error)
+        event = Event(
+            kind, self._host.name, report.job, report.verb, now, report.text, report.error, causes=report.causes
+        )
         for route in self._heartbeats(job, report.job, report.verb):
             self._courier(route).hand(Parcel(event))
         warnings = [*self._channels.problems, *self._unknown_names(job)]
@@ -147,7 +149,7 @@ class Concluding:
         memory = replace(memory, since=began if event.error else None)
         wanted: List[Tuple[Route, Kind]] = []
         for route in routes:
-            kind, memory = decide(memory, route, event.error, event.time)
+            kind, memory = decide(memory, route, event.reasons, event.time)
             wanted += [(route, kind)] if kind else []
         kinds = {kind for _route, kind in wanted}
         good = self._last_good(job) if Kind.FAILURE in kinds else None

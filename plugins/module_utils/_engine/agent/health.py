@@ -7,13 +7,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import List, Optional
+from typing import List, NamedTuple, Optional
 
 from ..catalogue import Catalogue, in_future
 from ..info import DatabaseHealth, judge
 from ..model import Space
 from ..timespan import format_size, format_span
 from .jobs import Limits
+
+
+class Complaint(NamedTuple):
+    """Something that is not as it should be: a word for programs, and a sentence that says how much."""
+
+    code: str
+    text: str
 
 
 def health_of(catalogue: Catalogue, now: datetime) -> Optional[DatabaseHealth]:
@@ -23,43 +30,47 @@ def health_of(catalogue: Catalogue, now: datetime) -> Optional[DatabaseHealth]:
 
 def complaints(
     health: Optional[DatabaseHealth], catalogue: Catalogue, limits: Limits, space: Optional[Space], now: datetime
-) -> List[str]:
-    """What is not as it should be, a sentence each. ``space`` is the repository's, where that is known."""
+) -> List[Complaint]:
+    """What is not as it should be. ``space`` is the repository's, where that is known."""
     if health is None or health.newest is None:
-        return ["there is no good backup"]
-    found: List[str] = []
+        return [Complaint("no_backup", "there is no good backup")]
+    found: List[Complaint] = []
     if limits.age is not None and health.age is not None and health.age > limits.age:
-        found.append(f"the newest backup is {format_span(health.age)} old, and may be {format_span(limits.age)}")
+        text = f"the newest backup is {format_span(health.age)} old, and may be {format_span(limits.age)}"
+        found.append(Complaint("stale", text))
     found += _unproven(health, limits.proof_age, now)
     if health.bad:
-        found.append(f"{health.bad} of {health.backups} backups are known to be bad")
+        found.append(Complaint("bad", f"{health.bad} of {health.backups} backups are known to be bad"))
     future = [backup for backup in catalogue.backups if in_future(backup, now)]
     if future:
-        found.append(f"{future[-1].id} is dated in the future, so that its age is not known")
+        found.append(Complaint("future", f"{future[-1].id} is dated in the future, so that its age is not known"))
     if catalogue.problems:
-        found.append(f"{len(catalogue.problems)} files are not in order: {catalogue.problems[0].reason}")
+        text = f"{len(catalogue.problems)} files are not in order: {catalogue.problems[0].reason}"
+        found.append(Complaint("disorder", text))
     return found + _crowded(health.newest.manifest.bytes, limits, space)
 
 
-def _crowded(size: int, limits: Limits, space: Optional[Space]) -> List[str]:
+def _crowded(size: int, limits: Limits, space: Optional[Space]) -> List[Complaint]:
     """What is wrong with the space for backups of this size."""
     if space is None:
         return []
-    found: List[str] = []
+    found: List[Complaint] = []
     needed = size * limits.room
     if space.free < needed:
-        found.append(f"{format_size(space.free)} are free, and {limits.room} more backups need {format_size(needed)}")
+        text = f"{format_size(space.free)} are free, and {limits.room} more backups need {format_size(needed)}"
+        found.append(Complaint("space", text))
     if space.share < limits.free:
-        found.append(f"{space.share:.0%} of the space is free, and {limits.free:.0%} should be")
+        found.append(Complaint("space", f"{space.share:.0%} of the space is free, and {limits.free:.0%} should be"))
     return found
 
 
-def _unproven(health: DatabaseHealth, limit: Optional[timedelta], now: datetime) -> List[str]:
+def _unproven(health: DatabaseHealth, limit: Optional[timedelta], now: datetime) -> List[Complaint]:
     if limit is None:
         return []
     if health.restore_proven is None:
-        return ["no backup was ever proven by restoring it"]
+        return [Complaint("unproven", "no backup was ever proven by restoring it")]
     age = now - health.restore_proven
     if age <= limit:
         return []
-    return [f"the last proof by restoring is {format_span(age)} old, and may be {format_span(limit)}"]
+    text = f"the last proof by restoring is {format_span(age)} old, and may be {format_span(limit)}"
+    return [Complaint("unproven", text)]

@@ -25,7 +25,10 @@ from .jobs import Job
 
 @dataclass(frozen=True)
 class Report:
-    """How a job ended. ``error`` is the error's code, None where all went well; ``text`` says it to people."""
+    """How a job ended. ``error`` is the error's code, None where all went well; ``text`` says it to people.
+
+    ``causes`` are the codes of what is wrong where the error alone does not tell one failure from another.
+    """
 
     job: str
     verb: str
@@ -35,6 +38,7 @@ class Report:
     error: Optional[str] = None
     warnings: Tuple[str, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
+    causes: Tuple[str, ...] = ()
 
     @property
     def document(self) -> Dict[str, Any]:

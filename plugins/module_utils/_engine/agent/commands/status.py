@@ -16,7 +16,7 @@ from ...state import running
 from ...timespan import format_size
 from ..concluding import Concluding
 from ..exits import Exit
-from ..health import complaints, health_of
+from ..health import Complaint, complaints, health_of
 from ..jobs import Job, Target
 from ..notifications.events import HEALTH, UNHEALTHY
 from ..notifications.outbox import unreachable, waiting
@@ -70,8 +70,10 @@ def _notify(selection: Selection, found: Sequence[Mapping[str, Any]]) -> List[st
     with Concluding(selection.settings) as concluding:
         for job in jobs:
             wrong = [sentence for one in found if one["job"] == job.name for sentence in one["complaints"]]
+            codes = {code for one in found if one["job"] == job.name for code in one["codes"]}
             text = "; ".join(wrong) or "all is as it should be"
-            report = Report(job.name, HEALTH, False, f"{text}.", 0.0, UNHEALTHY if wrong else None)
+            error = UNHEALTHY if wrong else None
+            report = Report(job.name, HEALTH, False, f"{text}.", 0.0, error, causes=tuple(sorted(codes)))
             reports.append(concluding.conclude(job if isinstance(job, Job) else None, report))
         reports = concluding.deliver(reports)
     return list(dict.fromkeys(warning for report in reports for warning in report.warnings))
@@ -103,13 +105,17 @@ def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
         "backups": health.backups if health else 0,
         "age_seconds": int(health.age.total_seconds()) if health and health.age is not None else None,
         "proof_age_seconds": int((now - proven).total_seconds()) if proven else None,
-        "complaints": wrong,
+        **_told(wrong),
     }
 
 
 def _unknown(job: str, repository: str, why: str) -> Dict[str, Any]:
     ages = {"backups": None, "age_seconds": None, "proof_age_seconds": None}
-    return {"job": job, "repository": repository, **ages, "complaints": [why]}
+    return {"job": job, "repository": repository, **ages, **_told([Complaint("unknown", why)])}
+
+
+def _told(wrong: Sequence[Complaint]) -> Dict[str, List[str]]:
+    return {"complaints": [one.text for one in wrong], "codes": list(dict.fromkeys(one.code for one in wrong))}
 
 
 def _row(found: Dict[str, Any]) -> Tuple[str, ...]:

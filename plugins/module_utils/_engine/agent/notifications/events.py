@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 from ...errors import BadInput
 from ...timespan import format_span, format_time, parse_time
@@ -51,6 +51,7 @@ class LastGood:
 class Event:
     """One thing to tell. ``message`` says it as the report does; ``since`` is when it began to fail.
 
+    ``causes`` are the codes of what is wrong, where ``error`` alone does not tell one failure from another.
     Holds no secret.
     """
 
@@ -63,6 +64,12 @@ class Event:
     error: Optional[str] = None
     since: Optional[datetime] = None
     last_good: Optional[LastGood] = None
+    causes: Tuple[str, ...] = ()
+
+    @property
+    def reasons(self) -> FrozenSet[str]:
+        """What tells this failure from another one; empty where nothing failed."""
+        return frozenset(self.causes or [self.error] if self.error else [])
 
     @property
     def subject(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, FrozenSet, Mapping, Optional, Tuple
 
 from ...errors import BadInput
 from ...timespan import format_time, parse_time
@@ -23,9 +23,9 @@ from .files import read_json, write_json
 
 @dataclass(frozen=True)
 class Told:
-    """The error that a channel was told last, by its code, and when."""
+    """What a channel was told last to be wrong, by codes, and when."""
 
-    error: str
+    errors: FrozenSet[str]
     time: datetime
 
 
@@ -37,22 +37,23 @@ class Memory:
     told: Mapping[str, Told] = field(default_factory=dict)
 
 
-def decide(memory: Memory, route: Route, error: Optional[str], now: datetime) -> Tuple[Optional[Kind], Memory]:
-    """What a channel is to be told, and what is remembered then. Pure.
+def decide(memory: Memory, route: Route, errors: FrozenSet[str], now: datetime) -> Tuple[Optional[Kind], Memory]:
+    """What a channel is to be told where these errors were found, and what is remembered then. Pure.
 
-    An error of another kind than the one before is news; one that lasts is none, but for a reminder.
+    An error of another kind than those before is news; one that lasts is none, but for a reminder, and neither is that
+    there are fewer.
     """
     known = memory.told.get(route.name)
     others = {name: told for name, told in memory.told.items() if name != route.name}
-    if error is None:
+    if not errors:
         wanted = [Kind.RECOVERY, Kind.SUCCESS] if known else [Kind.SUCCESS]
         return next((kind for kind in wanted if kind in route.events), None), replace(memory, told=others)
-    due = known is None or known.error != error
+    due = known is None or bool(errors - known.errors)
     if known is not None and route.remind is not None and now - known.time >= route.remind:
         due = True
-    if not due:
-        return None, memory
-    remembered = replace(memory, told={**others, route.name: Told(error, now)})
+    if known is not None and not due:
+        return None, replace(memory, told={**others, route.name: replace(known, errors=errors)})
+    remembered = replace(memory, told={**others, route.name: Told(errors, now)})
     return (Kind.FAILURE if Kind.FAILURE in route.events else None), remembered
 
 
@@ -72,13 +73,16 @@ def recall(path: Path) -> Memory:
 
 def remember(path: Path, memory: Memory) -> None:
     """Write it. Raises PermissionDenied."""
-    told = {name: {"error": one.error, "time": format_time(one.time)} for name, one in sorted(memory.told.items())}
+    told = {
+        name: {"errors": sorted(one.errors), "time": format_time(one.time)} for name, one in sorted(memory.told.items())
+    }
     write_json(path, {"since": format_time(memory.since) if memory.since else None, "told": told})
 
 
 def _memory(document: Any) -> Memory:
     told: Dict[str, Told] = {
-        str(name): Told(str(one["error"]), parse_time(one["time"], "time")) for name, one in document["told"].items()
+        str(name): Told(frozenset(map(str, one["errors"])), parse_time(one["time"], "time"))
+        for name, one in document["told"].items()
     }
     since = document["since"]
     return Memory(parse_time(since, "since") if since else None, told)
