@@ -63,7 +63,7 @@ from ansible_collections.fleet.backup.plugins.filter.recipient_files import (
     recipient_paths,
     resolve_recipients,
 )
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.reading import read_job
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.reading import read_job
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
 
 #: Where a job may have a secret: the option of the inventory, within another one or not, and the option of the file.

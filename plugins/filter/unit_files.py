@@ -79,12 +79,12 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.backup.plugins.filter.job_files import job_files
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.crontab import CronOptions, crontab
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.fields import Fields
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.jobs import Job
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.reading import read_job
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.schedule import Schedule, read_schedule
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.units import (
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.fields import Fields
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.jobs import Job
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.reading import read_job
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.schedule import Schedule, read_schedule
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.timers.crontab import CronOptions, crontab
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.timers.units import (
     COMMAND,
     DIRECTORY,
     UnitOptions,

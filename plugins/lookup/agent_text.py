@@ -43,9 +43,9 @@ from typing import Any
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.cli import whole_parser
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.completing import BASH, ZSH
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.manual import page
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.console.completing import BASH, ZSH
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.console.manual import page
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.parser import whole_parser
 
 _TEXTS = {"manual": lambda: page(whole_parser()), "bash": lambda: BASH, "zsh": lambda: ZSH}
 

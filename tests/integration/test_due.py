@@ -20,10 +20,10 @@ from typing import Any
 import pytest
 
 from _engine.agent.archive import build
-from _engine.agent.due import due_jobs
-from _engine.agent.jobs import Job
-from _engine.agent.reading import read_job
-from _engine.agent.running import back_up
+from _engine.agent.config.jobs import Job
+from _engine.agent.config.reading import read_job
+from _engine.agent.work.due import due_jobs
+from _engine.agent.work.running import back_up
 from world import World
 
 ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils" / "_engine"

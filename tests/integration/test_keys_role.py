@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from _engine import keys
-from _engine.agent.secrets import SecretKind, SecretSource
+from _engine.agent.config.secrets import SecretKind, SecretSource
 from _engine.errors import PermissionDenied
 from _engine.model import Encryption, EncryptionSettings
 from sqlite_processes import as_nobody

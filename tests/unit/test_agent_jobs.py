@@ -14,11 +14,11 @@ from typing import Any, Dict, List, Optional
 import pytest
 
 from _engine.agent.archive import build
-from _engine.agent.exits import Exit, exit_of
-from _engine.agent.health import complaints, health_of
-from _engine.agent.jobs import Job, Limits, Surroundings
-from _engine.agent.reading import read_job, read_jobs
-from _engine.agent.secrets import SecretKind, SecretSource
+from _engine.agent.config.jobs import Job, Limits, Surroundings
+from _engine.agent.config.reading import read_job, read_jobs
+from _engine.agent.config.secrets import SecretKind, SecretSource
+from _engine.agent.console.exits import Exit, exit_of
+from _engine.agent.work.health import complaints, health_of
 from _engine.catalogue import Catalogue
 from _engine.errors import BadInput, NotFound, PermissionDenied
 from _engine.model import Encryption, Level

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from _engine.agent.cron import parse_cron
-from _engine.agent.fields import Fields
-from _engine.agent.schedule import Every, Expression, Spread, read_schedule
+from _engine.agent.config.cron import parse_cron
+from _engine.agent.config.fields import Fields
+from _engine.agent.config.schedule import Every, Expression, Spread, read_schedule
 from _engine.errors import BadInput
 
 HOSTS = [f"db{number}.example.com/shop/backup" for number in range(1000)]

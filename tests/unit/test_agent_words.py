@@ -14,13 +14,13 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import pytest
 
-from _engine.agent.cli import whole_parser
-from _engine.agent.completing import Knowledge, candidates
-from _engine.agent.exits import Exit
-from _engine.agent.given import GivenKeys
-from _engine.agent.manual import commands_of, options_of, page
-from _engine.agent.progress import line_of
-from _engine.agent.services import is_unit
+from _engine.agent.config.given import GivenKeys
+from _engine.agent.config.jobs import is_unit
+from _engine.agent.console.completing import Knowledge, candidates
+from _engine.agent.console.exits import Exit
+from _engine.agent.console.manual import commands_of, options_of, page
+from _engine.agent.console.progress import line_of
+from _engine.agent.parser import whole_parser
 from _engine.model import Encryption, EncryptionSettings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -36,6 +36,17 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
 )
 RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 
+#: The same within the agent.
+AGENT_LAYERS: Tuple[Tuple[str, ...], ...] = (
+    ("archive", "config"),
+    ("notifications", "timers"),
+    ("work",),
+    ("console", "parser"),
+    ("commands", "ledger"),
+    ("cli",),
+)
+AGENT_RANK = {unit: rank for rank, units in enumerate(AGENT_LAYERS) for unit in units}
+
 #: What a feature may import when it is used, and not before.
 LAZY = {"backports", "boto3", "botocore", "cryptography", "psycopg2", "zoneinfo"}
 
@@ -135,6 +146,20 @@ def test_every_arrow_points_down(path: Path) -> None:
             below = module.split(".")[0]
             where = f"{name_of(path)}:{statement.lineno} imports {module or 'the engine itself'}"
             assert below == unit or not below or RANK.get(below, len(LAYERS)) < RANK[unit], where
+
+
+AGENT_FILES = [path for path in ENGINE_FILES if module_of(path).startswith("agent.")]
+
+
+@pytest.mark.parametrize("path", AGENT_FILES, ids=name_of)
+def test_every_arrow_within_the_agent_points_down(path: Path) -> None:
+    unit = module_of(path).split(".")[1]
+    assert unit in AGENT_RANK, f"{name_of(path)} stands in no layer. Say in AGENT_LAYERS where it belongs."
+    for statement, _lazy in imports(parse(path)):
+        for module in relative(statement, path):
+            below = module.partition("agent.")[2].split(".")[0]
+            where = f"{name_of(path)}:{statement.lineno} imports {module}"
+            assert below == unit or not below or AGENT_RANK.get(below, len(AGENT_LAYERS)) < AGENT_RANK[unit], where
 
 
 def test_no_two_files_need_each_other() -> None:

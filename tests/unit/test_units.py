@@ -14,11 +14,11 @@ from typing import Any, Dict, List
 
 import pytest
 
-from _engine.agent.crontab import CronOptions, crontab
-from _engine.agent.jobs import Job
-from _engine.agent.reading import read_job
-from _engine.agent.schedule import Every, Expression, Spread
-from _engine.agent.units import MARK, UnitOptions, units
+from _engine.agent.config.jobs import Job
+from _engine.agent.config.reading import read_job
+from _engine.agent.config.schedule import Every, Expression, Spread
+from _engine.agent.timers.crontab import CronOptions, crontab
+from _engine.agent.timers.units import MARK, UnitOptions, units
 from _engine.errors import BadInput
 
 DAILY = {"every": "daily", "at": "02:00", "window": "4h"}

@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from ..errors import Interrupted, Unverifiable
 from ..timespan import format_span
-from .printing import table
+from .console.printing import table
 
 _HEADS = ("HOST", "JOB", "OUTCOME", "TIME", "MESSAGE")
 #: As many hosts as a sentence names; the others are in the table above it.

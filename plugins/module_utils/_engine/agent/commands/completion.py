@@ -12,12 +12,12 @@ from typing import List, Optional, Sequence
 
 from ...catalogue import place_of, scan
 from ...errors import EngineError
-from ..cli import whole_parser
-from ..completing import BASH, ZSH, Knowledge, candidates
-from ..exits import Exit
-from ..jobs import Job
-from ..printing import put
-from ..selection import select
+from ..config.jobs import Job
+from ..console.completing import BASH, ZSH, Knowledge, candidates
+from ..console.exits import Exit
+from ..console.printing import put
+from ..console.selection import select
+from ..parser import whole_parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 
-from ..concluding import unknown_channels
-from ..exits import Exit
+from ..config.reading import read_jobs
+from ..console.exits import Exit
+from ..console.printing import put, put_json
+from ..console.selection import settings_of
 from ..notifications.reading import read_channels
-from ..printing import put, put_json
-from ..reading import read_jobs
-from ..selection import settings_of
+from ..work.concluding import unknown_channels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,11 +15,11 @@ from ...documents import backup_document
 from ...errors import EngineError
 from ...model import Backup
 from ...timespan import format_size
-from ..exits import Exit, exit_of
-from ..facts import age_of, proof_of
-from ..jobs import Job, Target
-from ..printing import put, put_json, table
-from ..selection import add_selection, select
+from ..config.jobs import Job, Target
+from ..console.exits import Exit, exit_of
+from ..console.facts import age_of, proof_of
+from ..console.printing import put, put_json, table
+from ..console.selection import add_selection, select
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

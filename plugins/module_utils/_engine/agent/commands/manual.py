@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from ..cli import whole_parser
-from ..exits import Exit
-from ..manual import page
-from ..printing import put
+from ..console.exits import Exit
+from ..console.manual import page
+from ..console.printing import put
+from ..parser import whole_parser
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

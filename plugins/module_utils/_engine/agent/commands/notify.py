@@ -11,16 +11,16 @@ import time
 from typing import List, Optional, Sequence, Tuple
 
 from ...errors import BadInput
-from ..concluding import own_heartbeat
-from ..exits import Exit
+from ..config.reading import read_jobs
+from ..config.settings import Settings
+from ..console.exits import Exit
+from ..console.printing import put, put_json, table
+from ..console.selection import settings_of
 from ..notifications.base import Route
 from ..notifications.courier import Courier, Parcel
 from ..notifications.events import Event, Kind
 from ..notifications.reading import Channels, read_channels
-from ..printing import put, put_json, table
-from ..reading import read_jobs
-from ..selection import settings_of
-from ..settings import Settings
+from ..work.concluding import own_heartbeat
 
 #: How long all channels together may take, in seconds.
 _PATIENCE = 20.0

@@ -16,19 +16,18 @@ from ...errors import BadInput, Interrupted
 from ...interrupts import interruptible
 from ...state import Host
 from ...timespan import format_size, format_span, parse_time
-from ..concluding import conclude
-from ..exits import Exit, exit_of
-from ..facts import facts, safety_of, time_of
-from ..given import add_keys, given_keys
-from ..jobs import Job
-from ..menu import agree, choose_backup, choose_job, confirm
-from ..printing import put, put_json
-from ..progress import showing
-from ..restoring import RestoreOptions, restore_for
-from ..running import Report
-from ..selection import Selection, select
-from ..services import is_unit
-from ..terminal import has_terminal
+from ..config.given import add_keys, given_keys
+from ..config.jobs import Job, is_unit
+from ..console.exits import Exit, exit_of
+from ..console.facts import facts, safety_of, time_of
+from ..console.menu import agree, choose_backup, choose_job, confirm
+from ..console.printing import put, put_json
+from ..console.progress import showing
+from ..console.selection import Selection, select
+from ..console.terminal import has_terminal
+from ..work.concluding import conclude
+from ..work.restoring import RestoreOptions, restore_for
+from ..work.running import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

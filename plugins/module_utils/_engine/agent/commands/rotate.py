@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
-from ..exits import Exit
-from ..running import thin_out
-from ..selection import add_selection, do_each
+from ..console.exits import Exit
+from ..console.selection import add_selection, do_each
+from ..work.running import thin_out
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

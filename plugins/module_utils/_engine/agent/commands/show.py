@@ -18,11 +18,11 @@ from ...keys import short_id
 from ...model import Artefact, Backup, Manifest, Proof, SlotKind
 from ...repositories.base import Repository
 from ...timespan import format_size, format_span, format_time
-from ..exits import Exit
-from ..facts import age_of, facts, proof_of
-from ..jobs import Job
-from ..printing import put, put_json, table
-from ..selection import select
+from ..config.jobs import Job
+from ..console.exits import Exit
+from ..console.facts import age_of, facts, proof_of
+from ..console.printing import put, put_json, table
+from ..console.selection import select
 
 #: The most tables that are shown to people; the largest come first.
 _TABLES = 20

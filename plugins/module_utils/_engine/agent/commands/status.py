@@ -14,16 +14,16 @@ from ...catalogue import place_of, scan
 from ...errors import EngineError
 from ...state import running
 from ...timespan import format_size
-from ..concluding import Concluding
-from ..exits import Exit
-from ..health import Complaint, complaints, health_of
-from ..jobs import Job, Target
+from ..config.jobs import Job, Target
+from ..config.reading import BrokenJob
+from ..console.exits import Exit
+from ..console.printing import put, put_json, table
+from ..console.selection import Selection, add_selection, age, select
 from ..notifications.events import HEALTH, UNHEALTHY
 from ..notifications.outbox import unreachable, waiting
-from ..printing import put, put_json, table
-from ..reading import BrokenJob
-from ..running import Report
-from ..selection import Selection, add_selection, age, select
+from ..work.concluding import Concluding
+from ..work.health import Complaint, complaints, health_of
+from ..work.running import Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

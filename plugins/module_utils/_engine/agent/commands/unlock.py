@@ -10,10 +10,10 @@ import argparse
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ...timespan import format_size
-from ..exits import Exit
-from ..printing import put, put_json, table
-from ..selection import add_selection, select
-from ..unlocking import Cleared, Lock, clear, locks_of
+from ..console.exits import Exit
+from ..console.printing import put, put_json, table
+from ..console.selection import add_selection, select
+from ..work.unlocking import Cleared, Lock, clear, locks_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

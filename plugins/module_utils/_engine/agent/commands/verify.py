@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 
 from ...model import Level
-from ..exits import Exit
-from ..given import add_keys, given_keys
-from ..running import prove
-from ..selection import add_selection, do_each
+from ..config.given import add_keys, given_keys
+from ..console.exits import Exit
+from ..console.selection import add_selection, do_each
+from ..work.running import prove
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

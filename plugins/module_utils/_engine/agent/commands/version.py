@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 
 from ... import __version__
-from ..exits import Exit
-from ..printing import put, put_json
+from ..console.exits import Exit
+from ..console.printing import put, put_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from ...command import Command, Secret, find_program
 from ...errors import MissingTool, ToolFailed
 from ...process import memory_file, run
-from ..fields import Fields
-from ..secrets import SecretSource, read_secret
+from ..config.fields import Fields
+from ..config.secrets import SecretSource, read_secret
 from .base import TIMEOUT, Channel, NotSent
 from .events import Event, Kind
 

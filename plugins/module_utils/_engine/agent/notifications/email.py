@@ -15,8 +15,8 @@ from enum import Enum
 from functools import partial
 from typing import Optional, Tuple
 
-from ..fields import Fields
-from ..secrets import SecretSource, read_secret
+from ..config.fields import Fields
+from ..config.secrets import SecretSource, read_secret
 from .base import TIMEOUT, Channel, NotSent
 from .events import Event
 from .options import read_ca_cert

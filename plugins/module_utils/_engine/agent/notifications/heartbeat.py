@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import quote
 
-from ..fields import Fields
+from ..config.fields import Fields
 from .base import Channel
 from .events import Event, Kind
 from .options import read_address

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Optional
 
-from ..fields import Fields
-from ..secrets import read_secret
+from ..config.fields import Fields
+from ..config.secrets import read_secret
 from .web import Address
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, List, Tuple
 
 from ...errors import BadInput
-from ..fields import Fields
+from ..config.fields import Fields
 from .apprise import read_apprise
 from .base import Channel, Route
 from .discord import read_discord

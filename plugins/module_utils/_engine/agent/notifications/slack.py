@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from ..fields import Fields
+from ..config.fields import Fields
 from .base import Channel
 from .events import Event, Kind
 from .options import read_address

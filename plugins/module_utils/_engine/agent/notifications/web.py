@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, Request, build_opener
 
 from ... import __version__
-from ..secrets import SecretSource
+from ..config.secrets import SecretSource
 from .base import TIMEOUT, NotSent
 
 #: Some services refuse what calls itself Python's library.

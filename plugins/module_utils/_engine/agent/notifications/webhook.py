@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Optional
 
-from ..fields import Fields
-from ..secrets import SecretSource, read_secret
+from ..config.fields import Fields
+from ..config.secrets import SecretSource, read_secret
 from .base import Channel
 from .events import Event
 from .options import read_address

@@ -10,17 +10,17 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from ..backup import plan_backup, take_backup
-from ..documents import check_document, manifest_document, rotation_document
-from ..errors import EngineError, NoKey, Stopped, ToolFailed, Unverifiable, WrongKey
-from ..interrupts import interruptible
-from ..model import Encryption, Level, Outcome
-from ..rotate import plan_rotation, rotate
-from ..state import Host
-from ..timespan import format_size
-from ..verify import Check, VerifyResult, plan_verification, verify
+from ...backup import plan_backup, take_backup
+from ...documents import check_document, manifest_document, rotation_document
+from ...errors import EngineError, NoKey, Stopped, ToolFailed, Unverifiable, WrongKey
+from ...interrupts import interruptible
+from ...model import Encryption, Level, Outcome
+from ...rotate import plan_rotation, rotate
+from ...state import Host
+from ...timespan import format_size
+from ...verify import Check, VerifyResult, plan_verification, verify
+from ..config.jobs import Job
 from .hooks import late_hooks, run_hooks
-from .jobs import Job
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,13 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from typing import List, Optional, Sequence, Tuple
 
-from ..command import Command, find_program
-from ..errors import EngineError, ToolFailed
-from ..process import Process, memory_file, run
+from ...command import Command, find_program
+from ...errors import EngineError, ToolFailed
+from ...process import Process, memory_file, run
 
-#: What systemd takes for a unit's name (systemd.unit(5)), without patterns and without what looks like an option.
-_UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]{0,254}")
 #: The states in which a unit runs, or is about to (systemctl(1), ActiveState).
 _RUNNING = ("active", "activating", "reloading", "refreshing")
 
@@ -28,11 +25,6 @@ class Service:
     unit: str
     installed: bool
     running: bool
-
-
-def is_unit(name: str) -> bool:
-    """Whether a text can be the name of one unit."""
-    return _UNIT.fullmatch(name) is not None
 
 
 def look(units: Sequence[str]) -> Tuple[Service, ...]:

@@ -10,9 +10,9 @@ import shlex
 from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
-from ..errors import BadInput
-from .jobs import Job
-from .schedule import Schedule, Work, seed_of
+from ...errors import BadInput
+from ..config.jobs import Job
+from ..config.schedule import Schedule, Work, seed_of
 from .units import COMMAND, DIRECTORY, MARK, credentials_of
 
 _COMMANDS = {Work.BACKUP: "run", Work.ROTATE: "rotate", Work.VERIFY: "verify"}

@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Callable, Iterator, Mapping, Optional
 
-from ..state import Host, running
-from ..timespan import format_size, format_span
-from .jobs import Job
-from .running import Report
+from ...state import Host, running
+from ...timespan import format_size, format_span
+from ..config.jobs import Job
+from ..work.running import Report
 
 _INTERVAL = 0.5
 _CELLS = 24

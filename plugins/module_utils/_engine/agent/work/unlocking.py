@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from ..catalogue import place_of
-from ..errors import EngineError, Locked
-from ..leftovers import lock_of_the_dead
-from ..model import Place
-from ..scratch import private_directory
-from ..state import Host, audit, locked, running
-from .jobs import Job
+from ...catalogue import place_of
+from ...errors import EngineError, Locked
+from ...leftovers import lock_of_the_dead
+from ...model import Place
+from ...scratch import private_directory
+from ...state import Host, audit, locked, running
+from ..config.jobs import Job
 
 _HOLDER = re.compile(r"process ([0-9]+) since (\S+)")
 #: How the scratch directories begin that verifications and restores make.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from ..errors import BadInput, EngineError, NotFound, PermissionDenied
+from ...errors import BadInput, EngineError, NotFound, PermissionDenied
 from .fields import Fields
 
 #: No password and no key is longer; what is has been mistaken for one.

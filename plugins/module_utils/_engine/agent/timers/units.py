@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ..errors import BadInput
-from ..model import EngineName, Server
-from ..repositories.local import LocalRepository
-from .jobs import Job
-from .schedule import Expression, Schedule, Work, seed_of
-from .secrets import SecretKind
+from ...errors import BadInput
+from ...model import EngineName, Server
+from ...repositories.local import LocalRepository
+from ..config.jobs import Job
+from ..config.schedule import Expression, Schedule, Work, seed_of
+from ..config.secrets import SecretKind
 
 #: The first line of every file that is made, by which it is known again.
 MARK = "# Made by fleet.backup"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Optional, Sequence
 
-from ..errors import BadInput, Interrupted, Unverifiable
+from ...errors import BadInput, Interrupted, Unverifiable
 
 
 class Exit(IntEnum):

@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Optional, Tuple
 
-from ..backup import BackupRequest
-from ..model import Database, Level, Policy, Server
-from ..repositories.base import Repository
-from ..rotate import RotateRequest
-from ..verify import VerifyRequest
+from ...backup import BackupRequest
+from ...model import Database, Level, Policy, Server
+from ...repositories.base import Repository
+from ...rotate import RotateRequest
+from ...verify import VerifyRequest
 from .given import GivenKeys
 from .schedule import Schedule, Work
 from .secrets import SecretSource
@@ -38,6 +39,15 @@ class Hooks:
     before: Tuple[Tuple[str, ...], ...] = ()
     after: Tuple[Tuple[str, ...], ...] = ()
     failure: Tuple[Tuple[str, ...], ...] = ()
+
+
+#: What systemd takes for a unit's name (systemd.unit(5)), without patterns and without what looks like an option.
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]{0,254}")
+
+
+def is_unit(name: str) -> bool:
+    """Whether a text can be the name of one unit of systemd."""
+    return _UNIT.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

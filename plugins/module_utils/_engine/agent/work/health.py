@@ -9,11 +9,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import List, NamedTuple, Optional
 
-from ..catalogue import Catalogue, in_future
-from ..info import DatabaseHealth, judge
-from ..model import Space
-from ..timespan import format_size, format_span
-from .jobs import Limits
+from ...catalogue import Catalogue, in_future
+from ...info import DatabaseHealth, judge
+from ...model import Space
+from ...timespan import format_size, format_span
+from ..config.jobs import Limits
 
 
 class Complaint(NamedTuple):

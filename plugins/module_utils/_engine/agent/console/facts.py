@@ -9,8 +9,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Optional, Sequence, Tuple
 
-from ..model import Backup, Level
-from ..timespan import format_span
+from ...model import Backup, Level
+from ...timespan import format_span
 from .printing import table
 
 

@@ -10,7 +10,7 @@ import getpass
 import sys
 import time
 
-from ..errors import Interrupted
+from ...errors import Interrupted
 
 _QUIT = ("q", "quit", "exit")
 

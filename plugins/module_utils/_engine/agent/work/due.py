@@ -12,13 +12,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import List, Optional, Sequence, Tuple
 
-from ..catalogue import in_future, place_of, scan
-from ..command import Command, find_program
-from ..errors import EngineError
-from ..process import Process, memory_file
-from ..state import Host
-from .jobs import Job
-from .schedule import Expression, Schedule, Work, seed_of
+from ...catalogue import in_future, place_of, scan
+from ...command import Command, find_program
+from ...errors import EngineError
+from ...process import Process, memory_file
+from ...state import Host
+from ..config.jobs import Job
+from ..config.schedule import Expression, Schedule, Work, seed_of
 
 #: The moment that systemd-analyze(1) tells: in UTC on a line of its own, unless local time is UTC.
 _NEXT = re.compile(r"^ *(?:Next elapse|\(in UTC\)): \w+ (?P<time>[0-9-]+ [0-9:]+) UTC$", re.MULTILINE)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-from ..errors import BadInput
-from ..model import Encryption, EncryptionSettings
+from ...errors import BadInput
+from ...model import Encryption, EncryptionSettings
 from .secrets import SecretKind, SecretSource
 
 _LIMIT = 1 << 20

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
 
-from ..catalogue import in_future, place_of, scan
-from ..errors import BadInput, EngineError, NoKey, NotFound, Refused, WrongKey
-from ..model import Backup, Database, Encryption, EngineName
-from ..repositories.base import Repository
-from ..state import Host
-from ..timespan import format_size, format_time
+from ...catalogue import in_future, place_of, scan
+from ...errors import BadInput, EngineError, NoKey, NotFound, Refused, WrongKey
+from ...model import Backup, Database, Encryption, EngineName
+from ...repositories.base import Repository
+from ...state import Host
+from ...timespan import format_size, format_time
+from ..config.given import GivenKeys, identity_at
+from ..config.jobs import Job
+from ..work.restoring import Prospect, RestoreOptions, prospect_of, repositories_of
 from .facts import age_of, brief_proof_of, facts, proof_of, safety_of, time_of
-from .given import GivenKeys, identity_at
-from .jobs import Job
 from .printing import table
-from .restoring import Prospect, RestoreOptions, prospect_of, repositories_of
 from .selection import Selection
 from .terminal import ask, ask_secret, count_down, say
 

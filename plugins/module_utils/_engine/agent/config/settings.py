@@ -12,8 +12,8 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import BadInput, PermissionDenied
-from ..state import Host, default_state
+from ...errors import BadInput, PermissionDenied
+from ...state import Host, default_state
 from .fields import Fields
 
 CONFIG = Path("/etc/fleet-backup/agent.json")

@@ -15,22 +15,22 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from ..catalogue import place_of, scan
-from ..errors import EngineError, Interrupted
-from ..interrupts import interruptible
-from ..state import audit, locked
-from .jobs import Job
-from .notifications.base import Route
-from .notifications.courier import Courier, Parcel
-from .notifications.events import Event, Kind, LastGood
-from .notifications.heartbeat import Heartbeat
-from .notifications.memory import Memory, decide, path_of, recall, remember
-from .notifications.outbox import Letter, note_failure, post, take
-from .notifications.reading import Channels, read_channels
-from .notifications.web import Address
+from ...catalogue import place_of, scan
+from ...errors import EngineError, Interrupted
+from ...interrupts import interruptible
+from ...state import audit, locked
+from ..config.jobs import Job
+from ..config.secrets import SecretSource
+from ..config.settings import Settings
+from ..notifications.base import Route
+from ..notifications.courier import Courier, Parcel
+from ..notifications.events import Event, Kind, LastGood
+from ..notifications.heartbeat import Heartbeat
+from ..notifications.memory import Memory, decide, path_of, recall, remember
+from ..notifications.outbox import Letter, note_failure, post, take
+from ..notifications.reading import Channels, read_channels
+from ..notifications.web import Address
 from .running import Report
-from .secrets import SecretSource
-from .settings import Settings
 
 #: How long the end of a command waits for all messages that are on their way, in seconds.
 _PATIENCE = 15.0

@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, List, Optional, Tuple, Union
 
-from ..backup import BackupRequest
-from ..databases import open_engine
-from ..errors import BadInput, EngineError, PermissionDenied
-from ..model import (
+from ...backup import BackupRequest
+from ...databases import open_engine
+from ...errors import BadInput, EngineError, PermissionDenied
+from ...model import (
     Compression,
     Database,
     Encryption,
@@ -31,17 +31,16 @@ from ..model import (
     Policy,
     Server,
 )
-from ..names import is_id
-from ..repositories.base import Repository
-from ..repositories.local import LocalRepository
-from ..retention import check as check_policy
-from ..stream.compression import check_level
-from ..verify import Assertion, VerifyRequest
+from ...names import is_id
+from ...repositories.base import Repository
+from ...repositories.local import LocalRepository
+from ...retention import check as check_policy
+from ...stream.compression import check_level
+from ...verify import Assertion, VerifyRequest
 from .fields import Fields
-from .jobs import Hooks, Job, Limits, Surroundings, Target, Timetable
+from .jobs import Hooks, Job, Limits, Surroundings, Target, Timetable, is_unit
 from .schedule import read_schedule
 from .secrets import SecretSource, read_secret
-from .services import is_unit
 
 #: A job's name is a part of file and unit names.
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")

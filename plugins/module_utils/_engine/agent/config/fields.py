@@ -10,8 +10,8 @@ from datetime import timedelta
 from enum import Enum
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
 
-from ..errors import BadInput
-from ..timespan import parse_span
+from ...errors import BadInput
+from ...timespan import parse_span
 
 _C = TypeVar("_C", bound=Enum)
 _T = TypeVar("_T")

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 from typing import Iterator, List, Sequence, Tuple
 
-from .. import __version__
+from ... import __version__
 
 _DESCRIPTION = (
     "backs up the databases of this host into repositories, proves that the backups can be restored, restores them, "

@@ -13,19 +13,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
-from ..errors import BadInput, Interrupted
-from ..interrupts import interruptible
-from ..state import Host
-from ..timespan import format_span
-from .concluding import Concluding
-from .due import due_jobs
+from ...errors import BadInput, Interrupted
+from ...interrupts import interruptible
+from ...state import Host
+from ...timespan import format_span
+from ..config.jobs import Job
+from ..config.reading import BrokenJob, read_jobs
+from ..config.settings import CONFIG, Settings, read_settings
+from ..work.concluding import Concluding
+from ..work.due import due_jobs
+from ..work.running import Report
 from .exits import Exit, exit_of
-from .jobs import Job
 from .printing import put, put_json, table
 from .progress import shown
-from .reading import BrokenJob, read_jobs
-from .running import Report
-from .settings import CONFIG, Settings, read_settings
 
 _SECOND = 1.0
 

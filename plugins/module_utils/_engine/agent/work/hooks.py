@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import List, Mapping, Sequence, Tuple
 
-from ..command import Command
-from ..errors import EngineError
-from ..process import run
+from ...command import Command
+from ...errors import EngineError
+from ...process import run
 
 
 def run_hooks(kind: str, commands: Sequence[Tuple[str, ...]], job: str, environment: Mapping[str, str]) -> None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from ..documents import manifest_document
-from ..errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed
-from ..interrupts import finish, interruptible
-from ..repositories.base import Repository
-from ..restore import RestorePlan, RestoreRequest, RestoreResult, check_outside, plan_restore, restore
-from ..state import Host
-from .given import GivenKeys
+from ...documents import manifest_document
+from ...errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed
+from ...interrupts import finish, interruptible
+from ...repositories.base import Repository
+from ...restore import RestorePlan, RestoreRequest, RestoreResult, check_outside, plan_restore, restore
+from ...state import Host
+from ..config.given import GivenKeys
+from ..config.jobs import Job
 from .hooks import late_hooks, run_hooks
-from .jobs import Job
 from .running import Report
 from .services import Service, look, start_all, stop
 
