@@ -12,6 +12,7 @@ import signal
 import sqlite3
 import subprocess
 import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Iterator
@@ -19,7 +20,8 @@ from typing import Iterator
 import pytest
 
 from _engine.databases.sqlite.tables import problems
-from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotADatabase, PermissionDenied
+from _engine.errors import Damaged, EngineError, Interrupted, Locked, NoSpace, NotADatabase, PermissionDenied
+from _engine.interrupts import interruptible
 from _engine.model import FingerprintKind
 from sqlite_processes import (
     as_nobody,
@@ -157,6 +159,18 @@ def test_a_lock_that_stays_is_named_with_how_long_was_waited(tmp_path: Path) -> 
             with engine_for(path).snapshot(options(lock_timeout=0.3)):
                 pass
     assert listing(tmp_path) == ["shop.db"]
+
+
+@pytest.mark.parametrize("after", [0.05, 0.1, 0.26, 0.32, 0.38, 0.41, 0.59])
+def test_a_signal_ends_the_wait_for_a_lock_whenever_it_comes(tmp_path: Path, after: float) -> None:
+    """Each try ends with an error, and no signal may come while one is dealt with: there must be moments in between."""
+    path = tmp_path / "shop.db"
+    with holding(path, "CREATE TABLE t (a)", "BEGIN EXCLUSIVE"):
+        sender = threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT))
+        sender.start()
+        with pytest.raises(Interrupted), interruptible(), engine_for(path).snapshot(options(lock_timeout=after + 3)):
+            pass
+        sender.join()
 
 
 def test_a_lock_that_is_let_go_in_time_does_no_harm(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from typing import Iterator, Optional
 from .errors import Interrupted, TimedOut
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-#: How often to look whether what had to wait can come now, in seconds.
-_RETRY = 0.1
+#: How often to look whether what had to wait can come now, in seconds: more often than any loop that tries something
+#: again sleeps between two failures (`Deadline.pause`), or none of the looks might ever fall between them.
+_RETRY = 0.01
 
 
 @dataclass(frozen=True)
