@@ -201,3 +201,15 @@ def test_a_program_that_is_nicer_stays_so_and_one_that_ended_is_left_alone() -> 
         ended.wait()
         pipe.make_way()
         assert os.getpriority(os.PRIO_PROCESS, nicer.pid) == 15
+
+
+def test_a_program_that_may_not_be_touched_does_its_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_arguments: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", forbidden)
+    with Pipe() as pipe:
+        descriptor = pipe.through(CAT, pipe.source(Command("echo", ("echo", "orders"))))
+        pipe.make_way()
+        assert collect(pipe, descriptor) == b"orders\n"
+        pipe.wait()

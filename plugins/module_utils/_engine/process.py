@@ -110,9 +110,12 @@ class Process:
         if self._popen.poll() is not None:
             return
         niceness = max(_MODEST, os.getpriority(os.PRIO_PROCESS, self.pid))
-        os.setpriority(os.PRIO_PROCESS, self.pid, niceness)
+        # A hardened service may not touch a program that has become another account. What the kernel refuses, or
+        # lacks, is only slower for others.
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, self.pid, niceness)
         # Where sessions are scheduled as groups, niceness counts within a session only, and each program has its own
-        # (sched(7), "The autogroup feature"). What the kernel lacks or refuses is only slower for others.
+        # (sched(7), "The autogroup feature").
         with suppress(OSError), open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as group:
             group.write(str(niceness))
 
