@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -256,6 +258,40 @@ def test_a_receiver_that_does_not_answer_delays_no_backup(agent: Notified, web: 
     assert sorted(request.json["job"] for request in web.requests) == ["a-shop", "b-shop"]
 
 
+@pytest.mark.parametrize(
+    ("verb", "command", "code"),
+    [("backup", ("run", "shop"), "not_found"), ("restore", ("restore", "shop", "--yes", "--before", "2020-01-01"), "")],
+)
+def test_a_signal_after_the_work_takes_back_neither_what_is_told_nor_the_output(
+    agent: Notified, web: WebServer, verb: str, command: tuple[str, ...], code: str
+) -> None:
+    agent.channels(agent.hook(web))
+    agent.broken()
+    agent.run("status", "--notify", status=1)
+    web.requests.clear()
+    lock = agent.world.host.state / "locks" / f"notify+shop.{verb}.lock"
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = subprocess.Popen(agent.command(*command, "--json"), stdout=subprocess.PIPE, text=True)
+        wait_for(lambda: waits_for(process, lock))
+        process.terminate()
+        time.sleep(0.2)
+    told, _nothing = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert code in json.loads(told)[0]["error"]
+    assert web.requests or agent.outbox(), "it is sent, or waits for the next run"
+    agent.run(*command, status=1)
+    assert [request.json["event"] for request in web.requests] == ["failure"]
+
+
+def waits_for(process: subprocess.Popen[str], path: Path) -> bool:
+    """Whether the process has a file open, or has ended."""
+    try:
+        return path in {Path(os.readlink(name)) for name in Path(f"/proc/{process.pid}/fd").iterdir()}
+    except OSError:
+        return process.poll() is not None
+
+
 def wait_for(condition: Any, seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -302,6 +338,19 @@ def test_what_goes_wrong_besides_is_told_and_what_is_mended_in_part_is_not(agent
     assert ["should be" in one for one in told] == [False, True, True]
     (found,) = agent.json("status", status=1)["jobs"]
     assert found["codes"] == ["unproven", "space"] and len(found["complaints"]) == 2
+
+
+def test_the_same_wrong_in_a_second_repository_is_told(agent: Notified, web: WebServer) -> None:
+    agent.channels(agent.hook(web))
+    first, second = agent.world.root / "first", agent.world.root / "second"
+    first.mkdir()
+    agent.job("shop", repositories=[{"path": str(first)}])
+    agent.run("status", "--notify", status=1)
+    second.mkdir()
+    agent.job("shop", repositories=[{"path": str(first)}, {"path": str(second)}])
+    for _run in range(2):
+        agent.run("status", "--notify", status=1)
+    assert len(web.requests) == 2
 
 
 def test_a_long_failure_is_told_again_where_a_reminder_is_asked_for(agent: Notified, web: WebServer) -> None:

@@ -16,7 +16,7 @@ from typing import Callable, Iterator, List
 import pytest
 
 from _engine.errors import EngineError, Interrupted, NoSpace, TimedOut
-from _engine.interrupts import finish, interruptible, time_limit
+from _engine.interrupts import between_works, finish, interruptible, time_limit
 
 
 @pytest.fixture
@@ -79,6 +79,43 @@ def test_the_end_of_the_time_stops_the_work_once_and_not_past_the_point_of_no_re
         time.sleep(0.1)
     with interruptible(), time_limit(None, "The backup"):
         pass
+
+
+def test_between_two_works_a_signal_waits_and_stops_the_next_one(delivered: List[int]) -> None:
+    done = []
+    with between_works():
+        with interruptible():
+            done.append("the first")
+        ask_to_stop()
+        time.sleep(0.05)
+        done.append("what follows it")
+        with pytest.raises(Interrupted, match="Stopped by SIGTERM"), interruptible():
+            done.append("the second")
+        with interruptible():
+            done.append("the last, which nobody asked to stop")
+    assert done == ["the first", "what follows it", "the last, which nobody asked to stop"]
+    assert delivered == []
+
+
+def test_one_that_came_too_late_for_a_work_stops_the_next_one(delivered: List[int]) -> None:
+    with between_works():
+        with interruptible():
+            finish()
+            ask_to_stop()
+        with pytest.raises(Interrupted), interruptible():
+            pytest.fail("the second went on")
+    assert delivered == []
+
+
+def test_after_the_last_work_a_signal_comes_to_nothing(delivered: List[int]) -> None:
+    with between_works():
+        with interruptible():
+            pass
+        ask_to_stop()
+    assert delivered == []
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    ask_to_stop()
+    assert delivered == [signal.SIGTERM]
 
 
 def in_a_finally(clean_up: Callable[[], None]) -> None:

@@ -46,6 +46,8 @@ class _Work:
     stopping: bool = False
     #: It is past the point where it could be undone: what it began, it finishes.
     finishing: bool = False
+    #: It is what goes on between pieces of work: the next one takes over the signal that came meanwhile.
+    between: bool = False
     #: The signal that came meanwhile.
     waiting: Optional[int] = None
 
@@ -70,32 +72,59 @@ def interruptible() -> Iterator[None]:
     One that came after ``finish`` is delivered at the end, to whoever handled signals before. One that came while an
     error ended the work is delivered to the ``interruptible`` around this one, where there is one.
     """
-    global _work
     if threading.current_thread() is not threading.main_thread():
         # Python delivers signals to the main thread alone; whoever runs this elsewhere handles them there.
         yield
         return
-    outer, _work = _work, _Work(around=sys.exc_info()[1], limit=_work.limit)
+    outer, work = _work, _Work(around=sys.exc_info()[1], limit=_work.limit)
+    failed = True
+    try:
+        with _hearing(work):
+            if outer.between and outer.waiting is not None:
+                number, outer.waiting = outer.waiting, None
+                _interrupt(number, None)
+            yield
+            failed = False
+    finally:
+        if failed and work.waiting is not None and signal.getsignal(work.waiting) is _interrupt:
+            signal.raise_signal(work.waiting)
+    if work.waiting is not None:
+        signal.raise_signal(work.waiting)
+
+
+@contextmanager
+def between_works() -> Iterator[None]:
+    """While this lasts, a signal that asks to stop waits for the next ``interruptible``, which it stops at once.
+
+    Where none comes any more, it comes to nothing: all is done. For what has to follow each piece of work, whatever
+    became of it, and takes a moment only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _hearing(_Work(finishing=True, between=True)):
+        yield
+
+
+@contextmanager
+def _hearing(work: _Work) -> Iterator[None]:
+    """Handle the signals for ``work``, and then again as before."""
+    global _work
+    outer, _work = _work, work
     # One that is ignored, as nohup(1) has it for SIGHUP, stays ignored.
     heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     previous = {number: signal.signal(number, _interrupt) for number in heard}
     previous_alarm = signal.signal(signal.SIGALRM, _retry)
-    failed = True
     try:
         yield
-        failed = False
     finally:
         # Nothing may come before all handlers are what they were.
-        _work.finishing = True
+        work.finishing = True
         for number, handler in previous.items():
             signal.signal(number, handler)
-        waiting, _work = _work.waiting, outer
+        _work = outer
         _set_alarm()
         signal.signal(signal.SIGALRM, previous_alarm)
-        if failed and waiting is not None and signal.getsignal(waiting) is _interrupt:
-            signal.raise_signal(waiting)
-    if waiting is not None:
-        signal.raise_signal(waiting)
 
 
 @contextmanager

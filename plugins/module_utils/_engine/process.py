@@ -154,9 +154,9 @@ class Process:
         return kept.decode("utf-8", "replace").strip()
 
 
-def run(command: Command, stdin: Optional[int] = None) -> None:
+def run(command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:
     """Run a program to its end. Raises ToolFailed, or MissingTool when it cannot be started."""
-    process = Process(command, stdin=stdin)
+    process = Process(command, stdin=stdin, stdout=stdout)
     try:
         failure = process.failure()
     except BaseException:
@@ -164,6 +164,16 @@ def run(command: Command, stdin: Optional[int] = None) -> None:
         raise
     if failure is not None:
         raise failure
+
+
+def output_of(command: Command) -> str:
+    """What a program writes on its standard output, which is short. Raises what ``run`` raises."""
+    output = memory_file(b"")
+    try:
+        run(command, stdout=output)
+        return os.pread(output, os.fstat(output).st_size, 0).decode("utf-8", "replace")
+    finally:
+        os.close(output)
 
 
 def memory_file(content: bytes) -> int:

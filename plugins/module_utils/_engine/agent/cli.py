@@ -30,6 +30,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     except (EngineError, Stopped) as error:
         sys.stderr.write(f"fleet-backup: {error}\n")
         return exit_of_code(error.code)
+    except KeyboardInterrupt:
+        # Where this comes through, nothing was being changed.
+        sys.stderr.write("fleet-backup: Stopped.\n")
+        return Exit.INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has seen enough. What Python still holds for it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

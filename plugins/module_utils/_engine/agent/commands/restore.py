@@ -13,7 +13,7 @@ from pathlib import PurePath
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ...errors import BadInput, Interrupted
-from ...interrupts import interruptible
+from ...interrupts import between_works, interruptible
 from ...state import Host
 from ...timespan import format_size, format_span, parse_time
 from ..config.given import add_keys, given_keys
@@ -81,10 +81,11 @@ def act(parsed: argparse.Namespace) -> Exit:
         job, options = _talk(selection, options, parsed)
         if parsed.dry_run:
             return Exit.FINE
-    with showing(selection.host, job.name, wanted=not parsed.json):
-        report = restore_for(job, options, selection.host, parsed.dry_run)
-    if not parsed.dry_run:
-        report = conclude(job, report, selection.settings)
+    with between_works():
+        with showing(selection.host, job.name, wanted=not parsed.json):
+            report = restore_for(job, options, selection.host, parsed.dry_run)
+        if not parsed.dry_run:
+            report = conclude(job, report, selection.settings)
     if parsed.json:
         put_json([report.document])
     else:

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 from ...catalogue import place_of, scan
 from ...errors import EngineError
+from ...interrupts import between_works
 from ...state import running
 from ...timespan import format_size
 from ..config.jobs import Job, Target
@@ -67,13 +68,14 @@ def _notify(selection: Selection, found: Sequence[Mapping[str, Any]]) -> List[st
     """Tell of each job whose health changed; what could not be told."""
     reports: List[Report] = []
     jobs: List[Union[Job, BrokenJob]] = [*selection.jobs, *selection.broken]
-    with Concluding(selection.settings) as concluding:
+    with between_works(), Concluding(selection.settings) as concluding:
         for job in jobs:
             wrong = [sentence for one in found if one["job"] == job.name for sentence in one["complaints"]]
-            codes = {code for one in found if one["job"] == job.name for code in one["codes"]}
+            # The same thing wrong in a second repository is news.
+            causes = {f"{code} {one['repository']}" for one in found if one["job"] == job.name for code in one["codes"]}
             text = "; ".join(wrong) or "all is as it should be"
             error = UNHEALTHY if wrong else None
-            report = Report(job.name, HEALTH, False, f"{text}.", 0.0, error, causes=tuple(sorted(codes)))
+            report = Report(job.name, HEALTH, False, f"{text}.", 0.0, error, causes=tuple(sorted(causes)))
             reports.append(concluding.conclude(job if isinstance(job, Job) else None, report))
         reports = concluding.deliver(reports)
     return list(dict.fromkeys(warning for report in reports for warning in report.warnings))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from operator import attrgetter
 from typing import Optional, Tuple
 
 from ...backup import BackupRequest
@@ -144,7 +145,7 @@ class Job:
         """
         own = self.verification
         if level is None:
-            level = max(own.level, Level.CONTENTS, key=_strength) if given else own.level
+            level = max(own.level, Level.CONTENTS, key=attrgetter("strength")) if given else own.level
         # Assertions are queries on a restored database.
         assertions = own.assertions if level is Level.RESTORE else ()
         return replace(self, given=given, verification=replace(own, level=level, assertions=assertions))
@@ -162,10 +163,6 @@ class Job:
             for target in self.targets
             if target.policy is not None
         )
-
-
-def _strength(level: Level) -> int:
-    return level.strength
 
 
 def _with_password(database: Database, source: Optional[SecretSource]) -> Database:

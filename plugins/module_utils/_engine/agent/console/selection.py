@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
 from ...errors import BadInput, Interrupted
-from ...interrupts import interruptible
+from ...interrupts import between_works
 from ...state import Host
 from ...timespan import format_span
 from ..config.jobs import Job
@@ -102,23 +102,14 @@ def do_each(parsed: argparse.Namespace, verb: str, act: Callable[[Job, Host, boo
 
 
 def _do(selection: Selection, verb: str, act: Callable[[Job, Host, bool], Report]) -> List[Report]:
-    reports: List[Report] = []
-    with Concluding(selection.settings) as concluding:
-        try:
-            # Between two jobs, too, a signal ends the run in order.
-            with interruptible():
-                for broken in selection.broken:
-                    reports.append(concluding.conclude(None, _broken(broken, verb)))
-                for job in selection.jobs:
-                    concluding.begin(job, verb)
-                    reports.append(act(job, selection.host, False))
-                    reports[-1] = concluding.conclude(job, reports[-1])
-                    if reports[-1].error == Interrupted.code:
-                        break
-        except Interrupted as error:
-            done = {report.job for report in reports}
-            left = [job.name for job in selection.jobs if job.name not in done]
-            reports += [Report(name, verb, False, str(error), 0.0, error.code) for name in left[:1]]
+    # What follows a job's work is not cut short: a signal ends the run with the next work.
+    with between_works(), Concluding(selection.settings) as concluding:
+        reports = [concluding.conclude(None, _broken(broken, verb)) for broken in selection.broken]
+        for job in selection.jobs:
+            concluding.begin(job, verb)
+            reports.append(concluding.conclude(job, act(job, selection.host, False)))
+            if reports[-1].error == Interrupted.code:
+                break
         return concluding.deliver(reports)
 
 

@@ -116,7 +116,8 @@ class Concluding:
                     courier.wait(deadline)
         except Interrupted:
             # What was to be done is done; messages that are not sent yet wait for the next run.
-            self._warnings.append("Sending notifications was interrupted; the next run sends what is left.")
+            if not all(parcel.done for courier in self._couriers.values() for parcel in courier.parcels):
+                self._warnings.append("Sending notifications was interrupted; the next run sends what is left.")
         concluded = list(reports)
         for courier in self._couriers.values():
             concluded = self._account(courier, concluded)

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -15,14 +14,13 @@ from typing import List, Optional, Sequence, Tuple
 from ...catalogue import in_future, place_of, scan
 from ...command import Command, find_program
 from ...errors import EngineError
-from ...process import Process, memory_file
+from ...process import output_of
 from ...state import Host
 from ..config.jobs import Job
 from ..config.schedule import Expression, Schedule, Work, seed_of
 
 #: The moment that systemd-analyze(1) tells: in UTC on a line of its own, unless local time is UTC.
 _NEXT = re.compile(r"^ *(?:Next elapse|\(in UTC\)): \w+ (?P<time>[0-9-]+ [0-9:]+) UTC$", re.MULTILINE)
-_ANSWER = 1 << 16
 
 
 def due_jobs(jobs: Sequence[Job], host: Host) -> Tuple[Job, ...]:
@@ -82,20 +80,7 @@ def _next_elapse(calendar: str, after: datetime) -> Optional[datetime]:
     """
     program = find_program("systemd-analyze", "systemd", f'The schedule "{calendar}"')
     arguments = ("calendar", f"--base-time=@{int(after.timestamp())}", "--", calendar)
-    output = memory_file(b"")
-    try:
-        command = Command("systemd-analyze", (program, *arguments), {"LC_ALL": "C"})
-        process = Process(command, stdout=output)
-        try:
-            failure = process.failure()
-        except BaseException:
-            process.stop()
-            raise
-        if failure is not None:
-            raise failure
-        answer = os.pread(output, _ANSWER, 0).decode("utf-8", "replace")
-    finally:
-        os.close(output)
+    answer = output_of(Command("systemd-analyze", (program, *arguments), {"LC_ALL": "C"}))
     match = _NEXT.search(answer)
     if match is None:
         return None

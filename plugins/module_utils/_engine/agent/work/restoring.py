@@ -21,7 +21,7 @@ from ...state import Host
 from ..config.given import GivenKeys
 from ..config.jobs import Job
 from .hooks import late_hooks, run_hooks
-from .running import Report
+from .running import Done, Report
 from .services import Service, look, start_all, stop
 
 
@@ -64,17 +64,6 @@ class Prospect:
         return self.plan.replaces and self.request.safety_backup
 
 
-@dataclass(frozen=True)
-class _Done:
-    """How it ended; ``changed`` says whether the database was restored, or would be."""
-
-    changed: bool
-    text: str
-    error: Optional[str] = None
-    warnings: Tuple[str, ...] = ()
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
 def repositories_of(job: Job, label: Optional[str]) -> Tuple[Repository, ...]:
     """The job's repositories, or only that with a label. Raises BadInput where none has it."""
     every = tuple(target.repository for target in job.targets)
@@ -99,7 +88,7 @@ def prospect_of(job: Job, options: RestoreOptions, host: Host) -> Prospect:
 def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = False) -> Report:
     """Restore, with the application stopped meanwhile, and say how that ended."""
     began = time.monotonic()
-    done: Optional[_Done] = None
+    done: Optional[Done] = None
     try:
         # Within two: a signal that comes when it is too late to stop is delivered between the ends of both.
         with interruptible():
@@ -107,7 +96,7 @@ def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = F
                 done = _plan(job, options, host) if dry_run else _restore(job, options, host)
     except (EngineError, Stopped) as error:
         if done is None:
-            done = _Done(False, explained(error), error.code)
+            done = Done(False, explained(error), error.code)
         else:
             done = replace(done, warnings=(*done.warnings, "It was asked to stop when it was too late for that."))
     seconds = time.monotonic() - began
@@ -148,7 +137,7 @@ def _request_of(job: Job, options: RestoreOptions) -> RestoreRequest:
     )
 
 
-def _plan(job: Job, options: RestoreOptions, host: Host) -> _Done:
+def _plan(job: Job, options: RestoreOptions, host: Host) -> Done:
     prospect = prospect_of(job, options, host)
     plan, request = prospect.plan, prospect.request
     over = ", which exists, would be replaced by" if plan.replaces else " would be made from"
@@ -160,10 +149,10 @@ def _plan(job: Job, options: RestoreOptions, host: Host) -> _Done:
         "takes_safety_backup": prospect.saves,
         "stops": [service.unit for service in prospect.stopped],
     }
-    return _Done(True, f"{request.database.name}{over} {plan.backup.id}", None, _warnings(prospect), detail)
+    return Done(True, f"{request.database.name}{over} {plan.backup.id}", None, _warnings(prospect), detail)
 
 
-def _restore(job: Job, options: RestoreOptions, host: Host) -> _Done:
+def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
     # All that can fail beforehand does so while the application still runs.
     prospect = prospect_of(job, options, host)
     stopped: List[Service] = []
@@ -181,15 +170,15 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> _Done:
         late = _resume(job, stopped, failed)
         if not isinstance(error, (EngineError, Stopped)):
             raise
-        return _Done(False, " ".join([explained(error), *late]), error.code, detail=_units(stopped))
+        return Done(False, " ".join([explained(error), *late]), error.code, detail=_units(stopped))
     late = _resume(job, stopped, {"FLEET_BACKUP_OUTCOME": "done"})
     text = f"{prospect.request.database.name} is restored from {result.plan.backup.id}"
     detail = {**_told(job, prospect.request, result, host), **_units(stopped)}
     warnings = (*_warnings(prospect), *filter(None, [result.unverified]))
     if late:
         # The database is there, and yet the application may not be running again: that is no success.
-        return _Done(True, f"{text}, but {' '.join(late)}", ToolFailed.code, warnings, detail)
-    return _Done(True, text, None, warnings, detail)
+        return Done(True, f"{text}, but {' '.join(late)}", ToolFailed.code, warnings, detail)
+    return Done(True, text, None, warnings, detail)
 
 
 def _resume(job: Job, stopped: Sequence[Service], environment: Mapping[str, str]) -> List[str]:

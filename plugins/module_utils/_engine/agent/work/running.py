@@ -56,8 +56,8 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Done:
-    """What a verb did."""
+class Done:
+    """What a verb did, or would do."""
 
     changed: bool
     text: str
@@ -81,7 +81,7 @@ def thin_out(job: Job, host: Host, dry_run: bool = False) -> Report:
     return _report(job, "rotate", lambda: _thin_out(job, host, dry_run))
 
 
-def _report(job: Job, verb: str, act: Callable[[], _Done]) -> Report:
+def _report(job: Job, verb: str, act: Callable[[], Done]) -> Report:
     """Do it. What the engine explains becomes the report of this job, and stops no other one."""
     began = time.monotonic()
     try:
@@ -89,20 +89,20 @@ def _report(job: Job, verb: str, act: Callable[[], _Done]) -> Report:
         with interruptible():
             done = act()
     except (EngineError, Stopped) as error:
-        done = _Done(False, str(error), error.code)
+        done = Done(False, str(error), error.code)
     seconds = time.monotonic() - began
     return Report(job.name, verb, done.changed, done.text, seconds, done.error, done.warnings, done.detail)
 
 
-def _plan_backup(job: Job, host: Host) -> _Done:
+def _plan_backup(job: Job, host: Host) -> Done:
     plan = plan_backup(job.backup, host)
     if plan.fresh:
-        return _Done(False, f"{plan.fresh.id} is fresh; nothing would be done")
+        return Done(False, f"{plan.fresh.id} is fresh; nothing would be done")
     size = f" of about {format_size(plan.expected_bytes)}" if plan.expected_bytes else ""
-    return _Done(True, f"a backup{size} would be taken")
+    return Done(True, f"a backup{size} would be taken")
 
 
-def _backup(job: Job, host: Host) -> _Done:
+def _backup(job: Job, host: Host) -> Done:
     try:
         run_hooks("before", job.hooks.before, job.name, {})
         result = take_backup(job.backup, host)
@@ -110,38 +110,38 @@ def _backup(job: Job, host: Host) -> _Done:
         failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
         late = late_hooks("failure", job.hooks.failure, job.name, failed)
         late += late_hooks("after", job.hooks.after, job.name, failed)
-        return _Done(False, " ".join([str(error), *late]), error.code)
+        return Done(False, " ".join([str(error), *late]), error.code)
     late = late_hooks("after", job.hooks.after, job.name, {"FLEET_BACKUP_OUTCOME": "done"})
     size = format_size(result.manifest.bytes)
     text = f"{result.manifest.id}, {size}" if result.changed else f"{result.manifest.id} is fresh; nothing was done"
     detail = {"backup": manifest_document(result.manifest), "repositories": list(result.repositories)}
     if late:
         # The backup is there, and yet the application may not be running again: that is no success.
-        return _Done(result.changed, f"{text}, but {' '.join(late)}", ToolFailed.code, result.warnings, detail)
-    return _Done(result.changed, text, None, result.warnings, detail)
+        return Done(result.changed, f"{text}, but {' '.join(late)}", ToolFailed.code, result.warnings, detail)
+    return Done(result.changed, text, None, result.warnings, detail)
 
 
-def _plan_proof(job: Job, host: Host) -> _Done:
+def _plan_proof(job: Job, host: Host) -> Done:
     planned = plan_verification(job.verification, host)
     failed = tuple(item for item in planned if isinstance(item, Check))
     if failed:
         # A run would fail for these, whatever it found of the others.
-        return _Done(len(planned) > len(failed), failed[0].detail, _verdict(job, VerifyResult(failed)))
+        return Done(len(planned) > len(failed), failed[0].detail, _verdict(job, VerifyResult(failed)))
     if planned and job.verification.level is not Level.CHECKSUM and _needs_key(job):
-        return _Done(True, f"this host holds no key of {job.name}. {_BRING_A_KEY}", Unverifiable.code)
-    return _Done(bool(planned), f"{_count(len(planned), 'verification')} would be done")
+        return Done(True, f"this host holds no key of {job.name}. {_BRING_A_KEY}", Unverifiable.code)
+    return Done(bool(planned), f"{_count(len(planned), 'verification')} would be done")
 
 
-def _prove(job: Job, host: Host) -> _Done:
+def _prove(job: Job, host: Host) -> Done:
     result = verify(job.verification, host)
     detail = {"checks": [check_document(check) for check in result.checks]}
     changed = any(check.backup for check in result.checks)
     if result.passed:
         level = job.verification.level.value
-        return _Done(changed, f"{_count(len(result.checks), 'backup')} passed ({level})", detail=detail)
+        return Done(changed, f"{_count(len(result.checks), 'backup')} passed ({level})", detail=detail)
     bad = next(check for check in result.checks if check.outcome is not Outcome.PASSED)
     text = f"{bad.detail} {_BRING_A_KEY}" if _lacks_key(job, bad) else bad.detail
-    return _Done(changed, text, _verdict(job, result), detail=detail)
+    return Done(changed, text, _verdict(job, result), detail=detail)
 
 
 def _verdict(job: Job, result: VerifyResult) -> str:
@@ -165,10 +165,10 @@ def _needs_key(job: Job) -> bool:
     return not job.has_keys and job.backup.encryption.method not in (Encryption.NONE, Encryption.GPG)
 
 
-def _thin_out(job: Job, host: Host, dry_run: bool) -> _Done:
+def _thin_out(job: Job, host: Host, dry_run: bool) -> Done:
     requests = job.rotations()
     if not requests:
-        return _Done(False, "no repository of this job has a retention policy; all is kept")
+        return Done(False, "no repository of this job has a retention policy; all is kept")
     rotations: List[Any] = []
     for request in requests:
         rotations += (plan_rotation(request, host) if dry_run else rotate(request, host)).rotations
@@ -177,7 +177,7 @@ def _thin_out(job: Job, host: Host, dry_run: bool) -> _Done:
     would = "would be " if dry_run else ""
     text = f"{_count(removed, 'backup')} {would}removed, {kept} kept"
     changed = any(rotation.changed for rotation in rotations)
-    return _Done(changed, text, detail={"rotations": [rotation_document(rotation) for rotation in rotations]})
+    return Done(changed, text, detail={"rotations": [rotation_document(rotation) for rotation in rotations]})
 
 
 def _count(number: int, word: str) -> str:

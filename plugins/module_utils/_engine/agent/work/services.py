@@ -6,13 +6,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 from ...command import Command, find_program
 from ...errors import EngineError, ToolFailed
-from ...process import Process, memory_file, run
+from ...process import output_of, run
 
 #: The states in which a unit runs, or is about to (systemctl(1), ActiveState).
 _RUNNING = ("active", "activating", "reloading", "refreshing")
@@ -66,20 +65,7 @@ def _look(unit: str) -> Service:
 
 def _ask(*arguments: str) -> str:
     """What systemctl says."""
-    output = memory_file(b"")
-    try:
-        process = Process(_systemctl(*arguments), stdout=output)
-        failure: Optional[ToolFailed] = None
-        try:
-            failure = process.failure()
-        except BaseException:
-            process.stop()
-            raise
-        if failure is not None:
-            raise failure
-        return os.pread(output, os.fstat(output).st_size, 0).decode("utf-8", "replace")
-    finally:
-        os.close(output)
+    return output_of(_systemctl(*arguments))
 
 
 def _systemctl(*arguments: str) -> Command:
