@@ -40,8 +40,6 @@ from .local_files import (
 
 _DELETING = ".deleting"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-#: Most small files are read at once with this many bytes.
-_SMALL = 64 << 10
 
 
 class LocalRepository(Repository):
@@ -185,21 +183,21 @@ class LocalRepository(Repository):
 
     def _read_small(self, directory: Optional[int], place: Place, name: str, limit: int) -> bytes:
         reader = self._reader(directory, place, name)
-        content = b""
         try:
-            while len(content) <= limit:
-                block = reader.read(_SMALL)
-                content += block
-                if len(block) < _SMALL:
+            if reader.size > limit:
+                raise Damaged(
+                    f"{self.label}/{place.path}/{name} is larger than {limit} bytes, which no such file is. "
+                    "It was not read; see what wrote it."
+                )
+            content = reader.read(reader.size)
+            while len(content) < reader.size:
+                block = reader.read(reader.size - len(content))
+                if not block:
                     break
+                content += block
+            return content
         finally:
             reader.close()
-        if len(content) > limit:
-            raise Damaged(
-                f"{self.label}/{place.path}/{name} is larger than {limit} bytes, which no such file is. "
-                "It was not read; see what wrote it."
-            )
-        return content
 
     def _reader(self, directory: Optional[int], place: Place, name: str) -> LocalReader:
         if directory is None:

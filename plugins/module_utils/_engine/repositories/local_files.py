@@ -106,10 +106,10 @@ class LocalWriter(Writer):
 
 
 class LocalReader(Reader):
-    """An open file; reading it raises RepositoryUnusable where the disk or share fails."""
+    """An open file of so many bytes; reading it raises RepositoryUnusable where the disk or share fails."""
 
-    def __init__(self, descriptor: int, label: str) -> None:
-        self._descriptor, self._label = descriptor, label
+    def __init__(self, descriptor: int, size: int, label: str) -> None:
+        self._descriptor, self.size, self._label = descriptor, size, label
 
     def read(self, size: int) -> bytes:
         try:
@@ -127,10 +127,11 @@ class LocalReader(Reader):
 def open_file(directory: int, name: str, label: str) -> LocalReader:
     """Begin to read a regular file. Raises OSError, and RepositoryUnusable for anything else than a file."""
     descriptor = os.open(name, _FILE, dir_fd=directory)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise RepositoryUnusable(f"{label} is not a regular file. It was not read; see what put it there.")
-    return LocalReader(descriptor, label)
+    return LocalReader(descriptor, status.st_size, label)
 
 
 def explain(error: OSError, label: str, name: str) -> EngineError:
