@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
-from databases import REPOSITORY, deploy, orders, uninstall
+import pytest
+
+from databases import REPOSITORY, deploy, furnished_fleet, orders, uninstall
 from hosts import Fleet, Host
 
 AGENT = "/usr/local/bin/fleet-backup"
@@ -33,12 +35,22 @@ def made_by_us(host: Host) -> list[str]:
     )
 
 
+@pytest.fixture(scope="module")
+def backed_up() -> Iterator[Fleet]:
+    """A host whose jobs are deployed, and which has backups. Each test leaves the orders, and may change the rest."""
+    with furnished_fleet({"web1": 13}) as fleet:
+        deploy(fleet)
+        fleet["web1"].agent("run", "--all")
+        yield fleet
+
+
 def test_check_mode_on_bare_hosts_predicts_and_changes_nothing(start_fleet: Callable[..., Fleet]) -> None:
     fleet = start_fleet(old=11, new=13)
     before = {host.name: host.files(*EVERYWHERE) for host in fleet}
     play = deploy(fleet, "--check", "--diff")
     assert all(changed > 0 for changed in play.changed.values()), play.output
     assert "fleet-backup-backup-shop.timer" in play.output
+    assert play.output.count("would be deployed") >= 4, "the ledger says so, of two jobs on each host"
     assert {host.name: differences(before[host.name], host.files(*EVERYWHERE)) for host in fleet} == {
         "old": set(),
         "new": set(),
@@ -46,35 +58,28 @@ def test_check_mode_on_bare_hosts_predicts_and_changes_nothing(start_fleet: Call
     assert list(fleet.directory.rglob("*.pem")) == []
 
 
-def test_an_upgrade_replaces_the_agent_and_nothing_else(start_fleet: Callable[..., Fleet]) -> None:
-    fleet = start_fleet(web1=12)
-    host = fleet["web1"]
-    deploy(fleet)
-    host.agent("run", "--all")
-    before = times(host, *EVERYWHERE)
-    marker = fleet.collection / "plugins" / "module_utils" / "_engine" / "__init__.py"
+def test_an_upgrade_replaces_the_agent_and_nothing_else(backed_up: Fleet) -> None:
+    host = backed_up["web1"]
+    before, backups = times(host, *EVERYWHERE), len(host.backups("orders"))
+    marker = backed_up.collection / "plugins" / "module_utils" / "_engine" / "__init__.py"
     marker.write_text(marker.read_text() + "\n# The next version.\n")
-    play = deploy(fleet)
+    play = deploy(backed_up)
     assert play.changed == {"web1": 1}, play.output
     assert differences(before, times(host, *EVERYWHERE)) == {AGENT}
     host.agent("run", "--all")
-    assert [len(host.backups(job)) for job in ("shop", "orders")] == [2, 2]
+    assert len(host.backups("orders")) == backups + 1
 
 
-def test_a_job_that_leaves_the_inventory_loses_its_timers_and_keeps_its_backups(
-    start_fleet: Callable[..., Fleet],
-) -> None:
-    fleet = start_fleet(web1=13)
-    host = fleet["web1"]
-    deploy(fleet)
-    host.agent("run", "--all")
+def test_a_job_that_leaves_the_inventory_loses_its_timers_and_keeps_its_backups(backed_up: Fleet) -> None:
+    host = backed_up["web1"]
     backups = host.files(REPOSITORY)
-    fleet.variables["web1"]["fleet_backup_jobs"] = [orders()]
-    deploy(fleet)
+    backed_up.variables["web1"]["fleet_backup_jobs"] = [orders()]
+    deploy(backed_up)
     assert [path for path in made_by_us(host) if "shop" in path] == []
     assert "shop" not in host.run(["systemctl", "list-units", "--all", "--no-pager", "fleet-backup-*"])
     assert "fleet-backup-backup-orders.timer" in host.run(["systemctl", "list-timers", "--no-pager"])
     assert host.files(REPOSITORY) == backups
+    assert any("shop" in path for path in backups)
 
 
 def test_uninstalling_leaves_nothing_but_all_backups(start_fleet: Callable[..., Fleet]) -> None:
@@ -85,7 +90,8 @@ def test_uninstalling_leaves_nothing_but_all_backups(start_fleet: Callable[..., 
     for host in fleet:
         host.agent("run", "--all")
     backups = {host.name: host.files(REPOSITORY) for host in fleet}
-    uninstall(fleet)
+    taken = uninstall(fleet)
+    assert "2 hosts, 4 jobs: 4 done" in taken.output
     for host in fleet:
         assert made_by_us(host) == []
         assert "fleet-backup" not in host.run(["systemctl", "list-units", "--all", "--no-pager"])

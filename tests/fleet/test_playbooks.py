@@ -69,7 +69,6 @@ def bring_trouble_and_back_up(fleet: Fleet, ledger: Path) -> None:
 
     deployed = fleet.playbook("fleet.backup.deploy")
     assert set(outcomes(ledger).values()) == {"done"}, deployed.output
-    assert fleet.playbook("fleet.backup.deploy").changed == dict.fromkeys(fleet.hosts, 0)
     assert fleet.playbook("fleet.backup.backup", "--limit", "!full").status == 0
 
     fleet["gone"].stop()

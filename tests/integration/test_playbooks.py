@@ -430,21 +430,3 @@ def test_on_a_terminal_the_name_is_asked_for(fleet: Fleet) -> None:
     _child, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0, output.decode()
     assert fleet.orders("web2") == 100
-
-
-def test_what_was_deployed_is_taken_away_and_no_backup_is(tmp_path: Path) -> None:
-    made = Fleet(tmp_path)
-    made.add("web1")
-    bare = made.play("deploy", "--check", "-l", "web1")
-    assert bare.status == 0 and "would be deployed" in bare.message("web1", "shop")
-    web1 = made.worlds["web1"]
-    assert not (web1.root / "etc").exists()
-    made.play("deploy", "-l", "web1")
-    made.agent("web1", "run", "shop")
-    backups = web1.files()
-    assert list((web1.root / "units").glob("*.timer")) and backups
-    ran = made.play("deploy", "-l", "web1", fleet_backup_state="absent")
-    assert ran.status == 0 and ran.outcomes == {("web1", "shop"): "done"}, ran.output
-    assert web1.files() == backups
-    assert not (web1.root / "etc").exists() and not (web1.root / "fleet-backup").exists()
-    assert not [path for path in (web1.root / "units").rglob("*") if path.is_file() or path.is_symlink()]
