@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import pty
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -229,7 +228,6 @@ def test_a_terminal_that_goes_away_breaks_no_backup(agent: Agent, held: subproce
 # What it says of itself.
 
 
-@pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
 def test_the_manual_page_is_right_by_the_formatters_own_judgement(agent: Agent) -> None:
     done = subprocess.run(
         ["groff", "-man", "-ww", "-Tutf8"], input=agent.run("manual"), capture_output=True, text=True, check=True
@@ -255,6 +253,28 @@ def test_bash_completes_commands_jobs_and_backups(agent: Agent) -> None:
     }
     done = subprocess.run(["bash", "-c", script], env=environment, stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.split("\n") == ["restore", "shop", "latest", backup, "--keep-replaced", "", ""]
+
+
+@pytest.mark.parametrize("way", ["a file in fpath", "sourced"])
+def test_zsh_completes_commands_jobs_and_backups(agent: Agent, tmp_path: Path, way: str) -> None:
+    (report,) = agent.json("run", "shop")
+    functions = tmp_path / "functions"
+    functions.mkdir()
+    lines = [f"fpath=({functions} $fpath)", "autoload -Uz compinit", "compinit -u -D", "PROMPT='ready> '"]
+    if way == "sourced":
+        lines.append("source <(fleet-backup completion zsh)")
+    else:
+        (functions / "_fleet-backup").write_text(agent.run("completion", "zsh"))
+    (tmp_path / ".zshrc").write_text("\n".join([*lines, ""]))
+    path = f"{agent.program.parent}:/usr/bin:/bin"
+    config = str(agent.root / "agent.json")
+    with terminal(["zsh", "-i"], ZDOTDIR=str(tmp_path), PATH=path, FLEET_BACKUP_CONFIG=config) as shell:
+        shell.expect("ready> ")
+        shell.type("fleet-backup rest\tsh\t--backup shop\t")
+        shell.press("a")
+        shell.type("print -r -- completed: \n")
+        backup = report["backup"]["id"]
+        shell.expect(f"\ncompleted: fleet-backup restore shop --backup {backup}\n")
 
 
 def test_a_signal_is_no_traceback(agent: Agent, held: subprocess.Popen[bytes]) -> None:

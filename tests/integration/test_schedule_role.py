@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -22,7 +21,6 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 DAILY = {"every": "daily", "at": "02:00", "window": "4h"}
-SYSTEMD = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="units belong to root")
 
@@ -183,7 +181,6 @@ def test_where_there_is_no_cron_either_it_is_said(fleet: Fleet) -> None:
     assert "localhost has no directory" in output and "Install a cron" in output
 
 
-@SYSTEMD
 def test_a_calendar_that_systemd_does_not_know_is_named_before_anything_is_changed(fleet: Fleet) -> None:
     wrong = fleet.job("orders", backup={"calendar": "Mon..Fry 02:00"})
     for options in ((), ("--check",)):

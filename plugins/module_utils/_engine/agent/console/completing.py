@@ -26,7 +26,8 @@ _fleet_backup() {
     found=("${(@f)$(print -rl -- "${words[@]}" | "${words[1]}" completion words $((CURRENT - 1)) 2>/dev/null)}")
     if [[ -n "${found[1]}" ]]; then compadd -- "${found[@]}"; else _files; fi
 }
-compdef _fleet_backup fleet-backup
+# A file in fpath is itself the function that completes the first time.
+if [[ "${funcstack[1]}" == _fleet-backup ]]; then _fleet_backup "$@"; else compdef _fleet_backup fleet-backup; fi
 """
 
 
