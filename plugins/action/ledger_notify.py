@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.fleet.backup.plugins.action.ledger_show import entries_for
 from ansible_collections.fleet.backup.plugins.filter.notification_files import notification_files, notification_secrets
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.ledger import Entry, JobOutcome
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.notifications.base import Route
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.notifications.courier import Courier, Parcel
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.notifications.events import Event, Kind
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.notifications.reading import read_channels
@@ -29,6 +31,20 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.notific
 _UNTOLD = (JobOutcome.UNREACHABLE, JobOutcome.MISSING, JobOutcome.SKIPPED)
 _PATIENCE = 30.0
 _NAMED = 3
+
+
+@dataclass(frozen=True)
+class _Untold:
+    """What became of a job; ``chosen`` are the channels that the job names, None for all."""
+
+    entry: Entry
+    chosen: Sequence[str] | None
+
+    def goes_through(self, route: Route) -> bool:
+        """Whether a channel is for this job. What concerns a whole host is for all of them."""
+        if not self.entry.job:
+            return True
+        return route.carries(self.entry.job) and (self.chosen is None or route.name in self.chosen)
 
 
 class ActionModule(ActionBase):
@@ -48,17 +64,18 @@ class ActionModule(ActionBase):
             }
         )
         hostvars = task_vars["hostvars"]
-        groups: dict[str, list[Entry]] = {}
+        groups: dict[str, list[_Untold]] = {}
         for host in options["hosts"]:
             entries = entries_for(host, hostvars, options["entry"], options["result"])
             untold = [entry for entry in entries if entry.outcome in _UNTOLD]
             channels = _channels(host, hostvars) if untold else None
             if channels:
-                groups.setdefault(channels, []).extend(untold)
+                chosen = _chosen(hostvars[host])
+                groups.setdefault(channels, []).extend(_Untold(entry, chosen.get(entry.job)) for entry in untold)
         warnings: list[str] = []
         for channels, untold in groups.items():
-            warnings += _tell(json.loads(channels), _event(untold, options["work"]))
-        result.update(changed=False, hosts=sorted({entry.host for untold in groups.values() for entry in untold}))
+            warnings += _tell(json.loads(channels), untold, options["work"])
+        result.update(changed=False, hosts=sorted({one.entry.host for group in groups.values() for one in group}))
         if warnings:
             result["warnings"] = warnings
         return result
@@ -73,6 +90,16 @@ def _channels(host: str, hostvars: Mapping[str, Any]) -> str | None:
     return json.dumps(found, sort_keys=True, default=str) if found else None
 
 
+def _chosen(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The channels that each job of a host names, where it names any."""
+    try:
+        common, jobs = variables.get("fleet_backup_defaults") or {}, variables.get("fleet_backup_jobs") or []
+        return {job.get("name"): job.get("notifications", common.get("notifications")) for job in jobs}
+    except (AnsibleError, LookupError):
+        # Where the inventory's jobs cannot be read, everybody is told.
+        return {}
+
+
 def _event(untold: Sequence[Entry], work: str) -> Event:
     """One event for all of them: a network that is down shall not send a thousand messages."""
     hosts = list(dict.fromkeys(entry.host for entry in untold))
@@ -84,27 +111,31 @@ def _event(untold: Sequence[Entry], work: str) -> Event:
     )
 
 
-def _tell(channels: Any, event: Event) -> list[str]:
-    """Send an event through the channels that want failures; why that failed, where it did, without a secret."""
+def _tell(channels: Any, untold: Sequence[_Untold], work: str) -> list[str]:
+    """Tell through the channels that want failures of these jobs; why that failed, where it did, without a secret."""
+    host = _event([one.entry for one in untold], work).host
     with tempfile.TemporaryDirectory(prefix="fleet-backup-", dir=constants.DEFAULT_LOCAL_TMP) as directory:
         try:
-            files = notification_files(channels, event.host, [], directory)
-            files += notification_secrets(channels, event.host, [], directory)
+            files = notification_files(channels, host, [], directory)
+            files += notification_secrets(channels, host, [], directory)
         except AnsibleError as error:
-            return [f"Nobody was told of {event.host}: {error}"]
+            return [f"Nobody was told of {host}: {error}"]
         for file in files:
             _write(Path(file["path"]), file["content"])
         found = read_channels(Path(directory) / "notifications.json")
         routes = [route for route in found.routes if not route.channel.heartbeat and Kind.FAILURE in route.events]
-        couriers = [Courier(route.name, route.channel) for route in routes]
-        for courier in couriers:
-            courier.hand(Parcel(event))
-            courier.end()
+        couriers: list[Courier] = []
+        for route in routes:
+            heard = [one.entry for one in untold if one.goes_through(route)]
+            if heard:
+                couriers.append(Courier(route.name, route.channel))
+                couriers[-1].hand(Parcel(_event(heard, work)))
+                couriers[-1].end()
         deadline = time.monotonic() + _PATIENCE
         for courier in couriers:
             courier.wait(deadline)
     return [
-        f"{courier.name} was not told of {event.host}: {parcel.failure or 'it took too long.'}"
+        f"{courier.name} was not told of {parcel.event.host}: {parcel.failure or 'it took too long.'}"
         for courier in couriers
         for parcel in courier.parcels
         if parcel.failure or not parcel.done

@@ -111,6 +111,12 @@ def _part_secrets(document: dict[str, Any], where: str, beginning: str) -> list[
     files = []
     for option in _SECRETS:
         value = document.get(option)
+        if isinstance(value, dict) and "credential" in value:
+            # Every work of the host, and commands by hand, tell through a channel; credentials belong to services.
+            raise AnsibleFilterError(
+                f"{where}: {option}: systemd hands credentials to the services of jobs alone. Name a file, or give the "
+                "secret itself, which gets a file that only root reads."
+            )
         if not isinstance(value, str):
             continue
         if not value.strip():

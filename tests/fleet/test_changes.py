@@ -11,7 +11,7 @@ from typing import Callable, Iterator
 
 import pytest
 
-from databases import REPOSITORY, deploy, furnished_fleet, orders, uninstall
+from databases import PASSWORD, REPOSITORY, deploy, furnished_fleet, orders, orders_by_password, uninstall
 from hosts import Fleet, Host
 
 AGENT = "/usr/local/bin/fleet-backup"
@@ -74,8 +74,11 @@ def test_a_job_that_leaves_the_inventory_loses_its_timers_and_keeps_its_backups(
     host = backed_up["web1"]
     backups = host.files(REPOSITORY)
     backed_up.variables["web1"]["fleet_backup_jobs"] = [orders()]
-    deploy(backed_up)
+    play = deploy(backed_up)
     assert [path for path in made_by_us(host) if "shop" in path] == []
+    timers = play.output.index("Timers of what is not scheduled any more are stopped")
+    jobs = play.output.index("[fleet.backup.agent : Files of other jobs are gone")
+    assert timers < jobs, "a timer that fires meanwhile would find no job"
     assert "shop" not in host.run(["systemctl", "list-units", "--all", "--no-pager", "fleet-backup-*"])
     assert "fleet-backup-backup-orders.timer" in host.run(["systemctl", "list-timers", "--no-pager"])
     assert host.files(REPOSITORY) == backups
@@ -98,6 +101,24 @@ def test_uninstalling_leaves_nothing_but_all_backups(start_fleet: Callable[..., 
         assert host.run(["systemctl", "is-system-running"]).strip() == "running"
     assert {host.name: host.files(REPOSITORY) for host in fleet} == backups
     assert uninstall(fleet).changed == {"old": 0, "new": 0}
+
+
+def test_a_password_that_systemd_decrypts_reaches_the_service_alone(start_fleet: Callable[..., Fleet]) -> None:
+    fleet = start_fleet(db1=13)
+    host = fleet["db1"]
+    sealed = "/etc/credstore.encrypted/orders-password"
+    host.run(["install", "--directory", "--mode", "0700", "/etc/credstore.encrypted"])
+    host.run(["systemd-creds", "encrypt", "--with-key=host", "--name=orders-password", "-", sealed], stdin=PASSWORD)
+    fleet.variables["db1"] = {
+        "fleet_backup_jobs": [{**orders_by_password(), "login_password": {"credential": "orders-password"}}],
+        "schedule_credentials": {"orders-password": sealed},
+    }
+    deploy(fleet)
+    host.run(["systemctl", "start", "fleet-backup-backup-orders.service"])
+    assert len(host.backups("orders")) == 1
+    host.run(["grep", "--recursive", "--text", PASSWORD, "/etc", "/var/lib", "/run", "/srv"], fails=True)
+    said = host.agent("run", "orders", fails=True)
+    assert "systemctl start" in said or "credential" in said, said
 
 
 def test_two_fleets_at_once_do_not_meet(start_fleet: Callable[..., Fleet]) -> None:

@@ -86,6 +86,30 @@ def test_a_hosts_files_decrypt_nothing_and_the_controllers_key_does(deployed: Fl
         host.run(["rm", "/srv/shop/found.db"])
 
 
+def test_a_restore_stops_the_application_and_starts_it_again(deployed: Fleet) -> None:
+    key = (deployed.directory / "fleet-backup-keys" / "ops.pem").read_text()
+
+    def look(host: Host) -> None:
+        host.write("/etc/systemd/system/till.service", "[Service]\nExecStart=/bin/sleep infinity\n")
+        host.run(["systemctl", "daemon-reload"])
+        host.run(["systemctl", "start", "till.service"])
+        host.agent("run", "--all")
+        before = host.run(["systemctl", "show", "--property=InvocationID", "till.service"])
+        options = ["--replace", "--yes", "--identity", "-", "--stop-service", "till.service"]
+        for job in JOBS:
+            host.run(["fleet-backup", "restore", job, *options], stdin=key)
+            assert any(backup["tier"] == "safety" for backup in host.backups(job))
+        log = host.run(["journalctl", "--no-pager", "--unit=till.service"])
+        assert log.count("Stopped") == len(JOBS), log
+        assert host.run(["systemctl", "is-active", "till.service"]).strip() == "active"
+        assert host.run(["systemctl", "show", "--property=InvocationID", "till.service"]) != before
+        assert host.run(["sqlite3", "/srv/shop/shop.db", "SELECT item FROM goods"], user="admin").strip() == TREASURE
+        assert host.run(["stat", "--format=%U", "/srv/shop/shop.db"]).strip() == "admin"
+        assert host.sql("SELECT item FROM goods", "orders") == TREASURE
+
+    on_each(deployed, look)
+
+
 def test_no_process_has_a_secret_in_its_arguments(deployed: Fleet) -> None:
     host = deployed["db12"]
     seen = run_and_watch(host, ["fleet-backup", "run", "--all"])

@@ -195,6 +195,36 @@ def test_a_signal_ends_the_run_cleans_up_and_restarts_the_application(agent: Age
     assert agent.world.files() == []
 
 
+def test_a_signal_after_the_backup_cuts_no_hook_short_and_stops_the_next_job(agent: Agent) -> None:
+    begun, ended, failed = (agent.world.root / name for name in ("begun", "ended", "failed"))
+    after = [["/usr/bin/touch", str(begun)], ["/bin/sleep", "1"], ["/usr/bin/touch", str(ended)]]
+    agent.job("a-shop", hooks={"after": after, "failure": [["/usr/bin/touch", str(failed)]]})
+    agent.job("b-shop")
+    process = subprocess.Popen(agent.command("run", "--all", "--json"), stdout=subprocess.PIPE, text=True)
+    while not begun.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told, _nothing = process.communicate(timeout=20)
+    assert process.returncode == 130, told
+    first, second = json.loads(told)
+    assert (first["error"], first["changed"], second["error"]) == (None, True, "interrupted")
+    assert ended.exists() and not failed.exists()
+    assert len([name for name in agent.world.files() if name.endswith(".manifest.json")]) == 1
+
+
+def test_a_repository_that_is_missing_keeps_no_other_one_from_being_rotated(agent: Agent) -> None:
+    own = agent.world.repository.label
+    agent.job("shop")
+    agent.run("run", "shop")
+    agent.run("run", "shop")
+    agent.job("shop", repositories=[{"path": "/nowhere/share"}, {"path": own}], retention={"keep_last": 1})
+    (report,) = json.loads(agent.run("rotate", "shop", "--json", status=1))
+    assert report["changed"] and report["error"] == "repository_unusable", report
+    assert "1 backup removed, 1 kept, but" in report["message"] and "/nowhere/share" in report["message"]
+    assert len([name for name in agent.world.files() if name.endswith(".manifest.json")]) == 1
+
+
 def test_a_password_reaches_the_server_from_its_file_and_appears_nowhere(
     agent: Agent, cluster: Cluster, database: str
 ) -> None:

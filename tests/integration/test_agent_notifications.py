@@ -251,6 +251,8 @@ def test_a_receiver_that_does_not_answer_delays_no_backup(agent: Notified, web: 
     reports = json.loads(told)
     assert [report["error"] for report in reports] == [None, None]
     assert len(agent.outbox()) == 2
+    assert "interrupted" in str(reports) and "longer than" not in str(reports)
+    assert agent.audit("notify") == []
     web.answering.set()
     web.requests.clear()
     agent.channels(agent.hook(web))
@@ -297,6 +299,22 @@ def wait_for(condition: Any, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_one_message_that_the_receiver_refuses_keeps_no_other_one_back(agent: Notified, web: WebServer) -> None:
+    agent.channels(agent.hook(web))
+    agent.broken()
+    web.status = 422
+    assert "422" in agent.run("run", "shop", status=1)
+    assert len(agent.outbox()) == 1
+    web.requests.clear()
+    agent.job("other", database="/nowhere/other.db")
+    agent.run("run", "other", status=1)
+    assert sorted(request.json["job"] for request in web.requests) == ["other", "shop"]
+    web.status = 401
+    web.requests.clear()
+    agent.run("run", "other", "shop", status=1)
+    assert len(web.requests) == 1, "a channel that lets nobody in is not tried with every message"
 
 
 def test_a_dry_run_tells_nobody_anything(agent: Notified, web: WebServer) -> None:

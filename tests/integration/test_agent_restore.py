@@ -205,6 +205,18 @@ def test_the_menu_leads_to_a_restore(agent: Agent, key: str) -> None:
     assert agent.world.orders() == wanted
 
 
+def test_what_is_restored_is_what_was_confirmed_whatever_is_taken_meanwhile(agent: Agent, key: str) -> None:
+    wanted = agent.world.orders()
+    command = agent.command("restore", "shop", "--backup", "latest", "--identity", key, "--no-safety-backup")
+    with terminal(command) as screen:
+        screen.expect('type the name of the database, "shop.db": ')
+        agent.world.make_shop(10)
+        agent.run("run", "shop")
+        screen.type("shop.db\n")
+        assert screen.end() == 0
+    assert agent.world.orders() == wanted
+
+
 def test_another_name_ends_the_menu_with_nothing_changed(agent: Agent, key: str) -> None:
     before = data(agent)
     with terminal(agent.command("restore")) as screen:

@@ -209,6 +209,14 @@ def test_the_agent_runs_from_a_virtual_environment_where_one_is_chosen(fleet: Fl
     assert not Path(environment).exists()
 
 
+def test_a_host_that_needs_no_library_needs_no_virtual_environment(fleet: Fleet) -> None:
+    environment = str(fleet.root / "venv")
+    shop = {**fleet.shop, "encryption": {"method": "none"}}
+    fleet.deploy(shop, agent_virtualenv=environment, agent_python=sys.executable)
+    assert not Path(environment).exists()
+    assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
+
+
 def test_a_python_that_is_too_old_or_missing_is_named(fleet: Fleet, tmp_path: Path) -> None:
     old = tmp_path / "python"
     old.write_text("#!/bin/sh\necho 3.7.17\n")

@@ -123,6 +123,10 @@ def filters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         ({**SLACK, "urls": f"https://example.com/{SECRET}"}, "web1: channel chat: there is no option urls"),
         ({"name": "chat", "type": "slack"}, "web1: channel chat: url cannot be used: it is missing"),
         ({"type": "slack", "url": f"https://example.com/{SECRET}"}, r"web1: channels\[0\]: name .* is missing"),
+        (
+            {**SLACK, "url": {"credential": "chat"}},
+            "web1: channel chat: url: systemd hands credentials",
+        ),
         ({**MAIL, "tls": "none"}, "web1: channel mail: tls cannot be used: .* in the clear"),
         ({**MAIL, "to": ["ops"]}, 'web1: channel mail: to cannot be used: "ops" is no address'),
         ({**MAIL, "to": ["a@example.com\nBcc: b@example.com"]}, "web1: channel mail: to cannot be used"),

@@ -243,6 +243,7 @@ def test_every_host_and_job_is_in_the_ledger_and_one_that_is_down_stops_no_batch
 def test_a_host_that_is_down_is_told_of_by_the_controller_and_no_other_one(fleet: Fleet) -> None:
     with web_server() as receiver:
         channels = [{"name": "hook", "type": "webhook", "url": f"{receiver.url}/sesame"}]
+        channels.append({**channels[0], "name": "shops", "jobs": ["shop"]})
         told = {host: {"fleet_backup_notifications": channels} for host in fleet.hosts}
         ran = fleet.play("backup", hosts=told)
         (event,) = (request.json for request in receiver.requests)
@@ -294,6 +295,31 @@ def test_only_jobs_that_are_chosen_run_in_the_background_too(fleet: Fleet) -> No
         ("web2", "shop"): "done",
         ("lb1", ""): "nothing to do",
     }
+
+
+def test_a_chosen_job_that_its_host_does_not_have_yet_is_missing_and_the_others_run(fleet: Fleet) -> None:
+    jobs = fleet.hosts["web1"]["fleet_backup_jobs"]
+    more = {"web1": {"fleet_backup_jobs": [*jobs, fleet.job("web1", name="orders")]}}
+    ran = fleet.play("backup", "-l", "web1", hosts=more, fleet_backup_only=["shop", "orders"])
+    assert ran.status != 0
+    assert ran.outcomes == {("web1", "shop"): "done", ("web1", "orders"): "missing"}
+
+
+def test_a_key_stays_while_jobs_need_it_and_goes_when_they_do_not(tmp_path: Path) -> None:
+    made = Fleet(tmp_path)
+    made.add("web1")
+    keys = [{"name": "ops", "public": made.worlds["web1"].public}]
+    named = {"web1": {"fleet_backup_jobs": [made.job("web1", encryption={"recipients": ["ops"]})]}}
+    path = made.worlds["web1"].root / "etc" / "keys" / "ops.pem.pub"
+    assert made.play("deploy", "-l", "web1", hosts=named, fleet_backup_keys=keys).status == 0
+    # The inventory forgets the key, and not the job that names it.
+    ran = made.play("deploy", "-l", "web1", hosts=named, fleet_backup_keys=[])
+    assert ran.status != 0 and ran.changed("web1") == 0 and "ops" in ran.message("web1", "shop"), ran.output
+    assert path.exists()
+    made.agent("web1", "run", "shop")
+    ran = made.play("deploy", "-l", "web1", fleet_backup_keys=[])
+    assert ran.status == 0 and not path.exists(), ran.output
+    made.agent("web1", "run", "shop")
 
 
 def test_a_name_that_no_job_has_is_an_error(fleet: Fleet) -> None:

@@ -132,9 +132,12 @@ def test_rotation_and_verification_come_after_a_backup_that_is_caught_up_with() 
     ],
 )
 def test_a_job_that_keeps_something_among_the_temporary_files_sees_them(options: Dict[str, Any]) -> None:
-    service = made(job(SHOP, **options))["fleet-backup-backup-shop.service"]
+    units = made(job(SHOP, **options), job(ORDERS, "orders"))
+    service = units["fleet-backup-backup-shop.service"]
     assert settings(service, "PrivateTmp") == ["no"]
     assert {"/tmp", "/var/tmp"} < set(settings(service, "ReadWritePaths"))
+    assert settings(units["fleet-backup-health.service"], "PrivateTmp") == ["no"]
+    assert settings(units["fleet-backup-backup-orders.service"], "PrivateTmp") == ["yes"]
     assert settings(made(job(SHOP))["fleet-backup-backup-shop.service"], "PrivateTmp") == ["yes"]
 
 

@@ -98,7 +98,9 @@ def agree(job: Job, options: RestoreOptions, host: Host) -> Tuple[Prospect, Rest
         found = _attempt(job, options, host)
         tries += 1
     say(_plan_text(job, found, host))
-    return found, options
+    # What is agreed on is this backup, whatever is taken meanwhile.
+    plan = found.plan
+    return found, replace(options, backup=plan.backup.id, before=None, repository=plan.repository.label)
 
 
 def confirm(prospect: Prospect) -> None:

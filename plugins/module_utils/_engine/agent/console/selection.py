@@ -48,6 +48,7 @@ def add_selection(parser: argparse.ArgumentParser, every: bool) -> None:
     parser.add_argument("jobs", nargs="*", metavar="JOB", help="the jobs' names" + (" (default: all)" if every else ""))
     if not every:
         parser.add_argument("--all", action="store_true", help="all jobs of this host")
+        parser.add_argument("--skip-unknown", action="store_true", help="pass over names that no job of this host has")
 
 
 def settings_of(parsed: argparse.Namespace) -> Settings:
@@ -65,7 +66,7 @@ def select(parsed: argparse.Namespace) -> Selection:
     if wanted:
         known = [job.name for job in jobs] + [job.name for job in broken]
         for name in wanted:
-            if name not in known:
+            if name not in known and not getattr(parsed, "skip_unknown", False):
                 there = ", ".join(sorted(known)) or "none"
                 raise BadInput(f'There is no job "{name}" in {settings.jobs}. The jobs there: {there}.')
         jobs = tuple(job for job in jobs if job.name in wanted)

@@ -21,14 +21,15 @@ TIMEOUT = 10.0
 class NotSent(EngineError):
     """A message could not be sent. The text names the channel and never its address.
 
-    With ``keep`` false, sending it again would be of no use.
+    With ``keep`` false, sending it again would be of no use. ``refused`` says that the receiver was reached, and would
+    not have this one: others may pass.
     """
 
     code = "not_sent"
 
-    def __init__(self, message: str, keep: bool = True) -> None:
+    def __init__(self, message: str, keep: bool = True, refused: bool = False) -> None:
         super().__init__(message)
-        self.keep = keep
+        self.keep, self.refused = keep, refused
 
 
 class Channel(ABC):

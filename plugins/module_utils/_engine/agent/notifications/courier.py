@@ -33,7 +33,7 @@ class Parcel:
 
 
 class Courier:
-    """Sends what it is handed, in that order. When one message cannot be sent, those behind it wait for the next run.
+    """Sends what it is handed, in that order. When the receiver cannot be reached, what is left waits for the next run.
 
     A heartbeat's pings are sent all the same: each has its own meaning.
     """
@@ -73,11 +73,11 @@ class Courier:
 
     def _send(self, parcel: Parcel) -> Optional[str]:
         """Send one; why that failed, where it did."""
-        keep = True
+        keep, refused = True, False
         try:
             self.channel.send(parcel.event)
         except NotSent as error:
-            failure, keep = str(error), error.keep
+            failure, keep, refused = str(error), error.keep, error.refused
         except EngineError as error:
             failure = str(error)
         except Exception as error:
@@ -87,8 +87,8 @@ class Courier:
             if parcel.letter:
                 parcel.letter.sent()
             return None
-        if keep:
-            self._unreachable = failure
-        elif parcel.letter:
+        if not keep and parcel.letter:
             parcel.letter.sent()
+        if keep and not refused:
+            self._unreachable = failure
         return failure

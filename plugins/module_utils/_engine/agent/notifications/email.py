@@ -60,7 +60,10 @@ class Email(Channel):
             raise NotSent(f"{self.label}: {self.host} refuses every recipient ({_codes(error)}). Correct to.") from None
         except smtplib.SMTPResponseException as error:
             said = error.smtp_error.decode("utf-8", "replace") if isinstance(error.smtp_error, bytes) else ""
-            raise NotSent(f"{self.label}: {self.host} refused ({error.smtp_code} {said}). See its log.") from None
+            raise NotSent(
+                f"{self.label}: {self.host} refused ({error.smtp_code} {said}). See its log.",
+                refused=isinstance(error, smtplib.SMTPDataError),
+            ) from None
         except (smtplib.SMTPException, OSError, ValueError) as error:
             raise NotSent(f"{self.label}: {self.host} port {self.port}: {_told(error)}") from None
         if refused:

@@ -21,6 +21,13 @@ from .base import TIMEOUT, NotSent
 
 #: Some services refuse what calls itself Python's library.
 _AGENT = f"fleet-backup/{__version__}"
+#: Answers that speak of what was sent, and not of who sent it or where to (RFC 9110, 15.5).
+_ABOUT_THE_MESSAGE = (
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    HTTPStatus.UNPROCESSABLE_ENTITY,
+)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,8 @@ class Address:
         except (OSError, HTTPException, ValueError) as error:
             raise NotSent(f"{self.label}: the receiver cannot be reached: {told(error)}") from None
         if not 200 <= status < 300:
-            raise NotSent(f"{self.label}: the receiver answered {_status(status)}")
+            refused = status in _ABOUT_THE_MESSAGE
+            raise NotSent(f"{self.label}: the receiver answered {_status(status)}", refused=refused)
 
     def _request(self, body: bytes, headers: Mapping[str, str], suffix: str, parts: Mapping[str, str]) -> Request:
         url = self.url.read().strip()

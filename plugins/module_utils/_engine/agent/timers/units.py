@@ -105,7 +105,7 @@ def units(jobs: Sequence[Job], options: UnitOptions) -> Tuple[UnitFile, ...]:
         for work, schedule in job.timetable.entries():
             made += _pair(job, work, schedule, options)
     if jobs and options.health:
-        made += _health(options.health, options)
+        made += _health(jobs, options.health, options)
     return tuple(made)
 
 
@@ -121,10 +121,10 @@ def _pair(job: Job, work: Work, schedule: Schedule, options: UnitOptions) -> Ite
     yield _timer(name, about, schedule, seed_of(options.host, job.name, work), f"{where}: schedule: {work.value}")
 
 
-def _health(schedule: Schedule, options: UnitOptions) -> Iterator[UnitFile]:
+def _health(jobs: Sequence[Job], schedule: Schedule, options: UnitOptions) -> Iterator[UnitFile]:
     where = f"{options.host}: schedule_health"
     lines = _beginning(f"{_path(options.command, where)} status --notify", options, where)
-    lines += ["PrivateTmp=yes", *_capabilities(_READING)]
+    lines += [*_temporary(*jobs), *_capabilities(_READING)]
     about = "Check the health of this host's backups"
     name = "fleet-backup-health"
     yield UnitFile(f"{name}.service", _service(about, _late(), [*lines, *_added(options, where)]))
@@ -187,13 +187,15 @@ def _beginning(command: str, options: UnitOptions, where: str) -> List[str]:
     return [*lines, "LogsDirectory=fleet-backup", "LogsDirectoryMode=0700", *_SANDBOX]
 
 
-def _temporary(job: Job) -> List[str]:
-    """A job that keeps something among the temporary files must see them."""
-    named = [*_local(job), *_keys_and_sockets(job)]
-    if job.database.engine is EngineName.SQLITE:
-        named.append(job.database.name)
-    if isinstance(job.verification.scratch, Path):
-        named.append(str(job.verification.scratch))
+def _temporary(*jobs: Job) -> List[str]:
+    """Who works for a job that keeps something among the temporary files must see them."""
+    named: List[str] = []
+    for job in jobs:
+        named += [*_local(job), *_keys_and_sockets(job)]
+        if job.database.engine is EngineName.SQLITE:
+            named.append(job.database.name)
+        if isinstance(job.verification.scratch, Path):
+            named.append(str(job.verification.scratch))
     if any(_is_below(path, directory) for path in named for directory in _TEMPORARY):
         return ["PrivateTmp=no", *(f"ReadWritePaths={directory}" for directory in _TEMPORARY)]
     return ["PrivateTmp=yes"]

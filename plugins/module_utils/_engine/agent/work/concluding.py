@@ -61,6 +61,8 @@ class Concluding:
         self._couriers: Dict[str, Courier] = {}
         #: What concerns no job in particular.
         self._warnings: List[str] = []
+        #: Whether somebody would not wait for what is on its way.
+        self._interrupted = False
 
     def __enter__(self) -> Concluding:
         """Send what waits in the outbox, beside the work."""
@@ -116,8 +118,7 @@ class Concluding:
                     courier.wait(deadline)
         except Interrupted:
             # What was to be done is done; messages that are not sent yet wait for the next run.
-            if not all(parcel.done for courier in self._couriers.values() for parcel in courier.parcels):
-                self._warnings.append("Sending notifications was interrupted; the next run sends what is left.")
+            self._interrupted = True
         concluded = list(reports)
         for courier in self._couriers.values():
             concluded = self._account(courier, concluded)
@@ -201,6 +202,11 @@ class Concluding:
     def _account(self, courier: Courier, reports: Sequence[Report]) -> List[Report]:
         """Add what a channel could not send to the reports that it was about, to the audit log, and for ``status``."""
         failed = [parcel for parcel in list(courier.parcels) if parcel.failure or not parcel.done]
+        if self._interrupted and failed and not any(parcel.failure for parcel in failed):
+            # Whether the channel can be reached is not known.
+            sentence = "Sending notifications was interrupted; the next run sends what is left."
+            self._warnings += [] if sentence in self._warnings else [sentence]
+            return list(reports)
         if not failed:
             if not courier.channel.heartbeat:
                 self._note(courier.name, None)

@@ -85,9 +85,7 @@ def _report(job: Job, verb: str, act: Callable[[], Done]) -> Report:
     """Do it. What the engine explains becomes the report of this job, and stops no other one."""
     began = time.monotonic()
     try:
-        # From here on, so that a signal during a hook ends this job as one during its backup does.
-        with interruptible():
-            done = act()
+        done = act()
     except (EngineError, Stopped) as error:
         done = Done(False, str(error), error.code)
     seconds = time.monotonic() - began
@@ -104,7 +102,9 @@ def _plan_backup(job: Job, host: Host) -> Done:
 
 def _backup(job: Job, host: Host) -> Done:
     try:
-        run_hooks("before", job.hooks.before, job.name, {})
+        # A signal ends the hook, or the backup while it can still be undone, and nothing that has to follow.
+        with interruptible():
+            run_hooks("before", job.hooks.before, job.name, {})
         result = take_backup(job.backup, host)
     except (EngineError, Stopped) as error:
         failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
@@ -170,14 +170,22 @@ def _thin_out(job: Job, host: Host, dry_run: bool) -> Done:
     if not requests:
         return Done(False, "no repository of this job has a retention policy; all is kept")
     rotations: List[Any] = []
+    failures: List[EngineError] = []
     for request in requests:
-        rotations += (plan_rotation(request, host) if dry_run else rotate(request, host)).rotations
+        try:
+            rotations += (plan_rotation(request, host) if dry_run else rotate(request, host)).rotations
+        except EngineError as error:
+            # One repository that cannot be used lets no other one fill up.
+            failures.append(error)
     removed = sum(len(rotation.removed) for rotation in rotations)
     kept = sum(len(rotation.decisions) for rotation in rotations) - removed
     would = "would be " if dry_run else ""
     text = f"{_count(removed, 'backup')} {would}removed, {kept} kept"
     changed = any(rotation.changed for rotation in rotations)
-    return Done(changed, text, detail={"rotations": [rotation_document(rotation) for rotation in rotations]})
+    detail = {"rotations": [rotation_document(rotation) for rotation in rotations]}
+    if failures:
+        text = " ".join([f"{text}, but" if rotations else "", *map(str, failures)]).strip()
+    return Done(changed, text, failures[0].code if failures else None, detail=detail)
 
 
 def _count(number: int, word: str) -> str:
