@@ -57,9 +57,15 @@ class Fleet:
         }
 
     def deploy(
-        self, *jobs: dict[str, Any], options: tuple[str, ...] = (), fails: bool = False, **variables: Any
+        self,
+        *jobs: dict[str, Any],
+        options: tuple[str, ...] = (),
+        fails: bool = False,
+        facts: dict[str, str] | None = None,
+        **variables: Any,
     ) -> str:
-        """Run the role; all that Ansible says."""
+        """Run the role, on a host of which these facts are known; all that Ansible says."""
+        known = [{"ansible.builtin.set_fact": {**facts, "cacheable": True}}] if facts else []
         play = {
             "hosts": "localhost",
             "connection": "local",
@@ -76,6 +82,7 @@ class Fleet:
                 "agent_group": grp.getgrgid(os.getegid()).gr_name,
                 **variables,
             },
+            "pre_tasks": known,
             "roles": list(self.roles),
         }
         (self.root / "deploy.yml").write_text(yaml.safe_dump([play]))
@@ -215,6 +222,15 @@ def test_a_host_that_needs_no_library_needs_no_virtual_environment(fleet: Fleet)
     fleet.deploy(shop, agent_virtualenv=environment, agent_python=sys.executable)
     assert not Path(environment).exists()
     assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
+
+
+def test_a_platform_that_is_not_known_is_named_before_anything_is_changed(fleet: Fleet) -> None:
+    facts = {"ansible_os_family": "Suse", "ansible_distribution": "openSUSE Leap"}
+    said = fleet.deploy(fleet.shop, agent_packages=True, facts=facts, fails=True)
+    assert re.search(
+        r"localhost is openSUSE Leap, of the\s+family Suse\.\s+This role knows Debian's and Red Hat's", said
+    )
+    assert not fleet.settings.exists() and not fleet.program.exists()
 
 
 def test_a_python_that_is_too_old_or_missing_is_named(fleet: Fleet, tmp_path: Path) -> None:
