@@ -128,8 +128,7 @@ fleet: ## Test whole fleets: hosts with systemd, ssh and PostgreSQL (root and po
 	@$(MAKE) environment
 	@tests/hosts/images
 	@echo "==> Fleet tests"
-	@# Three at a time, since hosts wait for their timers, and for each other.
-	@$(PYTEST) --numprocesses 3 --dist loadfile --override-ini=faulthandler_timeout=1200 tests/fleet
+	@$(PYTEST) --dist loadfile --override-ini=faulthandler_timeout=1200 tests/fleet
 
 .PHONY: molecule
 molecule: ## Run the roles' molecule scenarios (root and podman)
