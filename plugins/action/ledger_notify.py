@@ -42,9 +42,7 @@ class _Untold:
 
     def goes_through(self, route: Route) -> bool:
         """Whether a channel is for this job. What concerns a whole host is for all of them."""
-        if not self.entry.job:
-            return True
-        return route.carries(self.entry.job) and (self.chosen is None or route.name in self.chosen)
+        return not self.entry.job or route.hears(self.entry.job, self.chosen)
 
 
 class ActionModule(ActionBase):

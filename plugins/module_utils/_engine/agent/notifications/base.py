@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import ClassVar, FrozenSet, Optional
+from typing import ClassVar, FrozenSet, Optional, Sequence
 
 from ...errors import EngineError
 from .events import Event, Kind
@@ -57,5 +57,6 @@ class Route:
     jobs: Optional[FrozenSet[str]] = None
     remind: Optional[timedelta] = None
 
-    def carries(self, job: str) -> bool:
-        return self.jobs is None or job in self.jobs
+    def hears(self, job: str, chosen: Optional[Sequence[str]]) -> bool:
+        """Whether it is told of a job; ``chosen`` are the names of the channels that the job wants, None for all."""
+        return (self.jobs is None or job in self.jobs) and (chosen is None or self.name in chosen)

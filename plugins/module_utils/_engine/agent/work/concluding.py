@@ -261,5 +261,4 @@ def unknown_channels(job: Job, channels: Channels) -> List[str]:
 
 
 def _hears(route: Route, job: Optional[Job], name: str) -> bool:
-    chosen = None if job is None else job.notifications
-    return route.carries(name) and (chosen is None or route.name in chosen)
+    return route.hears(name, None if job is None else job.notifications)
