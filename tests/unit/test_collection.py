@@ -57,9 +57,9 @@ def test_the_engine_and_the_collection_are_of_one_version() -> None:
     assert read("galaxy.yml")["version"] == _engine.__version__
 
 
-def test_the_action_group_has_every_module_and_no_other() -> None:
+def test_the_action_group_has_every_module_about_backups_and_no_other() -> None:
     group = read("meta/runtime.yml")["action_groups"]["backup"]
-    assert sorted(group) == [path.stem for path in MODULES]
+    assert sorted([*group, "host_files"]) == [path.stem for path in MODULES]
     assert len(set(group)) == len(group)
 
 

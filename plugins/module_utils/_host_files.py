@@ -1,0 +1,147 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Directories, files and links of a host: what differs from what is wanted, and how it becomes so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
+
+#: Given a file, sets its mode and owner.
+SetAttributes = Callable[[str], object]
+
+
+class Refused(Exception):
+    """What is wanted cannot be there. Nothing was changed."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What has to be on a host, by absolute paths."""
+
+    directories: Sequence[str] = ()
+    #: The content of each file.
+    files: Sequence[Tuple[str, str]] = ()
+    #: What each link points to.
+    links: Sequence[Tuple[str, str]] = ()
+    absent: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that differs. ``before`` and ``after`` are for people, and None where nothing is there."""
+
+    path: str
+    before: Optional[str]
+    after: Optional[str]
+    make: Callable[[SetAttributes], object]
+    is_directory: bool = False
+
+
+def plan(wanted: Wanted) -> Tuple[Change, ...]:
+    """What differs, in the order in which it is changed: directories, files, links, and what has to go."""
+    for path in (*wanted.directories, *dict(wanted.files), *dict(wanted.links), *wanted.absent):
+        if not os.path.isabs(path):
+            raise Refused(f"{path} is no absolute path. Write it from the root on.")
+    coming: Dict[str, Change] = {}
+    for path in wanted.directories:
+        coming.update((change.path, change) for change in _directories(path) if change.path not in coming)
+    changes = list(coming.values())
+    for path, content in wanted.files:
+        changes.extend(_file(path, content, os.path.dirname(path) in coming))
+    for path, target in wanted.links:
+        changes.extend(_link(path, target, os.path.dirname(path) in coming))
+    for path in wanted.absent:
+        changes.extend(_absent(path))
+    return tuple(changes)
+
+
+def _directories(path: str) -> Iterator[Change]:
+    """A directory and those above it, as far as they are missing; the uppermost first."""
+    missing = []
+    for place in (Path(path), *Path(path).parents):
+        if os.path.isdir(place):
+            break
+        if os.path.lexists(place):
+            raise Refused(f"{place} is no directory, and there must be one. Move it away, and run this again.")
+        missing.append(str(place))
+    for place_text in reversed(missing):
+        yield Change(place_text, None, "directory\n", partial(_make_directory, place_text), is_directory=True)
+
+
+def _file(path: str, content: str, directory_comes: bool) -> Iterator[Change]:
+    _check_parent(path, directory_comes)
+    wanted = content.encode("utf-8")
+    if os.path.islink(path):
+        before: Optional[bytes] = f"link to {os.readlink(path)}\n".encode("utf-8", "surrogateescape")
+    elif os.path.isfile(path):
+        before = Path(path).read_bytes()
+        if before == wanted:
+            return
+    elif os.path.lexists(path):
+        raise Refused(f"{path} is no file, and there must be one. Move it away, and run this again.")
+    else:
+        before = None
+    shown = None if before is None else before.decode("utf-8", "replace")
+    yield Change(path, shown, content, lambda set_attributes: _write(path, wanted, set_attributes))
+
+
+def _link(path: str, target: str, directory_comes: bool) -> Iterator[Change]:
+    _check_parent(path, directory_comes)
+    before = None
+    if os.path.islink(path):
+        before = f"link to {os.readlink(path)}\n"
+    elif os.path.isfile(path):
+        before = "file\n"
+    elif os.path.lexists(path):
+        raise Refused(f"{path} is there, and is no link. Move it away, and run this again.")
+    after = f"link to {target}\n"
+    if before != after:
+        yield Change(path, before, after, lambda _set: _point(path, target))
+
+
+def _absent(path: str) -> Iterator[Change]:
+    if os.path.isdir(path) and not os.path.islink(path):
+        yield Change(path, "directory\n", None, lambda _set: shutil.rmtree(path))
+    elif os.path.lexists(path):
+        yield Change(path, "link\n" if os.path.islink(path) else "file\n", None, lambda _set: os.unlink(path))
+
+
+def _check_parent(path: str, comes: bool) -> None:
+    parent = os.path.dirname(path)
+    if not comes and not os.path.isdir(parent):
+        raise Refused(f"{path}: {parent} is no directory. Make it, or name it among the directories.")
+
+
+def _make_directory(path: str, _set_attributes: SetAttributes) -> None:
+    os.mkdir(path, 0o700)
+
+
+def _write(path: str, content: bytes, set_attributes: SetAttributes) -> None:
+    """Write a file whole or not at all. Nobody sees it with another mode or owner than it keeps."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        set_attributes(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _point(path: str, target: str) -> None:
+    """Make a link, in place of whatever is there."""
+    with tempfile.TemporaryDirectory(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)) as beside:
+        temporary = os.path.join(beside, "link")
+        os.symlink(target, temporary)
+        os.replace(temporary, path)

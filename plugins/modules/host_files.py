@@ -1,0 +1,185 @@
+#!/usr/bin/python
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_files
+short_description: Put many files in their places at once
+version_added: 0.1.0
+description:
+  - Makes directories, files with given contents, and links, and removes what has to go, all of them in one task.
+  - M(ansible.builtin.copy) contacts a host several times for each file. The roles of this collection give a host
+    dozens of small ones, which this module brings with one contact.
+  - Looks at everything first. Where something cannot be as wanted, it fails before anything is changed.
+  - A file is replaced whole, with its mode and owner, or stays as it was.
+options:
+  directories:
+    description: Directories that have to be there. Those above them are made as well, with the same mode and owner.
+    type: list
+    elements: path
+    default: []
+  files:
+    description: Files that have to be there. A link in the place of one is replaced by the file.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The file.
+        type: path
+        required: true
+      content:
+        description: What it holds, written in UTF-8. It is shown in diff mode, unless the task has C(no_log).
+        type: str
+        required: true
+  links:
+    description: Symbolic links that have to be there. A file in the place of one is replaced by the link.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: The link.
+        type: path
+        required: true
+      target:
+        description: What it points to, which need not be there.
+        type: str
+        required: true
+  absent:
+    description: What has to go. Directories go with everything in them.
+    type: list
+    elements: path
+    default: []
+  mode:
+    description: The mode of the O(files), as for M(ansible.builtin.file).
+    type: raw
+    default: "0600"
+  directory_mode:
+    description: The mode of the O(directories), as for M(ansible.builtin.file).
+    type: raw
+    default: "0700"
+  owner:
+    description: The account that files and directories belong to. Without it, whoever they belong to keeps them.
+    type: str
+  group:
+    description: The group that files and directories belong to. Without it, the one they have keeps them.
+    type: str
+seealso:
+  - module: ansible.builtin.copy
+  - module: ansible.builtin.file
+extends_documentation_fragment:
+  - fleet.backup.attributes
+author:
+  - The fleet.backup contributors (@fleet-backup)
+"""
+
+EXAMPLES = r"""
+- name: The agent has its jobs
+  fleet.backup.host_files:
+    directories:
+      - /etc/fleet-backup/jobs.d
+    files: "{{ fleet_backup_jobs | fleet.backup.job_files(inventory_hostname) }}"
+    owner: root
+    group: root
+"""
+
+RETURN = r"""
+changed_paths:
+  description: What was changed or, in check mode, would be.
+  returned: success
+  type: list
+  elements: str
+  sample: [/etc/fleet-backup/jobs.d/shop.json]
+"""
+
+from typing import Any, Dict, List, Optional, Sequence
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fleet.backup.plugins.module_utils._host_files import Change, Refused, Wanted, plan
+
+SPEC = {
+    "directories": {"type": "list", "elements": "path", "default": []},
+    "files": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"path": {"type": "path", "required": True}, "content": {"type": "str", "required": True}},
+    },
+    "links": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {"path": {"type": "path", "required": True}, "target": {"type": "str", "required": True}},
+    },
+    "absent": {"type": "list", "elements": "path", "default": []},
+    "mode": {"type": "raw", "default": "0600"},
+    "directory_mode": {"type": "raw", "default": "0700"},
+    "owner": {"type": "str"},
+    "group": {"type": "str"},
+}
+
+
+def read_wanted(module: AnsibleModule) -> Wanted:
+    """The options as what has to be there."""
+    given = module.params
+    return Wanted(
+        directories=given["directories"],
+        files=[(file["path"], file["content"]) for file in given["files"]],
+        links=[(link["path"], link["target"]) for link in given["links"]],
+        absent=given["absent"],
+    )
+
+
+def set_attributes(module: AnsibleModule, path: str, is_directory: bool) -> Optional[Dict[str, Any]]:
+    """Set mode and owner as they are wanted, and the security context that the path has by default.
+
+    In check mode, only looks. What differed, or None.
+    """
+    mode = module.params["directory_mode" if is_directory else "mode"]
+    wanted = {"mode": mode, "owner": module.params["owner"], "group": module.params["group"]}
+    diff: Dict[str, Any] = {}
+    arguments = module.load_file_common_arguments(wanted, path=path)
+    return diff if module.set_fs_attributes_if_different(arguments, False, diff=diff) else None
+
+
+def act(module: AnsibleModule, wanted: Wanted, changes: Sequence[Change]) -> List[Dict[str, Any]]:
+    """Make the changes, then see to modes and owners; what differed, as Ansible shows it."""
+    diffs = {change.path: {"before": change.before or "", "after": change.after or ""} for change in changes}
+    if not module.check_mode:
+        for change in changes:
+            change.make(lambda path: set_attributes(module, path, is_directory=False))
+    kinds = {change.path: True for change in changes if change.is_directory}
+    kinds.update(dict.fromkeys(wanted.directories, True))
+    kinds.update({path: False for path, _content in wanted.files})
+    for path, is_directory in kinds.items():
+        # What would be made is not there to be looked at.
+        if not (module.check_mode and path in diffs):
+            diff = set_attributes(module, path, is_directory)
+            if diff and path not in diffs:
+                diffs[path] = diff
+    return [{"before_header": path, "after_header": path, **diff} for path, diff in diffs.items()]
+
+
+def main() -> None:
+    """The way in for Ansible."""
+    # What files hold is not for the host's log.
+    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True, no_log=True)
+    wanted = read_wanted(module)
+    try:
+        diffs = act(module, wanted, plan(wanted))
+    except Refused as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(
+            msg=f"{error.filename or 'A file'}: {error.strerror}. What was done before stays. Mend it, and run again."
+        )
+    module.exit_json(changed=bool(diffs), changed_paths=[diff["after_header"] for diff in diffs], diff=diffs)
+
+
+if __name__ == "__main__":
+    main()
