@@ -283,7 +283,10 @@ def test_a_signal_after_the_work_takes_back_neither_what_is_told_nor_the_output(
     assert code in json.loads(told)[0]["error"]
     assert web.requests or agent.outbox(), "it is sent, or waits for the next run"
     agent.run(*command, status=1)
-    assert [request.json["event"] for request in web.requests] == ["failure"]
+    # Where the signal comes between the receiver's answer and the removal from the outbox, it is sent again: rather
+    # twice than never.
+    assert [request.json["event"] for request in web.requests] in (["failure"], ["failure"] * 2)
+    assert all(request.json == web.requests[0].json for request in web.requests)
 
 
 def waits_for(process: subprocess.Popen[str], path: Path) -> bool:
