@@ -47,9 +47,7 @@ class Change:
 
 def plan(wanted: Wanted) -> Tuple[Change, ...]:
     """What differs, in the order in which it is changed: directories, files, links, and what has to go."""
-    for path in (*wanted.directories, *dict(wanted.files), *dict(wanted.links), *wanted.absent):
-        if not os.path.isabs(path):
-            raise Refused(f"{path} is no absolute path. Write it from the root on.")
+    _check_names(wanted)
     coming: Dict[str, Change] = {}
     for path in wanted.directories:
         coming.update((change.path, change) for change in _directories(path) if change.path not in coming)
@@ -61,6 +59,16 @@ def plan(wanted: Wanted) -> Tuple[Change, ...]:
     for path in wanted.absent:
         changes.extend(_absent(path))
     return tuple(changes)
+
+
+def _check_names(wanted: Wanted) -> None:
+    once = [path for path, _content in (*wanted.files, *wanted.links)] + list(wanted.absent)
+    for path in (*wanted.directories, *once):
+        if not os.path.isabs(path):
+            raise Refused(f"{path} is no absolute path. Write it from the root on.")
+    for path in {*wanted.directories, *once}:
+        if once.count(path) + (path in wanted.directories) > 1:
+            raise Refused(f"{path} is named twice, and can be one thing only. Leave one of them out.")
 
 
 def _directories(path: str) -> Iterator[Change]:

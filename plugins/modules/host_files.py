@@ -18,7 +18,9 @@ description:
   - A file is replaced whole, with its mode and owner, or stays as it was.
 options:
   directories:
-    description: Directories that have to be there. Those above them are made as well, with the same mode and owner.
+    description:
+      - Directories that have to be there. Those above them are made as well, with the same mode and owner.
+      - A link to a directory is one.
     type: list
     elements: path
     default: []
@@ -97,6 +99,7 @@ changed_paths:
   sample: [/etc/fleet-backup/jobs.d/shop.json]
 """
 
+import os
 from typing import Any, Dict, List, Optional, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
@@ -140,6 +143,8 @@ def set_attributes(module: AnsibleModule, path: str, is_directory: bool) -> Opti
 
     In check mode, only looks. What differed, or None.
     """
+    if is_directory:
+        path = os.path.realpath(path)
     mode = module.params["directory_mode" if is_directory else "mode"]
     wanted = {"mode": mode, "owner": module.params["owner"], "group": module.params["group"]}
     diff: Dict[str, Any] = {}

@@ -150,6 +150,17 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_points_to_is_left
     assert not (module.place / "file").is_symlink()
 
 
+def test_a_link_to_a_directory_is_one_and_the_directory_gets_the_mode(module: Module) -> None:
+    (module.place / "data").mkdir()
+    (module.place / "backups").symlink_to("data")
+    options = {"directories": [str(module.place / "backups")], "directory_mode": "0750"}
+    assert module.run(check=True, **options)["changed"]
+    assert module.run(**options)["changed"]
+    assert module.seen() == {"data": ("0750", ""), "backups": ("0777", "data")}
+    assert not module.run(check=True, **options)["changed"]
+    assert not module.run(**options)["changed"]
+
+
 def test_a_link_to_what_has_to_go_goes_and_what_it_points_to_stays(module: Module) -> None:
     (module.place / "kept").mkdir()
     (module.place / "old").symlink_to("kept")
@@ -167,6 +178,7 @@ def test_a_link_to_what_has_to_go_goes_and_what_it_points_to_stays(module: Modul
         ({"links": [{"path": "{}/directory", "target": "x"}]}, "{}/directory is there, and is no link"),
         ({"links": [{"path": "{}/missing/link", "target": "x"}]}, "{}/missing is no directory"),
         ({"absent": ["relative"]}, "relative is no absolute path"),
+        ({"absent": ["{}/file"], "files": [{"path": "{}/file", "content": ""}]}, "{}/file is named twice"),
         ({"files": [{"path": "{}/pipe", "content": ""}]}, "{}/pipe is no file"),
     ],
 )
