@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -403,6 +405,45 @@ def test_a_service_that_does_not_stop_ends_the_restore_and_the_others_run_again(
     assert "systemctl stop worker.service" in told
     assert systemd.orders() == STOPPED + STARTED
     assert agent.world.orders() == before
+
+
+@pytest.fixture
+def stopping(agent: Agent, key: str, systemd: Systemd) -> Iterator[subprocess.Popen[bytes]]:
+    """A restore that has stopped one of the two services, and is about to stop the other one."""
+    systemd.unit("worker.service", "active stop-slowly")
+    command = agent.command("restore", "shop", "--yes", "--replace", "--identity", key)
+    with subprocess.Popen(command, env={**os.environ, "PATH": systemd.path}) as process:
+        systemd.wait_for("stop worker.service")
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_restore_left_stopped_is_told_and_started_by_the_next_one(
+    agent: Agent, key: str, systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    agent.run("status", PATH=systemd.path)
+    stopping.kill()
+    stopping.wait()
+    systemd.unit("worker.service", "inactive")
+    told = agent.run("status", status=1, PATH=systemd.path)
+    assert "by a restore that was killed: restore again, or systemctl start shop.service worker.service" in told
+    (status,) = json.loads(agent.run("status", "--json", status=1, PATH=systemd.path))["jobs"]
+    assert status["codes"] == ["stopped"]
+    systemd.log.unlink()
+    told = agent.run("restore", "shop", "--yes", "--replace", "--identity", key, PATH=systemd.path)
+    assert "shop.service is stopped since a restore was killed, and is started again" in told
+    assert systemd.orders() == STARTED
+    agent.run("status", PATH=systemd.path)
+
+
+def test_what_somebody_started_by_hand_after_a_killed_restore_is_not_told(
+    agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    stopping.kill()
+    stopping.wait()
+    systemd.unit("shop.service", "active")
+    systemd.unit("worker.service", "active")
+    agent.run("status", PATH=systemd.path)
 
 
 @pytest.mark.parametrize("how", ["start-fails", "dies"])

@@ -103,7 +103,7 @@ class Progress:
             "verb": verb,
             "subject": subject,
             "pid": os.getpid(),
-            "process_started": _process_started(os.getpid()),
+            "process_started": process_started(os.getpid()),
             "started": format_time(host.now()),
         }
         self._stage, self._expected, self._bytes = "", 0, 0
@@ -162,7 +162,7 @@ def running(host: Host) -> List[Mapping[str, Any]]:
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
         try:
             fields = json.loads(path.read_text())
-            fields["alive"] = _process_started(fields["pid"]) == fields.pop("process_started")
+            fields["alive"] = process_started(fields["pid"]) == fields.pop("process_started")
         except FileNotFoundError:
             # It ended between the listing and the reading.
             continue
@@ -238,8 +238,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise PermissionDenied(f"{path} cannot be used: {error.strerror}. {hint}") from None
 
 
-def _process_started(pid: int) -> Optional[str]:
-    """When a process started, in clock ticks since boot (proc(5), field 22 of stat): a pid alone is used again."""
+def process_started(pid: int) -> Optional[str]:
+    """When a process started, in clock ticks since boot (proc(5), field 22 of stat): a pid alone is used again.
+
+    None where there is no such process.
+    """
     try:
         content = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

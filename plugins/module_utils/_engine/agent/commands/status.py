@@ -25,6 +25,7 @@ from ..notifications.outbox import unreachable, waiting
 from ..work.concluding import Concluding
 from ..work.health import Complaint, complaints, health_of
 from ..work.running import Report
+from ..work.stoppage import complaint_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +42,7 @@ def act(parsed: argparse.Namespace) -> Exit:
     now = selection.host.now()
     found = [_look(job, target, now) for job in selection.jobs for target in job.targets]
     found += [_unknown(job.name, "-", str(job.error)) for job in selection.broken]
+    _add_stopped(found, selection)
     work = list(running(selection.host))
     warnings = _notify(selection, found) if parsed.notify else []
     unsent = _unsent(selection)
@@ -62,6 +64,16 @@ def act(parsed: argparse.Namespace) -> Exit:
             if not any(warning.startswith(one["reason"]) for one in unsent):
                 put(f"notifications: {warning}\n")
     return Exit.FAILED if any(one["complaints"] for one in found) else Exit.FINE
+
+
+def _add_stopped(found: Sequence[Dict[str, Any]], selection: Selection) -> None:
+    """Say with each job, once, what a restore of it has left stopped."""
+    for job in selection.jobs:
+        complaint = complaint_of(selection.host, job.name)
+        if complaint:
+            first = next(one for one in found if one["job"] == job.name)
+            first["complaints"].append(complaint.text)
+            first["codes"].append(complaint.code)
 
 
 def _notify(selection: Selection, found: Sequence[Mapping[str, Any]]) -> List[str]:

@@ -20,6 +20,7 @@ from ...restore import RestorePlan, RestoreRequest, RestoreResult, check_outside
 from ...state import Host
 from ..config.given import GivenKeys
 from ..config.jobs import Job
+from . import stoppage
 from .hooks import late_hooks, run_hooks
 from .running import Done, Report
 from .services import Service, look, start_all, stop
@@ -52,6 +53,8 @@ class Prospect:
     request: RestoreRequest
     plan: RestorePlan
     services: Tuple[Service, ...]
+    #: What a restore that was killed has left stopped.
+    left_stopped: Tuple[Service, ...] = ()
 
     @property
     def stopped(self) -> Tuple[Service, ...]:
@@ -82,7 +85,7 @@ def prospect_of(job: Job, options: RestoreOptions, host: Host) -> Prospect:
     missing = [service.unit for service in services if not service.installed and service.unit in options.stop_services]
     if missing:
         raise BadInput(f"There is no unit {', '.join(missing)} on this host. Correct --stop-service.")
-    return Prospect(request, plan_restore(request, host), services)
+    return Prospect(request, plan_restore(request, host), services, stoppage.still_stopped(host, job.name))
 
 
 def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = False) -> Report:
@@ -155,7 +158,9 @@ def _plan(job: Job, options: RestoreOptions, host: Host) -> Done:
 def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
     # All that can fail beforehand does so while the application still runs.
     prospect = prospect_of(job, options, host)
-    stopped: List[Service] = []
+    stopped: List[Service] = list(prospect.left_stopped)
+    if stopped or prospect.stopped:
+        stoppage.note(host, job.name, [service.unit for service in (*stopped, *prospect.stopped)])
     try:
         run_hooks("restore.before", job.surroundings.before, job.name, {})
         for service in prospect.stopped:
@@ -167,11 +172,11 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
         result = restore(prospect.request, host)
     except BaseException as error:
         failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
-        late = _resume(job, stopped, failed)
+        late = _resume(job, stopped, failed, host)
         if not isinstance(error, (EngineError, Stopped)):
             raise
         return Done(False, " ".join([explained(error), *late]), error.code, detail=_units(stopped))
-    late = _resume(job, stopped, {"FLEET_BACKUP_OUTCOME": "done"})
+    late = _resume(job, stopped, {"FLEET_BACKUP_OUTCOME": "done"}, host)
     text = f"{prospect.request.database.name} is restored from {result.plan.backup.id}"
     detail = {**_told(job, prospect.request, result, host), **_units(stopped)}
     warnings = (*_warnings(prospect), *filter(None, [result.unverified]))
@@ -181,16 +186,18 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
     return Done(True, text, None, warnings, detail)
 
 
-def _resume(job: Job, stopped: Sequence[Service], environment: Mapping[str, str]) -> List[str]:
+def _resume(job: Job, stopped: Sequence[Service], environment: Mapping[str, str], host: Host) -> List[str]:
     """Start again what was stopped, in the opposite order, and run what is to run afterwards; what failed of that."""
     failures = start_all(tuple(reversed(stopped)))
+    stoppage.forget(host, job.name)
     return failures + late_hooks("restore.after", job.surroundings.after, job.name, environment)
 
 
 def _warnings(prospect: Prospect) -> Tuple[str, ...]:
     missing = [service.unit for service in prospect.services if not service.installed]
     absent = [f"{unit} is not installed on this host, so it was not stopped." for unit in missing]
-    return (*prospect.plan.warnings, *absent)
+    left = [f"{one.unit} is stopped since a restore was killed, and is started again." for one in prospect.left_stopped]
+    return (*prospect.plan.warnings, *absent, *left)
 
 
 def _units(stopped: Sequence[Service]) -> Dict[str, Any]:
