@@ -53,6 +53,7 @@ _value:
 """
 
 import json
+import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,6 +87,8 @@ def secret_files(jobs: Any, host: str, directory: str = "/etc/fleet-backup", key
 
 
 def _files(jobs: Any, host: str, directory: str, keys: Any) -> Iterator[tuple[dict[str, str], list[dict[str, str]]]]:
+    # As the host tells its paths, which are compared with these.
+    directory = posixpath.normpath(directory)
     if not isinstance(jobs, list) or not all(isinstance(job, Mapping) for job in jobs):
         raise AnsibleFilterError(f"{host}: the jobs must be a list of dictionaries.")
     names = [str(job.get("name") or "") for job in jobs]

@@ -53,6 +53,7 @@ _value:
 """
 
 import json
+import posixpath
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +72,7 @@ def notification_files(
     if not documents:
         return []
     content = json.dumps({"channels": documents}, indent=2, sort_keys=True) + "\n"
-    return [{"path": f"{directory}/notifications.json", "content": content}]
+    return [{"path": f"{posixpath.normpath(directory)}/notifications.json", "content": content}]
 
 
 def notification_secrets(
@@ -88,6 +89,8 @@ def is_web_address(value: str) -> bool:
 
 def _parted(channels: Any, host: str, jobs: Any, directory: str) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """The channels without their secrets, and those; all of it checked."""
+    # As the host tells its paths, which are compared with these.
+    directory = posixpath.normpath(directory)
     if not isinstance(channels, list) or not all(isinstance(channel, Mapping) for channel in channels):
         raise AnsibleFilterError(f"{host}: the channels of notifications must be a list of dictionaries.")
     documents: list[dict[str, Any]] = []

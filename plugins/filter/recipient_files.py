@@ -58,6 +58,7 @@ _value:
 """
 
 import os
+import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ def _keys(keys: Any, host: str, base: Path, directory: str) -> list[_Key]:
 
 def recipient_paths(keys: Any, host: str, directory: str) -> dict[str, tuple[str, str]]:
     """The type of each key, and the path of its file on the host. Nothing is read for it."""
+    # As the host tells its paths, which are compared with these.
+    directory = posixpath.normpath(directory)
     if not isinstance(keys, list) or not all(isinstance(key, Mapping) for key in keys):
         raise AnsibleFilterError(f"{host}: the keys must be a list of dictionaries.")
     found: dict[str, tuple[str, str]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What has to be on a host, by absolute paths."""
+    """What has to be on a host, by absolute paths without ``..`` and doubled slashes."""
 
     directories: Sequence[str] = ()
     #: The content of each file.
@@ -57,7 +58,9 @@ def plan(wanted: Wanted) -> Tuple[Change, ...]:
     for path, target in wanted.links:
         changes.extend(_link(path, target, os.path.dirname(path) in coming))
     for path in wanted.absent:
-        changes.extend(_absent(path))
+        # What is within another one goes with it.
+        if not any(path.startswith(f"{other}/") for other in wanted.absent):
+            changes.extend(_absent(path))
     return tuple(changes)
 
 
@@ -69,6 +72,9 @@ def _check_names(wanted: Wanted) -> None:
     for path in {*wanted.directories, *once}:
         if once.count(path) + (path in wanted.directories) > 1:
             raise Refused(f"{path} is named twice, and can be one thing only. Leave one of them out.")
+    for path, content in wanted.files:
+        if not isinstance(content, str):
+            raise Refused(f"{path}: its content is no text, but {type(content).__name__}. Give it as text.")
 
 
 def _directories(path: str) -> Iterator[Change]:
@@ -117,9 +123,9 @@ def _link(path: str, target: str, directory_comes: bool) -> Iterator[Change]:
 
 def _absent(path: str) -> Iterator[Change]:
     if os.path.isdir(path) and not os.path.islink(path):
-        yield Change(path, "directory\n", None, lambda _set: shutil.rmtree(path))
+        yield Change(path, "directory\n", None, lambda _set: _remove(path, shutil.rmtree))
     elif os.path.lexists(path):
-        yield Change(path, "link\n" if os.path.islink(path) else "file\n", None, lambda _set: os.unlink(path))
+        yield Change(path, "link\n" if os.path.islink(path) else "file\n", None, lambda _set: _remove(path, os.unlink))
 
 
 def _check_parent(path: str, comes: bool) -> None:
@@ -129,7 +135,18 @@ def _check_parent(path: str, comes: bool) -> None:
 
 
 def _make_directory(path: str, _set_attributes: SetAttributes) -> None:
-    os.mkdir(path, 0o700)
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        # Somebody else made one in the meantime.
+        if not os.path.isdir(path):
+            raise
+
+
+def _remove(path: str, remove: Callable[[str], object]) -> None:
+    # What goes by itself in the meantime is gone as well.
+    with suppress(FileNotFoundError):
+        remove(path)
 
 
 def _write(path: str, content: bytes, set_attributes: SetAttributes) -> None:
@@ -140,6 +157,10 @@ def _write(path: str, content: bytes, set_attributes: SetAttributes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if os.path.lexists(path):
+            # Where nobody is named, whoever it belongs to keeps it.
+            before = os.lstat(path)
+            os.chown(temporary, before.st_uid, before.st_gid)
         set_attributes(temporary)
         os.replace(temporary, path)
     except BaseException:

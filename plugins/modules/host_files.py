@@ -35,8 +35,9 @@ options:
         type: path
         required: true
       content:
-        description: What it holds, written in UTF-8. It is shown in diff mode, unless the task has C(no_log).
-        type: str
+        description:
+          - What it holds, as text, which is written in UTF-8. It is shown in diff mode, unless the task has C(no_log).
+        type: raw
         required: true
   links:
     description: Symbolic links that have to be there. A file in the place of one is replaced by the link.
@@ -99,7 +100,9 @@ changed_paths:
   sample: [/etc/fleet-backup/jobs.d/shop.json]
 """
 
+import grp
 import os
+import pwd
 from typing import Any, Dict, List, Optional, Sequence
 
 from ansible.module_utils.basic import AnsibleModule
@@ -111,7 +114,8 @@ SPEC = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": {"path": {"type": "path", "required": True}, "content": {"type": "str", "required": True}},
+        # As it comes: a dictionary that Ansible made of text must not be written as Python would.
+        "options": {"path": {"type": "path", "required": True}, "content": {"type": "raw", "required": True}},
     },
     "links": {
         "type": "list",
@@ -127,26 +131,51 @@ SPEC = {
 }
 
 
+class Module(AnsibleModule):
+    """Tells the host's log what it was about, and not what files hold."""
+
+    def _log_invocation(self) -> None:
+        paths = [*self.params["directories"], *self.params["absent"]]
+        paths += [item["path"] for item in (*self.params["files"], *self.params["links"])]
+        self.log(f"Invoked for {', '.join(paths)}")
+
+
 def read_wanted(module: AnsibleModule) -> Wanted:
     """The options as what has to be there."""
     given = module.params
     return Wanted(
-        directories=given["directories"],
-        files=[(file["path"], file["content"]) for file in given["files"]],
-        links=[(link["path"], link["target"]) for link in given["links"]],
-        absent=given["absent"],
+        directories=[os.path.normpath(path) for path in given["directories"]],
+        files=[(os.path.normpath(file["path"]), file["content"]) for file in given["files"]],
+        links=[(os.path.normpath(link["path"]), link["target"]) for link in given["links"]],
+        absent=[os.path.normpath(path) for path in given["absent"]],
     )
 
 
+def check_accounts(module: AnsibleModule) -> None:
+    """Refuse owners that are not there. In check mode, they may still be made."""
+    for option, known in (("owner", pwd.getpwnam), ("group", grp.getgrnam)):
+        name = module.params[option]
+        if name is None or name.isdigit() or module.check_mode:
+            continue
+        try:
+            known(name)
+        except KeyError:
+            raise Refused(f"{option}: {name} is not known on this host. Make it, or correct the name.") from None
+
+
 def set_attributes(module: AnsibleModule, path: str, is_directory: bool) -> Optional[Dict[str, Any]]:
-    """Set mode and owner as they are wanted, and the security context that the path has by default.
+    """Set mode and owner as they are wanted, and for files the security context that the path has by default.
 
     In check mode, only looks. What differed, or None.
     """
+    wanted = {"owner": module.params["owner"], "group": module.params["group"]}
     if is_directory:
         path = os.path.realpath(path)
-    mode = module.params["directory_mode" if is_directory else "mode"]
-    wanted = {"mode": mode, "owner": module.params["owner"], "group": module.params["group"]}
+        wanted["mode"] = module.params["directory_mode"]
+    else:
+        wanted["mode"] = module.params["mode"]
+        # restorecon(8): what was written beside the file has the context of its own name.
+        wanted.update(dict.fromkeys(("seuser", "serole", "setype", "selevel"), "_default"))
     diff: Dict[str, Any] = {}
     arguments = module.load_file_common_arguments(wanted, path=path)
     return diff if module.set_fs_attributes_if_different(arguments, False, diff=diff) else None
@@ -172,10 +201,10 @@ def act(module: AnsibleModule, wanted: Wanted, changes: Sequence[Change]) -> Lis
 
 def main() -> None:
     """The way in for Ansible."""
-    # What files hold is not for the host's log.
-    module = AnsibleModule(argument_spec=SPEC, supports_check_mode=True, no_log=True)
+    module = Module(argument_spec=SPEC, supports_check_mode=True)
     wanted = read_wanted(module)
     try:
+        check_accounts(module)
         diffs = act(module, wanted, plan(wanted))
     except Refused as error:
         module.fail_json(msg=str(error))

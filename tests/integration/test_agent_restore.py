@@ -320,7 +320,7 @@ class Systemd:
         program.parent.mkdir()
         program.write_text(
             f"""#!{sys.executable} -S
-import pathlib, sys, time
+import os, pathlib, sys, time
 units, words = pathlib.Path({str(self.units)!r}), sys.argv[2:]
 unit, verb = units / words[-1], words[0]
 if verb == "show":
@@ -331,6 +331,11 @@ with open({str(self.log)!r}, "a") as log:
     log.write(verb + " " + unit.name + "\\n")
 if verb + "-slowly" in unit.read_text():
     time.sleep(2)
+if verb + "-waits" in unit.read_text():
+    caller = os.getppid()
+    while os.getppid() == caller:
+        time.sleep(0.05)
+    sys.exit(1)
 if verb + "-fails" in unit.read_text():
     sys.exit("Job for " + unit.name + " failed.")
 rest = unit.read_text().split()[1:]
@@ -409,8 +414,8 @@ def test_a_service_that_does_not_stop_ends_the_restore_and_the_others_run_again(
 
 @pytest.fixture
 def stopping(agent: Agent, key: str, systemd: Systemd) -> Iterator[subprocess.Popen[bytes]]:
-    """A restore that has stopped one of the two services, and is about to stop the other one."""
-    systemd.unit("worker.service", "active stop-slowly")
+    """A restore that has stopped one of the two services, and waits for the other one to stop."""
+    systemd.unit("worker.service", "active stop-waits")
     command = agent.command("restore", "shop", "--yes", "--replace", "--identity", key)
     with subprocess.Popen(command, env={**os.environ, "PATH": systemd.path}) as process:
         systemd.wait_for("stop worker.service")
@@ -422,8 +427,7 @@ def test_what_a_killed_restore_left_stopped_is_told_and_started_by_the_next_one(
     agent: Agent, key: str, systemd: Systemd, stopping: subprocess.Popen[bytes]
 ) -> None:
     agent.run("status", PATH=systemd.path)
-    stopping.kill()
-    stopping.wait()
+    killed(stopping)
     systemd.unit("worker.service", "inactive")
     told = agent.run("status", status=1, PATH=systemd.path)
     assert "by a restore that was killed: restore again, or systemctl start shop.service worker.service" in told
@@ -436,14 +440,61 @@ def test_what_a_killed_restore_left_stopped_is_told_and_started_by_the_next_one(
     agent.run("status", PATH=systemd.path)
 
 
-def test_what_somebody_started_by_hand_after_a_killed_restore_is_not_told(
-    agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
+def killed(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.wait()
+
+
+def test_what_somebody_started_by_hand_after_a_killed_restore_is_told_and_started_no_more(
+    agent: Agent, key: str, systemd: Systemd, stopping: subprocess.Popen[bytes]
 ) -> None:
-    stopping.kill()
-    stopping.wait()
+    killed(stopping)
     systemd.unit("shop.service", "active")
     systemd.unit("worker.service", "active")
     agent.run("status", PATH=systemd.path)
+    # For maintenance, long afterwards.
+    systemd.unit("shop.service", "inactive")
+    systemd.log.unlink()
+    agent.run("status", PATH=systemd.path)
+    agent.run("restore", "shop", "--yes", "--replace", "--identity", key, PATH=systemd.path)
+    assert systemd.orders() == ["stop worker.service", "start worker.service"]
+
+
+def test_what_a_killed_restore_stopped_before_the_host_started_anew_is_not_told(
+    agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    killed(stopping)
+    (note,) = (agent.world.host.state / "stopped").iterdir()
+    note.write_text(json.dumps({**json.loads(note.read_text()), "boot": "another"}))
+    agent.run("status", PATH=systemd.path)
+
+
+def test_a_service_that_was_removed_since_a_restore_was_killed_is_not_told(
+    agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    killed(stopping)
+    (systemd.units / "shop.service").unlink()
+    systemd.unit("worker.service", "active")
+    agent.run("status", PATH=systemd.path)
+
+
+def test_what_a_killed_restore_left_stopped_is_told_even_when_its_job_is_gone(
+    agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    killed(stopping)
+    for file in (agent.root / "jobs.d").iterdir():
+        file.unlink()
+    assert "systemctl start shop.service" in agent.run("status", status=1, PATH=systemd.path)
+
+
+def test_another_restore_of_the_job_forgets_nothing_of_one_that_is_at_work(
+    agent: Agent, key: str, systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    systemd.unit("worker.service", "inactive")
+    copy = str(agent.world.root / "copy.db")
+    agent.run("restore", "shop", "--yes", "--into", copy, "--identity", key, PATH=systemd.path)
+    killed(stopping)
+    assert "by a restore that was killed" in agent.run("status", status=1, PATH=systemd.path)
 
 
 @pytest.mark.parametrize("how", ["start-fails", "dies"])

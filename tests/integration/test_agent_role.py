@@ -129,9 +129,18 @@ def test_a_deployed_job_runs_and_the_second_deployment_changes_nothing(fleet: Fl
         "secrets/orders.login_password": 0o600,
         "secrets/orders.passphrase": 0o600,
     }
-    assert changed(fleet.deploy(fleet.shop, fleet.orders)) == 0
+    # A slash more is no other directory, and nothing of it is taken for what is not wanted.
+    assert changed(fleet.deploy(fleet.shop, fleet.orders, agent_directory=f"{fleet.settings}/")) == 0
     assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
     assert "localhost: 2 jobs can be used: orders, shop" in fleet.agent("config", "check")
+
+
+def test_braces_in_a_job_are_its_own(fleet: Fleet) -> None:
+    braces = "{{.Names}} {# no comment #} {% if %}"
+    hook = ["/bin/echo", "{% raw %}" + braces + "{% endraw %}"]
+    fleet.deploy({**fleet.shop, "hooks": {"before": [hook]}})
+    job = json.loads((fleet.settings / "jobs.d" / "shop.json").read_text())
+    assert job["hooks"]["before"] == [["/bin/echo", braces]]
 
 
 def test_a_secret_is_in_its_own_file_and_in_nothing_that_is_said(fleet: Fleet) -> None:

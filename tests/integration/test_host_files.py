@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+MODULE = ROOT / "plugins" / "modules" / "host_files.py"
 NOBODY = pwd.getpwnam("nobody")
 
 
@@ -25,20 +26,21 @@ class Module:
     """Runs the module as Ansible does on a host."""
 
     def __init__(self, directory: Path) -> None:
-        self._collections = directory / "collections"
-        parent = self._collections / "ansible_collections" / "fleet"
+        parent = directory / "collections" / "ansible_collections" / "fleet"
         parent.mkdir(parents=True)
         (parent / "backup").symlink_to(ROOT)
+        self.environment = {**os.environ, "PYTHONPATH": str(directory / "collections")}
         self.place = directory / "place"
         self.place.mkdir()
 
     def run(self, *, check: bool = False, fails: bool = False, **options: Any) -> dict[str, Any]:
-        arguments = {**options, "_ansible_check_mode": check, "_ansible_diff": True, "_ansible_remote_tmp": "/tmp"}
+        internal = {"check_mode": check, "diff": True, "remote_tmp": "/tmp", "no_log": False}
+        arguments = {**options, **{f"_ansible_{name}": value for name, value in internal.items()}}
         done = subprocess.run(
-            [sys.executable, str(ROOT / "plugins" / "modules" / "host_files.py")],
+            [sys.executable, str(MODULE)],
             input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(self._collections)},
+            env=self.environment,
             text=True,
             check=False,
         )
@@ -178,7 +180,9 @@ def test_a_link_to_what_has_to_go_goes_and_what_it_points_to_stays(module: Modul
         ({"links": [{"path": "{}/directory", "target": "x"}]}, "{}/directory is there, and is no link"),
         ({"links": [{"path": "{}/missing/link", "target": "x"}]}, "{}/missing is no directory"),
         ({"absent": ["relative"]}, "relative is no absolute path"),
-        ({"absent": ["{}/file"], "files": [{"path": "{}/file", "content": ""}]}, "{}/file is named twice"),
+        ({"absent": ["{}/file"], "files": [{"path": "{}//file", "content": ""}]}, "{}/file is named twice"),
+        ({"files": [{"path": "{}/job.json", "content": {"a": 1}}]}, "{}/job.json: its content is no text, but dict"),
+        ({"files": [{"path": "{}/job.json", "content": None}]}, "{}/job.json: its content is no text"),
         ({"files": [{"path": "{}/pipe", "content": ""}]}, "{}/pipe is no file"),
     ],
 )
@@ -196,10 +200,65 @@ def test_where_something_cannot_be_nothing_is_changed(
     assert sorted(module.place.rglob("*")) == before
 
 
-def test_what_cannot_be_given_away_stays_as_it_was(module: Module) -> None:
+@pytest.mark.parametrize("option", ["owner", "group"])
+def test_where_an_owner_is_not_known_nothing_is_changed(module: Module, option: str) -> None:
     (module.place / "file").write_text("old\n")
-    said = module.run(
-        files=[{"path": str(module.place / "file"), "content": "new\n"}], owner="nobody-of-that-name", fails=True
-    )["msg"]
-    assert "nobody-of-that-name" in said
-    assert {name: content for name, (_mode, content) in module.seen().items()} == {"file": "old\n"}
+    (module.place / "old").write_text("old\n")
+    before = module.seen()
+    options = {
+        "directories": [str(module.place / "new")],
+        "files": [{"path": str(module.place / "file"), "content": "new\n"}],
+        "absent": [str(module.place / "old")],
+        option: "nobody-of-that-name",
+    }
+    assert f"{option}: nobody-of-that-name is not known" in module.run(fails=True, **options)["msg"]
+    assert module.seen() == before
+    # It may be what a task before this one would make.
+    assert module.run(check=True, **options)["changed"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root gives files away.")
+def test_where_no_owner_is_named_a_file_keeps_its_own(module: Module) -> None:
+    path = module.place / "file"
+    path.write_text("old\n")
+    os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    module.run(files=[{"path": str(path), "content": "new\n"}])
+    assert (path.stat().st_uid, path.stat().st_gid) == (NOBODY.pw_uid, NOBODY.pw_gid)
+
+
+def test_what_is_within_something_that_goes_goes_with_it(module: Module) -> None:
+    (module.place / "etc" / "venv").mkdir(parents=True)
+    paths = [str(module.place / "etc"), str(module.place / "etc" / "venv")]
+    foretold = module.run(check=True, absent=paths)["changed_paths"]
+    assert module.run(absent=paths)["changed_paths"] == foretold == paths[:1]
+    assert module.seen() == {}
+
+
+def test_slashes_more_or_less_are_the_same_place(module: Module) -> None:
+    options = {
+        "directories": [f"{module.place}/etc/", f"{module.place}/etc//secrets"],
+        "files": [{"path": f"{module.place}/etc//secrets/one", "content": "x"}],
+    }
+    module.run(**options)
+    assert module.seen()["etc/secrets/one"] == ("0600", "x")
+    assert not module.run(**options)["changed"]
+
+
+def test_what_files_hold_is_not_in_the_log_of_the_host(module: Module) -> None:
+    program = (
+        "import runpy, sys\n"
+        "from ansible.module_utils.basic import AnsibleModule\n"
+        "AnsibleModule.log = lambda self, message, log_args=None: print(message, log_args, file=sys.stderr)\n"
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+    )
+    arguments = {"files": [{"path": str(module.place / "job"), "content": "open sesame"}], "_ansible_no_log": False}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(MODULE)],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_remote_tmp": "/tmp"}}),
+        capture_output=True,
+        env=module.environment,
+        text=True,
+        check=True,
+    )
+    assert str(module.place / "job") in done.stderr
+    assert "sesame" not in done.stderr

@@ -197,7 +197,9 @@ def test_a_private_key_in_clear_is_warned_of_until_it_is_encrypted_or_moved(flee
 
 def test_private_keys_are_encrypted_with_ansible_vault_and_read_backups_when_they_are_opened(fleet: Fleet) -> None:
     vault = {"fleet_backup_keys_vault_password": "correct horse", "fleet_backup_keys_vault_id": "ops"}
-    fleet.deploy("-vvv", "--diff", fleet_backup_keys=[OPS], **vault)
+    hosts: dict[str, Any] = {"web1": {}, "web2": {}}
+    made = fleet.deploy("-vvv", "--diff", hosts=hosts, fleet_backup_keys=[OPS], **vault)
+    assert made["web1"] - made["web2"] == 3, "one of them makes the directory and the pair, and encrypts it"
     assert "is not encrypted" not in fleet.said and "PRIVATE KEY" not in fleet.output
     private, _public = fleet.pair()
     assert private.read_text().startswith("$ANSIBLE_VAULT;1.2;AES256;ops\n")

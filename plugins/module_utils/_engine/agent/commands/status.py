@@ -25,7 +25,7 @@ from ..notifications.outbox import unreachable, waiting
 from ..work.concluding import Concluding
 from ..work.health import Complaint, complaints, health_of
 from ..work.running import Report
-from ..work.stoppage import complaint_of
+from ..work.stoppage import complaints_by_job
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,8 +41,8 @@ def act(parsed: argparse.Namespace) -> Exit:
     selection = select(parsed)
     now = selection.host.now()
     found = [_look(job, target, now) for job in selection.jobs for target in job.targets]
-    found += [_unknown(job.name, "-", str(job.error)) for job in selection.broken]
-    _add_stopped(found, selection)
+    found += [_unknown(job.name, "-", Complaint("unknown", str(job.error))) for job in selection.broken]
+    found = _with_stopped(found, selection, every=not parsed.jobs)
     work = list(running(selection.host))
     warnings = _notify(selection, found) if parsed.notify else []
     unsent = _unsent(selection)
@@ -66,14 +66,17 @@ def act(parsed: argparse.Namespace) -> Exit:
     return Exit.FAILED if any(one["complaints"] for one in found) else Exit.FINE
 
 
-def _add_stopped(found: Sequence[Dict[str, Any]], selection: Selection) -> None:
-    """Say with each job, once, what a restore of it has left stopped."""
-    for job in selection.jobs:
-        complaint = complaint_of(selection.host, job.name)
-        if complaint:
-            first = next(one for one in found if one["job"] == job.name)
-            first["complaints"].append(complaint.text)
-            first["codes"].append(complaint.code)
+def _with_stopped(found: Sequence[Dict[str, Any]], selection: Selection, every: bool) -> List[Dict[str, Any]]:
+    """Say with each job, once, what a restore of it has left stopped; of ``every`` job, also of those that are gone."""
+    told = list(found)
+    for job, complaint in complaints_by_job(selection.host).items():
+        mine = next((one for one in told if one["job"] == job), None)
+        if mine is not None:
+            mine["complaints"].append(complaint.text)
+            mine["codes"].append(complaint.code)
+        elif every:
+            told.append(_unknown(job, "-", complaint))
+    return told
 
 
 def _notify(selection: Selection, found: Sequence[Mapping[str, Any]]) -> List[str]:
@@ -111,7 +114,7 @@ def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
         health = health_of(catalogue, now)
         wrong = complaints(health, catalogue, job.limits, target.repository.space(), now)
     except EngineError as error:
-        return _unknown(job.name, target.repository.label, str(error))
+        return _unknown(job.name, target.repository.label, Complaint("unknown", str(error)))
     proven = health.restore_proven if health else None
     return {
         "job": job.name,
@@ -123,9 +126,9 @@ def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
     }
 
 
-def _unknown(job: str, repository: str, why: str) -> Dict[str, Any]:
+def _unknown(job: str, repository: str, complaint: Complaint) -> Dict[str, Any]:
     ages = {"backups": None, "age_seconds": None, "proof_age_seconds": None}
-    return {"job": job, "repository": repository, **ages, **_told([Complaint("unknown", why)])}
+    return {"job": job, "repository": repository, **ages, **_told([complaint])}
 
 
 def _told(wrong: Sequence[Complaint]) -> Dict[str, List[str]]:

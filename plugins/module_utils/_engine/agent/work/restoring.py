@@ -85,7 +85,7 @@ def prospect_of(job: Job, options: RestoreOptions, host: Host) -> Prospect:
     missing = [service.unit for service in services if not service.installed and service.unit in options.stop_services]
     if missing:
         raise BadInput(f"There is no unit {', '.join(missing)} on this host. Correct --stop-service.")
-    return Prospect(request, plan_restore(request, host), services, stoppage.still_stopped(host, job.name))
+    return Prospect(request, plan_restore(request, host), services, stoppage.left_stopped(host, job.name))
 
 
 def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = False) -> Report:
@@ -159,13 +159,12 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
     # All that can fail beforehand does so while the application still runs.
     prospect = prospect_of(job, options, host)
     stopped: List[Service] = list(prospect.left_stopped)
-    if stopped or prospect.stopped:
-        stoppage.note(host, job.name, [service.unit for service in (*stopped, *prospect.stopped)])
     try:
         run_hooks("restore.before", job.surroundings.before, job.name, {})
         for service in prospect.stopped:
             # First: one that was interrupted while it stopped is started again too.
             stopped.append(service)
+            stoppage.note(host, job.name, [one.unit for one in stopped])
             stop(service)
         # What a signal says from here on reaches the restore alone: what was stopped is started again first.
         finish()

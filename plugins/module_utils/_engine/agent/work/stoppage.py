@@ -2,9 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The services that a restore has stopped, kept in ``<state>/stopped/<job>.json`` until it has started them again.
+"""The services that a restore has stopped, noted in ``<state>/stopped/<job>+<process>.json`` until they run again.
 
-A restore that is killed starts nothing. What it left stopped is told by ``status``, and started by the next restore.
+A restore that is killed starts nothing. What it left stopped is told by ``status``, and started by the next restore of
+the job. When the host has started anew since then, its services have been started by what starts them with it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Sequence, Tuple
+from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 from ...errors import EngineError
 from ...state import Host, process_started
@@ -22,65 +23,95 @@ from ..notifications.files import read_json, write_json
 from .health import Complaint
 from .services import Service, look
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
 
 @dataclass(frozen=True)
-class Stoppage:
-    """Services that a killed restore has stopped, of which some may run by now, and when it did so (RFC 3339)."""
+class _Note:
+    """What one restore has stopped, when (RFC 3339), and whether the host has been up since then."""
 
+    path: Path
+    job: str
     units: Tuple[str, ...]
     since: str
+    this_boot: bool
 
 
 def note(host: Host, job: str, units: Sequence[str]) -> None:
-    """Keep what is about to be stopped. Raises PermissionDenied."""
+    """Note what this restore has stopped, or is about to. Raises PermissionDenied."""
     pid = os.getpid()
     document = {
         "units": list(units),
         "since": format_time(host.now()),
+        "boot": _boot(),
         "pid": pid,
         "process_started": process_started(pid),
     }
-    write_json(_path(host, job), document)
+    write_json(_directory(host) / f"{job}+{pid}.json", document)
 
 
 def forget(host: Host, job: str) -> None:
-    """What was stopped was started again, or it was told that it could not be."""
-    with suppress(FileNotFoundError):
-        _path(host, job).unlink()
+    """Drop what this restore and killed ones have noted: it runs again, or it was told that it does not."""
+    for one in _notes_of_the_dead(host):
+        if one.job == job:
+            _drop(one.path)
+    _drop(_directory(host) / f"{job}+{os.getpid()}.json")
 
 
-def left_by_the_dead(host: Host, job: str) -> Optional[Stoppage]:
-    """What a restore of this job stopped that is not there any more. Changes nothing."""
-    document = read_json(_path(host, job))
-    if not isinstance(document, dict):
-        return None
-    started = process_started(document.get("pid", 0))
-    if started is not None and started == document.get("process_started"):
-        return None
-    return Stoppage(tuple(map(str, document.get("units", ()))), str(document.get("since")))
+def left_stopped(host: Host, job: str) -> Tuple[Service, ...]:
+    """What killed restores of a job have stopped and what does not run since. Raises what ``look`` raises."""
+    notes = [one for one in _notes_of_the_dead(host) if one.job == job and one.this_boot]
+    units = [unit for one in notes for unit in one.units]
+    return tuple(service for service in look(units) if service.installed and not service.running)
 
 
-def still_stopped(host: Host, job: str) -> Tuple[Service, ...]:
-    """Those of them that do not run by now, in the order in which they were stopped. Raises what ``look`` raises."""
-    stoppage = left_by_the_dead(host, job)
-    return tuple(service for service in look(stoppage.units) if not service.running) if stoppage else ()
+def complaints_by_job(host: Host) -> Dict[str, Complaint]:
+    """What is to be said of services that were left stopped, by job. Notes of those that run again are dropped."""
+    found: Dict[str, Complaint] = {}
+    for one in _notes_of_the_dead(host):
+        complaint = _complaint(host, one)
+        if complaint:
+            found[one.job] = complaint
+        else:
+            _drop(one.path)
+    return found
 
 
-def complaint_of(host: Host, job: str) -> Optional[Complaint]:
-    """What is to be said of them."""
-    stoppage = left_by_the_dead(host, job)
-    if stoppage is None:
-        return None
+def _complaint(host: Host, one: _Note) -> Optional[Complaint]:
     try:
-        units = [service.unit for service in still_stopped(host, job)]
+        units = [service.unit for service in left_stopped(host, one.job)]
     except EngineError as error:
-        return Complaint("stopped", f"a restore that was killed stopped {', '.join(stoppage.units)}: {error}")
+        return Complaint("stopped", f"a restore that was killed has stopped {', '.join(one.units)}: {error}")
     if not units:
         return None
     names = " ".join(units)
-    text = f"{names} was stopped at {stoppage.since} by a restore that was killed: restore again, or systemctl start"
+    text = f"{names} was stopped at {one.since} by a restore that was killed: restore again, or systemctl start"
     return Complaint("stopped", f"{text} {names}")
 
 
-def _path(host: Host, job: str) -> Path:
-    return host.state / "stopped" / f"{job}.json"
+def _notes_of_the_dead(host: Host) -> Iterator[_Note]:
+    """The notes of restores that are not there any more."""
+    directory = _directory(host)
+    for path in sorted(directory.glob("*+*.json")) if directory.is_dir() else ():
+        document = read_json(path)
+        if not isinstance(document, dict):
+            continue
+        started = process_started(document.get("pid", 0))
+        if started is None or started != document.get("process_started"):
+            units = tuple(map(str, document.get("units", ())))
+            job, this_boot = path.stem.rpartition("+")[0], document.get("boot") == _boot()
+            yield _Note(path, job, units, str(document.get("since")), this_boot)
+
+
+def _drop(path: Path) -> None:
+    with suppress(FileNotFoundError, PermissionError):
+        path.unlink()
+
+
+def _boot() -> str:
+    """Which start of the host this is (random(4))."""
+    return _BOOT.read_text("ascii").strip()
+
+
+def _directory(host: Host) -> Path:
+    return host.state / "stopped"
