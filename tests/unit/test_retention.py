@@ -366,7 +366,8 @@ def policies(draw: st.DrawFn) -> Policy:
 
 def holds_for_all(promise: Callable[[List[Backup], Policy], None]) -> Callable[..., None]:
     """Run a test on generated histories and policies."""
-    return settings(max_examples=500, deadline=None)(given(backups=histories(), policy=policies())(promise))
+    examples = 5 * settings.default.max_examples
+    return settings(max_examples=examples, deadline=None)(given(backups=histories(), policy=policies())(promise))
 
 
 def split(decisions: Sequence[Decision]) -> Tuple[List[Backup], List[Backup]]:
