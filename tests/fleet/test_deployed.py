@@ -110,6 +110,22 @@ def test_a_restore_stops_the_application_and_starts_it_again(deployed: Fleet) ->
     on_each(deployed, look)
 
 
+def test_the_health_service_tells_what_a_killed_restore_left_stopped(deployed: Fleet) -> None:
+    key = (deployed.directory / "fleet-backup-keys" / "ops.pem").read_text()
+    host = deployed["web11"]
+    host.write("/etc/systemd/system/slow.service", "[Service]\nExecStart=/bin/sleep infinity\nExecStop=/bin/sleep 12\n")
+    host.run(["systemctl", "daemon-reload"])
+    host.run(["systemctl", "start", "slow.service"])
+    host.agent("run", "--all")
+    restore = ["fleet-backup", "restore", "shop", "--replace", "--yes", "--identity", "-"]
+    host.run(["timeout", "--signal=KILL", "6", *restore, "--stop-service", "slow.service"], stdin=key, fails=True)
+    host.run(["systemctl", "start", "fleet-backup-health.service"], fails=True)
+    log = host.run(["journalctl", "--no-pager", "--unit=fleet-backup-health.service"])
+    assert "by a restore that was killed: restore again, or systemctl start slow.service" in log
+    host.run(["systemctl", "start", "slow.service"])
+    host.run(["systemctl", "start", "fleet-backup-health.service"])
+
+
 def test_no_process_has_a_secret_in_its_arguments(deployed: Fleet) -> None:
     host = deployed["db12"]
     seen = run_and_watch(host, ["fleet-backup", "run", "--all"])

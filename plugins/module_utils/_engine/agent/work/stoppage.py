@@ -99,7 +99,7 @@ def _notes_of_the_dead(host: Host) -> Iterator[_Note]:
         started = process_started(document.get("pid", 0))
         if started is None or started != document.get("process_started"):
             units = tuple(map(str, document.get("units", ())))
-            job, this_boot = path.stem.rpartition("+")[0], document.get("boot") == _boot()
+            job, this_boot = path.stem.rpartition("+")[0], _boot() in (document.get("boot"), None)
             yield _Note(path, job, units, str(document.get("since")), this_boot)
 
 
@@ -108,9 +108,12 @@ def _drop(path: Path) -> None:
         path.unlink()
 
 
-def _boot() -> str:
-    """Which start of the host this is (random(4))."""
-    return _BOOT.read_text("ascii").strip()
+def _boot() -> Optional[str]:
+    """Which start of the host this is (random(4)); None in a service that does not see it (``ProcSubset=pid``)."""
+    try:
+        return _BOOT.read_text("ascii").strip()
+    except FileNotFoundError:
+        return None
 
 
 def _directory(host: Host) -> Path:
