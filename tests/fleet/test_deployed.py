@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable
 
@@ -118,7 +119,14 @@ def test_the_health_service_tells_what_a_killed_restore_left_stopped(deployed: F
     host.run(["systemctl", "start", "slow.service"])
     host.agent("run", "--all")
     restore = ["fleet-backup", "restore", "shop", "--replace", "--yes", "--identity", "-"]
-    host.run(["timeout", "--signal=KILL", "6", *restore, "--stop-service", "slow.service"], stdin=key, fails=True)
+    with ThreadPoolExecutor(1) as pool:
+        killed = pool.submit(host.run, [*restore, "--stop-service", "slow.service"], stdin=key, fails=True)
+        deadline = time.monotonic() + 60
+        while "deactivating" not in host.run(["systemctl", "show", "--property=ActiveState", "slow.service"]):
+            assert time.monotonic() < deadline and not killed.done()
+            time.sleep(0.2)
+        host.run(["pkill", "--signal", "KILL", "--full", "fleet-backup restore"])
+        killed.result()
     host.run(["systemctl", "start", "fleet-backup-health.service"], fails=True)
     log = host.run(["journalctl", "--no-pager", "--unit=fleet-backup-health.service"])
     assert "by a restore that was killed: restore again, or systemctl start slow.service" in log
