@@ -162,7 +162,7 @@ def running(host: Host) -> List[Mapping[str, Any]]:
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
         try:
             fields = json.loads(path.read_text())
-            fields["alive"] = process_started(fields["pid"]) == fields.pop("process_started")
+            fields["alive"] = lives(fields["pid"], fields.pop("process_started"))
         except FileNotFoundError:
             # It ended between the listing and the reading.
             continue
@@ -236,6 +236,11 @@ def _explained(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpace(f"{path} cannot be written: the disk is full. Free space there. {hint}") from None
         raise PermissionDenied(f"{path} cannot be used: {error.strerror}. {hint}") from None
+
+
+def lives(pid: int, started: Optional[str]) -> bool:
+    """Whether the process is there that had this number and this start."""
+    return started is not None and process_started(pid) == started
 
 
 def process_started(pid: int) -> Optional[str]:

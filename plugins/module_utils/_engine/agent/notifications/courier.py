@@ -44,6 +44,8 @@ class Courier:
         self._queue: queue.SimpleQueue[Optional[Parcel]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = False
+        # A join that a signal interrupts takes the thread for one that has ended (CPython 3.8 to 3.12).
+        self._ended = threading.Event()
         self._unreachable: Optional[str] = None
 
     def hand(self, parcel: Parcel) -> None:
@@ -61,7 +63,7 @@ class Courier:
     def wait(self, deadline: float) -> None:
         """Wait for what was handed, until ``deadline`` by time.monotonic()."""
         if self._started:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
+            self._ended.wait(max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         for parcel in iter(self._queue.get, None):
@@ -70,6 +72,7 @@ class Courier:
             else:
                 parcel.failure = self._unreachable
             parcel.done = True
+        self._ended.set()
 
     def _send(self, parcel: Parcel) -> Optional[str]:
         """Send one; why that failed, where it did."""

@@ -34,6 +34,8 @@ from .running import Report
 
 #: How long the end of a command waits for all messages that are on their way, in seconds.
 _PATIENCE = 15.0
+#: How long a signal waits for what is being sent, in seconds.
+_GRACE = 1.0
 #: How long another run of the same job may take to decide what it tells, in seconds.
 _LOCK_TIMEOUT = 5.0
 _NEVER = datetime.min.replace(tzinfo=timezone.utc)
@@ -117,8 +119,12 @@ class Concluding:
                 for courier in self._couriers.values():
                     courier.wait(deadline)
         except Interrupted:
-            # What was to be done is done; messages that are not sent yet wait for the next run.
+            # What was to be done is done; messages that are not sent yet wait for the next run. One that is being sent
+            # right now would come twice.
             self._interrupted = True
+            deadline = time.monotonic() + _GRACE
+            for courier in self._couriers.values():
+                courier.wait(deadline)
         concluded = list(reports)
         for courier in self._couriers.values():
             concluded = self._account(courier, concluded)

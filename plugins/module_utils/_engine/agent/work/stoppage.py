@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Dict, Iterator, Optional, Sequence, Tuple
 
 from ...errors import EngineError
-from ...state import Host, process_started
+from ...state import Host, lives, process_started
 from ...timespan import format_time
 from ..notifications.files import read_json, write_json
 from .health import Complaint
@@ -61,15 +61,14 @@ def forget(host: Host, job: str) -> None:
 def left_stopped(host: Host, job: str) -> Tuple[Service, ...]:
     """What killed restores of a job have stopped and what does not run since. Raises what ``look`` raises."""
     notes = [one for one in _notes_of_the_dead(host) if one.job == job and one.this_boot]
-    units = [unit for one in notes for unit in one.units]
-    return tuple(service for service in look(units) if service.installed and not service.running)
+    return _stopped([unit for one in notes for unit in one.units])
 
 
 def complaints_by_job(host: Host) -> Dict[str, Complaint]:
     """What is to be said of services that were left stopped, by job. Notes of those that run again are dropped."""
     found: Dict[str, Complaint] = {}
     for one in _notes_of_the_dead(host):
-        complaint = _complaint(host, one)
+        complaint = _complaint(one)
         if complaint:
             found[one.job] = complaint
         else:
@@ -77,9 +76,15 @@ def complaints_by_job(host: Host) -> Dict[str, Complaint]:
     return found
 
 
-def _complaint(host: Host, one: _Note) -> Optional[Complaint]:
+def _stopped(units: Sequence[str]) -> Tuple[Service, ...]:
+    return tuple(service for service in look(units) if service.installed and not service.running)
+
+
+def _complaint(one: _Note) -> Optional[Complaint]:
+    if not one.this_boot:
+        return None
     try:
-        units = [service.unit for service in left_stopped(host, one.job)]
+        units = [service.unit for service in _stopped(one.units)]
     except EngineError as error:
         return Complaint("stopped", f"a restore that was killed has stopped {', '.join(one.units)}: {error}")
     if not units:
@@ -96,14 +101,14 @@ def _notes_of_the_dead(host: Host) -> Iterator[_Note]:
         document = read_json(path)
         if not isinstance(document, dict):
             continue
-        started = process_started(document.get("pid", 0))
-        if started is None or started != document.get("process_started"):
+        if not lives(document.get("pid", 0), document.get("process_started")):
             units = tuple(map(str, document.get("units", ())))
             job, this_boot = path.stem.rpartition("+")[0], _boot() in (document.get("boot"), None)
             yield _Note(path, job, units, str(document.get("since")), this_boot)
 
 
 def _drop(path: Path) -> None:
+    # A note that stays is looked at again, and says nothing then either.
     with suppress(FileNotFoundError, PermissionError):
         path.unlink()
 
