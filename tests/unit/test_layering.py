@@ -23,7 +23,7 @@ ENGINE = PLUGINS / "module_utils" / "_engine"
 #: The engine's files and packages, from the bottom up. Each may import what stands in a lower row and nothing else, its
 #: neighbours neither. The files of one package may import each other.
 LAYERS: Tuple[Tuple[str, ...], ...] = (
-    ("errors", "model"),
+    ("errors", "model", "text"),
     ("audit", "command", "interrupts", "leftovers", "names", "primitives", "timespan"),
     ("hpke", "manifest", "pem", "process", "retention", "scratch", "state"),
     ("databases", "keys", "repositories", "stream"),
