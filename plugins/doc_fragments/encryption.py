@@ -16,7 +16,7 @@ options:
   encryption:
     description:
       - How artefacts are encrypted, and the keys.
-      - To read, the method is taken from the backup, and the right key is found among those given.
+      - To read, a backup must have this method. The right key is found among those given.
     type: dict
     suboptions:
       method:

@@ -130,6 +130,18 @@ ENCRYPTION = ArgumentSpec(
     }
 )
 
+#: For modules that read backups.
+ACCEPT_ENCRYPTION = ArgumentSpec(
+    {
+        "accept_encryption": {
+            "type": "list",
+            "elements": "str",
+            "choices": [method.value for method in Encryption],
+            "default": [],
+        }
+    }
+)
+
 SCRATCH_OPTIONS = {"path": {"type": "path"}, **_SERVER}
 
 
@@ -165,15 +177,17 @@ class Options:
         return (_read_repository(one),) if one else self.repositories()
 
     def encryption(self) -> EncryptionSettings:
-        """The shared option ``encryption``; without it, aes256-gcm and no key."""
+        """The shared option ``encryption``, with ``accept_encryption``; without it, aes256-gcm and no key."""
         given = self._params["encryption"]
+        accepted = tuple(Encryption(method) for method in self._params.get("accept_encryption") or ())
         if given is None:
-            return EncryptionSettings()
+            return EncryptionSettings(accepted=accepted)
         return EncryptionSettings(
             method=Encryption(given["method"]),
             recipients=tuple(given["recipients"]),
             passphrase=given["passphrase"],
             identities=tuple(given["identities"]),
+            accepted=accepted,
         )
 
     def span(self, name: str) -> Optional[timedelta]:

@@ -109,6 +109,7 @@ extends_documentation_fragment:
   - fleet.backup.database
   - fleet.backup.repositories
   - fleet.backup.encryption
+  - fleet.backup.accept_encryption
   - fleet.backup.attributes
 author:
   - The fleet.backup contributors (@fleet-backup)
@@ -204,6 +205,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.verify import
     verify,
 )
 from ansible_collections.fleet.backup.plugins.module_utils._module import (
+    ACCEPT_ENCRYPTION,
     DATABASE,
     ENCRYPTION,
     REPOSITORIES,
@@ -224,6 +226,7 @@ _ASSERTION = {
 SPEC = (
     DATABASE.merge(REPOSITORIES)
     .merge(ENCRYPTION)
+    .merge(ACCEPT_ENCRYPTION)
     .merge(
         ArgumentSpec(
             {

@@ -96,6 +96,7 @@ extends_documentation_fragment:
   - fleet.backup.database
   - fleet.backup.repository
   - fleet.backup.encryption
+  - fleet.backup.accept_encryption
   - fleet.backup.attributes
 author:
   - The fleet.backup contributors (@fleet-backup)
@@ -314,6 +315,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.documents imp
 from ansible_collections.fleet.backup.plugins.module_utils._engine.restore import RestoreRequest, plan_restore, restore
 from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
 from ansible_collections.fleet.backup.plugins.module_utils._module import (
+    ACCEPT_ENCRYPTION,
     DATABASE,
     ENCRYPTION,
     REPOSITORIES,
@@ -327,6 +329,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
 SPEC = (
     DATABASE.merge(REPOSITORY)
     .merge(ENCRYPTION)
+    .merge(ACCEPT_ENCRYPTION)
     .merge(
         ArgumentSpec(
             {

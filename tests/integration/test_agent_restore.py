@@ -102,6 +102,21 @@ def test_the_backup_can_be_named_by_its_id_its_file_or_a_time(agent: Agent, key:
         assert agent.world.orders(into) == wanted
 
 
+def test_a_plain_backup_is_read_only_where_that_is_accepted(agent: Agent, key: str) -> None:
+    time.sleep(1.1)
+    agent.job("shop", encryption={"method": "none"})
+    agent.run("run", "shop")
+    agent.job("shop", encryption={"recipients": [agent.world.public]})
+    into = ("--into", str(agent.world.path.with_name("other.db")))
+    told = agent.run("restore", "shop", "--yes", "--identity", key, *into, status=1)
+    assert "is not encrypted" in told and "--accept-encryption METHOD" in told
+    assert "is not encrypted" in agent.run("verify", "shop", "--level", "checksum", status=1)
+    agent.run("restore", "shop", "--yes", "--accept-encryption", "none", *into)
+    agent.run("verify", "shop", "--accept-encryption", "none", "--level", "restore")
+    agent.job("shop", encryption={"recipients": [agent.world.public]}, accept_encryption=["none"])
+    agent.run("verify", "shop", "--level", "restore")
+
+
 def test_a_dry_run_tells_all_and_changes_no_byte(agent: Agent, key: str) -> None:
     before = agent.world.picture()
     told = agent.run("restore", "shop", "--dry-run", "--replace", "--identity", key)

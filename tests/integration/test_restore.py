@@ -375,7 +375,8 @@ def test_a_backup_of_another_host_and_database_comes_back_under_any_name(world: 
 
 def test_a_plain_backup_is_not_replaced_by_a_plain_safety_backup_unless_that_is_asked_for(world: World) -> None:
     world.backup(encryption=PLAIN)
-    refused(world, BadInput, "Only encryption.method none stores plain backups", encryption=EncryptionSettings())
+    accepting = EncryptionSettings(accepted=(Encryption.NONE,))
+    refused(world, BadInput, "Only encryption.method none stores plain backups", encryption=accepting)
     assert world.restore(encryption=PLAIN).safety_backup
 
 

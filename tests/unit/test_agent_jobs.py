@@ -61,6 +61,16 @@ def test_a_host_verifies_by_itself_as_far_as_what_it_holds_can_read(options: Dic
     assert read(**options).verification.level is level
 
 
+def test_a_job_accepts_other_methods_where_it_reads_and_only_those_it_names() -> None:
+    job = read(accept_encryption=["gpg"])
+    assert job.opened().verification.encryption.accepted == (Encryption.GPG,)
+    assert job.accepting((Encryption.NONE,)).opened().verification.encryption.accepted == (
+        Encryption.GPG,
+        Encryption.NONE,
+    )
+    assert read().opened().verification.encryption.accepted == ()
+
+
 def test_what_a_restore_needs_around_it_is_read() -> None:
     job = read(restore={"stop_services": ["shop.service"], "before": [["/bin/true"]], "after": [["/bin/echo", "a"]]})
     assert job.surroundings == Surroundings(("shop.service",), (("/bin/true",),), (("/bin/echo", "a"),))
@@ -98,6 +108,8 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"min_size_ratio": 2}, "2 is no share"),
         ({"globals": "yes"}, "globals .*true or false, and is text"),
         ({"encryption": {"method": "rot13"}}, 'encryption: method .*"rot13"'),
+        ({"accept_encryption": ["rot13"]}, 'accept_encryption .*"rot13"'),
+        ({"accept_encryption": "none"}, "accept_encryption .*must be a list"),
         ({"encryption": {"passphrase": "sesame"}}, "encryption: there is no option passphrase"),
         ({"passphrase": {"file": "/a", "environment": "B"}}, "passphrase: .*name one of file, environment, credential"),
         ({"login_password": "sesame"}, "login_password: this must be an object, and is text"),

@@ -107,7 +107,7 @@ def plan_backup(request: BackupRequest, host: Host) -> BackupPlan:
 def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     _check_request(request)
     found = survey(request.repositories, request.place)
-    fresh = found.fresh(request.max_age, host.now())
+    fresh = found.fresh(request.max_age, host.now(), request.encryption.method)
     engine = open_engine(request.database)
     inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
     leftovers: List[str] = []

@@ -14,7 +14,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 
 from .errors import BadManifest, Damaged, EngineError, NotFound, Refused
 from .manifest import MANIFEST_LIMIT, read_manifest, read_proofs
-from .model import Artefact, Backup, Database, Place, Problem, Proof
+from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
 from .names import MANIFEST, PROOF, id_of_file, is_id, safe_name
 from .repositories.base import Content, Repository
 from .timespan import format_time
@@ -237,6 +237,7 @@ def _stray(repository: Repository, place: Place, name: str) -> str:
     return f"{where} has no manifest, so it is no backup. Put its manifest back, or remove the file."
 
 
-def newest_good(catalogue: Catalogue) -> Optional[Backup]:
-    """The newest backup that is complete and not known to be bad."""
-    return catalogue.good[-1] if catalogue.good else None
+def newest_good(catalogue: Catalogue, method: Optional[Encryption] = None) -> Optional[Backup]:
+    """The newest backup that is complete and not known to be bad, of any method or of one."""
+    good = [backup for backup in catalogue.good if method is None or backup.manifest.is_encrypted_with(method)]
+    return good[-1] if good else None

@@ -14,7 +14,7 @@ from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from . import keys
 from .command import Command
-from .errors import BadInput, Damaged, EngineError, ToolFailed
+from .errors import BadInput, Damaged, EngineError, ToolFailed, WeakerEncryption
 from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest
 from .process import run
 from .stream import age, gpg, openssl
@@ -95,9 +95,28 @@ _UNPACKING = (
 )
 
 
+def check_accepted(settings: EncryptionSettings, manifest: Manifest) -> None:
+    """Raise WeakerEncryption unless every artefact of a backup has a method that was asked for.
+
+    The manifest alone says which method it is, and anyone who can write the repository can write a manifest.
+    """
+    for artefact in manifest.artefacts:
+        method = artefact.encryption
+        if method not in (settings.method, *settings.accepted):
+            state = "is not encrypted" if method is Encryption.NONE else f"is encrypted with {method.value}"
+            raise WeakerEncryption(
+                f"{artefact.name} {state}, and encryption.method asks for {settings.method.value}. If you stored this "
+                f"backup like that, add {method.value} to accept_encryption; otherwise find out who wrote it."
+            )
+
+
 @contextmanager
 def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> Iterator[Stage]:
-    """The stage that decrypts an artefact; the right key is found among those given. Raises NoKey and WrongKey."""
+    """The stage that decrypts an artefact; the right key is found among those given.
+
+    Raises WeakerEncryption, NoKey and WrongKey.
+    """
+    check_accepted(settings, manifest)
     method = artefact.encryption
     _check_passphrase(settings.passphrase)
     if method is Encryption.AES256_GCM:

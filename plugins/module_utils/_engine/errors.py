@@ -119,6 +119,12 @@ class Shrunk(EngineError):
     code = "shrunk"
 
 
+class WeakerEncryption(EngineError):
+    """A backup is not encrypted with the method that was asked for: whoever can write the repository chose another."""
+
+    code = "weaker_encryption"
+
+
 class Damaged(EngineError):
     """Stored bytes are not the bytes that were written."""
 

@@ -125,13 +125,19 @@ class Database:
 class EncryptionSettings:
     """What the user says of encryption: a method, and the keys as inline text, paths or, for gpg, key ids.
 
-    ``identities`` are private keys, needed only to read.
+    ``identities`` are private keys, needed only to read. ``accepted`` are other methods that backups may have which are
+    read; nothing is ever encrypted with them.
     """
 
     method: Encryption = Encryption.AES256_GCM
     recipients: Tuple[str, ...] = ()
     passphrase: Optional[str] = field(default=None, repr=False)
     identities: Tuple[str, ...] = field(default=(), repr=False)
+    accepted: Tuple[Encryption, ...] = ()
+
+    def accepts(self, manifest: Manifest) -> bool:
+        """Whether a backup has a method that was asked for, in every artefact."""
+        return manifest.is_encrypted_with(self.method, *self.accepted)
 
 
 @dataclass(frozen=True)
@@ -272,6 +278,10 @@ class Manifest:
     @property
     def bytes(self) -> int:
         return sum(artefact.bytes for artefact in self.artefacts)
+
+    def is_encrypted_with(self, *methods: Encryption) -> bool:
+        """Whether each of its artefacts has one of these methods."""
+        return all(artefact.encryption in methods for artefact in self.artefacts)
 
 
 @dataclass(frozen=True)

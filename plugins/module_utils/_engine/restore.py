@@ -15,11 +15,11 @@ from typing import List, Optional, Sequence, Tuple
 
 from . import keys
 from .backup import BackupRequest, take_backup
-from .catalogue import choose, place_of, scan
-from .cipher import Sealer, opened_with, opening
+from .catalogue import Catalogue, choose, place_of, scan
+from .cipher import Sealer, check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
-from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable
+from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable, WeakerEncryption
 from .interrupts import finish, interruptible
 from .loading import check_checksum, check_staged, load
 from .model import (
@@ -281,10 +281,17 @@ def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup,
         try:
             repository.check(writing=False)
             catalogue = scan(repository, place)
-            found.append((repository, choose(catalogue, repository, place, request.backup, request.before, now)))
+            backup = choose(catalogue, repository, place, request.backup, request.before, now)
+            _check_accepted(request, catalogue, backup)
+            found.append((repository, backup))
         except Refused:
             # Which backup is the newest is not known; that another repository lacks this one does not settle it.
             raise
+        except WeakerEncryption as error:
+            # Another repository may hold the very backup that is named; which one is the newest, it cannot say.
+            if request.backup == "latest":
+                raise
+            failures.append(error)
         except EngineError as error:
             failures.append(error)
     if not found:
@@ -293,6 +300,18 @@ def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup,
     repository, backup = next(item for item in found if item[1].time == newest)
     # That one repository does not hold what another one does is no news; that it cannot be read is.
     return repository, backup, tuple(str(error) for error in failures if not isinstance(error, NotFound))
+
+
+def _check_accepted(request: RestoreRequest, catalogue: Catalogue, backup: Backup) -> None:
+    """Raise WeakerEncryption for a backup of another method than was asked for, and name the newest one that has it."""
+    try:
+        check_accepted(request.encryption, backup.manifest)
+    except WeakerEncryption as error:
+        if request.backup != "latest":
+            raise
+        good = [other for other in catalogue.good if request.encryption.accepts(other.manifest)]
+        hint = f" The newest good backup that has it is {good[-1].id}; name it in backup." if good else ""
+        raise WeakerEncryption(f"{error}{hint}") from None
 
 
 def _check_usable(request: RestoreRequest, repository: Repository, backup: Backup) -> None:

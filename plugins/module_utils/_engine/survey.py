@@ -13,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from .catalogue import Catalogue, newest_good, scan
 from .errors import EngineError, NoSpace
-from .model import Backup, Place
+from .model import Backup, Encryption, Place
 from .names import id_of_file, make_id
 from .repositories.base import Repository
 from .timespan import format_size
@@ -33,11 +33,11 @@ class Survey:
         found = [backup for backup in map(newest_good, self.catalogues) if backup]
         return max(found, key=lambda backup: backup.time) if found else None
 
-    def fresh(self, max_age: Optional[timedelta], now: datetime) -> Optional[Backup]:
-        """The newest good backup, where every repository has one that is young enough."""
+    def fresh(self, max_age: Optional[timedelta], now: datetime, method: Encryption) -> Optional[Backup]:
+        """The newest good backup of a method, where every repository has one that is young enough."""
         if max_age is None:
             return None
-        newest = [newest_good(catalogue) for catalogue in self.catalogues]
+        newest = [newest_good(catalogue, method) for catalogue in self.catalogues]
         fresh = [backup for backup in newest if backup and timedelta(0) <= now - backup.time <= max_age]
         return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(newest) else None
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from .catalogue import Catalogue, dated_in_future, in_future, place_of, scan
-from .cipher import opened_with, opening
+from .cipher import check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
 from .errors import (
@@ -30,6 +30,7 @@ from .errors import (
     Refused,
     Stale,
     Unverifiable,
+    WeakerEncryption,
 )
 from .interrupts import interruptible
 from .loading import check_checksum, check_staged, load
@@ -186,9 +187,11 @@ def _shortcomings(
         newer = (id_of_file(problem.name) or "") > newest
         if problem.name.endswith(MANIFEST) and (request.backup == "all" or (request.backup == "latest" and newer)):
             yield BadManifest(problem.reason)
+    if request.backup == "latest" and chosen:
+        yield from _weaker(request, catalogue, chosen[-1])
     if request.max_age is not None:
         # One from the future tells of a clock that was wrong, and not of how old the newest one is.
-        good = [backup for backup in catalogue.good if not in_future(backup, now)]
+        good = [backup for backup in _accepted(request, catalogue.good) if not in_future(backup, now)]
         age = now - good[-1].time if good else None
         if age is None or age > request.max_age:
             found = f"is {format_span(age)} old" if age is not None else "does not exist"
@@ -201,11 +204,25 @@ def _shortcomings(
         yield Refused(f"{odd} So nobody knows which one is the newest. Move its files elsewhere.")
 
 
+def _weaker(request: VerifyRequest, catalogue: Catalogue, chosen: Backup) -> Iterator[EngineError]:
+    """What is wrong with backups newer than the one that is verified, because they have another method."""
+    for backup in catalogue.regular:
+        if backup.time > chosen.time:
+            try:
+                check_accepted(request.encryption, backup.manifest)
+            except WeakerEncryption as error:
+                yield error
+
+
+def _accepted(request: VerifyRequest, backups: Sequence[Backup]) -> Sequence[Backup]:
+    return [backup for backup in backups if request.encryption.accepts(backup.manifest)]
+
+
 def _chosen(request: VerifyRequest, catalogue: Catalogue, now: datetime) -> Sequence[Backup]:
     if request.backup == "latest":
-        # One from the future would be verified again and again, and those that are taken meanwhile never.
+        # One from the future, or of a weaker method, would be verified again and again, and the true ones never.
         usual = [backup for backup in catalogue.regular if not in_future(backup, now)]
-        return usual[-1:] or catalogue.regular[-1:]
+        return _accepted(request, usual)[-1:] or usual[-1:] or catalogue.regular[-1:]
     if request.backup != "all":
         wanted = id_of_file(request.backup)
         return [backup for backup in catalogue.backups if backup.id == wanted]
@@ -247,6 +264,9 @@ def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: B
 
 
 def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, progress: Progress) -> None:
+    # At every level: whole bytes of a backup that nobody asked for prove nothing. It is not condemned either, since the
+    # method may have been changed on purpose.
+    check_accepted(request.encryption, backup.manifest)
     if backup.defect:
         raise Damaged(f"{backup.id} is not whole: {backup.defect}. Restore it from another repository.")
     check_checksum(repository, backup, progress)

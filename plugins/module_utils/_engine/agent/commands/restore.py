@@ -16,7 +16,7 @@ from ...errors import BadInput, Interrupted
 from ...interrupts import between_works, interruptible
 from ...state import Host
 from ...timespan import format_size, format_span, parse_time
-from ..config.given import add_keys, given_keys
+from ..config.given import accepted_methods, add_accepted, add_keys, given_keys
 from ..config.jobs import Job, is_unit
 from ..console.exits import Exit, exit_of
 from ..console.facts import facts, safety_of, time_of
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--source-database", metavar="NAME", help="the database it is a backup of (default: the job's)")
     what.add_argument("--repository", metavar="LABEL", help="the repository to restore from (default: any that has it)")
     add_keys(parser)
+    add_accepted(what)
     into = parser.add_argument_group("into what")
     into.add_argument("--into", metavar="NAME", help="the database to restore into (default: the job's own)")
     into.add_argument("--replace", action="store_true", help="replace that database where it exists")
@@ -115,6 +116,7 @@ def _options(parsed: argparse.Namespace) -> RestoreOptions:
         globals=parsed.globals,
         stop_services=tuple(services),
         given=given_keys(parsed),
+        accepted=accepted_methods(parsed),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 
 from ...model import Level
-from ..config.given import add_keys, given_keys
+from ..config.given import accepted_methods, add_accepted, add_keys, given_keys
 from ..console.exits import Exit
 from ..console.selection import add_selection, do_each
 from ..work.running import prove
@@ -24,10 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how far, instead of what each job says; where a key is given, a job that says checksum means contents",
     )
     add_keys(parser)
+    add_accepted(parser)
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
     given, level = given_keys(parsed), Level(parsed.level) if parsed.level else None
-    return do_each(parsed, "verify", lambda job, host, dry_run: prove(job.verified(given, level), host, dry_run))
+    accepted = accepted_methods(parsed)
+    return do_each(
+        parsed,
+        "verify",
+        lambda job, host, dry_run: prove(job.accepting(accepted).verified(given, level), host, dry_run),
+    )

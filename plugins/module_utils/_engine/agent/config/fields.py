@@ -66,6 +66,10 @@ class Fields:
         except ValueError:
             raise self.wrong(name, f'"{value}" is none of {", ".join(str(one.value) for one in kind)}') from None
 
+    def choices(self, name: str, kind: Type[_C]) -> Tuple[_C, ...]:
+        """A list of an enumeration's values, empty where the option is missing."""
+        return tuple(Fields({name: value}, self.where).choice(name, kind) for value in self.texts(name))
+
     def flag(self, name: str, default: bool) -> bool:
         value = self._take(name, bool)
         return default if value is None else bool(value)

@@ -63,6 +63,23 @@ def add_keys(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_accepted(parser: argparse._ActionsContainer) -> None:
+    """Take encryption methods that backups may have besides the job's own."""
+    parser.add_argument(
+        "--accept-encryption",
+        action="append",
+        default=[],
+        choices=[method.value for method in Encryption],
+        metavar="METHOD",
+        help="read backups of this encryption method too, besides the job's own; none accepts plain ones",
+    )
+
+
+def accepted_methods(parsed: argparse.Namespace) -> Tuple[Encryption, ...]:
+    """The encryption methods that the command line names."""
+    return tuple(Encryption(method) for method in parsed.accept_encryption)
+
+
 def given_keys(parsed: argparse.Namespace) -> GivenKeys:
     """The keys that the command line names. Raises BadInput, and what ``SecretSource.read`` raises."""
     files: List[str] = parsed.identity

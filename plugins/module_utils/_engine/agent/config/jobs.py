@@ -10,10 +10,10 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from operator import attrgetter
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 from ...backup import BackupRequest
-from ...model import Database, Level, Policy, Server
+from ...model import Database, Encryption, Level, Policy, Server
 from ...repositories.base import Repository
 from ...rotate import RotateRequest
 from ...verify import VerifyRequest
@@ -120,6 +120,11 @@ class Job:
     def has_keys(self) -> bool:
         """Whether there is a key for what is read: one of the job's own, or one that was given."""
         return bool(self.given or self.backup.encryption.identities or self.passphrase)
+
+    def accepting(self, methods: Sequence[Encryption]) -> Job:
+        """This job, to read backups of these encryption methods too. Pure."""
+        own = self.backup.encryption
+        return replace(self, backup=replace(self.backup, encryption=replace(own, accepted=(*own.accepted, *methods))))
 
     def opened(self) -> Job:
         """This job with its secrets. Raises what ``SecretSource.read`` raises."""

@@ -113,7 +113,10 @@ def _job(fields: Fields, name: str, host: str) -> Job:
     database = _database(fields)
     targets = _targets(fields)
     repositories = tuple(target.repository for target in targets)
-    encryption = fields.object("encryption", _encryption) or EncryptionSettings()
+    encryption = replace(
+        fields.object("encryption", _encryption) or EncryptionSettings(),
+        accepted=fields.choices("accept_encryption", Encryption),
+    )
     source_host = fields.text("source_host", host) or host
     passphrase = fields.object("passphrase", partial(read_secret, purpose=f"{name}: passphrase"))
     level = Level.CONTENTS if _can_decrypt(encryption, passphrase) else Level.CHECKSUM

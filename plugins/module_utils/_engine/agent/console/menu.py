@@ -129,6 +129,7 @@ def _counted(selection: Selection) -> Sequence[Tuple[int, Job]]:
 def _offers(job: Job, options: RestoreOptions, host: Host) -> List[_Offer]:
     """What there is, newest first, numbered but for what must not be counted on."""
     database = replace(job.database, name=options.source_database or job.database.name)
+    encryption = job.accepting(options.accepted).backup.encryption
     place = place_of(options.source_host or job.backup.source_host, database)
     found: List[Tuple[Backup, Repository]] = []
     for repository in repositories_of(job, options.repository):
@@ -141,7 +142,7 @@ def _offers(job: Job, options: RestoreOptions, host: Host) -> List[_Offer]:
     offers: List[_Offer] = []
     number = 0
     for backup, repository in found:
-        usable = backup.known_bad is None and not in_future(backup, host.now())
+        usable = backup.known_bad is None and not in_future(backup, host.now()) and encryption.accepts(backup.manifest)
         number += usable
         offers.append(_Offer(number if usable else None, backup, repository))
     return offers
@@ -163,7 +164,10 @@ def _show(offers: Sequence[_Offer], host: Host) -> None:
     ]
     say(table(("", "BACKUP", "AGE", "SIZE", "TIER", "REPOSITORY", "PROOF"), rows, right=(0, 2, 3)))
     if any(offer.number is None for offer in offers):
-        say("Those without a number are known to be bad or dated in the future; they can be had by their id alone.\n")
+        say(
+            "Those without a number are known to be bad, dated in the future, or not encrypted as the job says; "
+            "name one by its id to choose it.\n"
+        )
 
 
 def _ask_key(job: Job) -> GivenKeys:

@@ -13,8 +13,9 @@ from datetime import datetime
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ...documents import manifest_document
-from ...errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed
+from ...errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed, WeakerEncryption
 from ...interrupts import finish, interruptible
+from ...model import Encryption
 from ...repositories.base import Repository
 from ...restore import RestorePlan, RestoreRequest, RestoreResult, check_outside, plan_restore, restore
 from ...state import Host
@@ -44,6 +45,7 @@ class RestoreOptions:
     globals: bool = False
     stop_services: Tuple[str, ...] = ()
     given: GivenKeys = field(default_factory=GivenKeys)
+    accepted: Tuple[Encryption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,11 +114,14 @@ def explained(error: BaseException) -> str:
         return f"{error} The options are --replace and --into NAME."
     if isinstance(error, NoKey):
         return f"{error} The options are --identity FILE and --passphrase-file FILE."
+    if isinstance(error, WeakerEncryption):
+        return f"{error} The option is --accept-encryption METHOD."
     return str(error)
 
 
 def _request_of(job: Job, options: RestoreOptions) -> RestoreRequest:
     """The request, with its secrets. Raises what ``SecretSource.read`` raises."""
+    job = job.accepting(options.accepted)
     opened = replace(job, given=options.given).opened()
     # What somebody brought to read is no key of the job's: its next backup is encrypted as all the others are.
     own = job.opened().backup.encryption if options.given and options.safety_backup else None
