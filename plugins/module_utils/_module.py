@@ -13,14 +13,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
-from ansible.module_utils.basic import AnsibleModule
-
 from ._engine.errors import BadInput, EngineError, Stopped
 from ._engine.model import Database, Encryption, EncryptionSettings, EngineName, Server
 from ._engine.repositories.base import Repository
 from ._engine.repositories.local import LocalRepository
 from ._engine.state import Host, default_state
+from ._engine.text import shown
 from ._engine.timespan import parse_span, parse_time
+from ._quiet import QuietModule, bug_of
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class ArgumentSpec:
             {**self.required_by, **other.required_by},
         )
 
-    def create_module(self) -> AnsibleModule:
+    def create_module(self) -> QuietModule:
         """The AnsibleModule of these options."""
-        return AnsibleModule(
+        return QuietModule(
             argument_spec=deepcopy(dict(self.options)),
             required_if=self.required_if,
             required_together=self.required_together,
@@ -231,8 +231,11 @@ def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]
         outcome = act(Options(module.params), this_host(), module.check_mode)
     except (EngineError, Stopped) as error:
         module.fail_json(msg=str(error), error=error.code)
+    except Exception as error:
+        # Its message may quote a secret or a row, and is not told.
+        module.fail_json(msg=bug_of(error), error=EngineError.code)
     for warning in outcome.warnings:
-        module.warn(warning)
+        module.warn(shown(warning))
     result = dict(outcome.values, changed=outcome.changed)
     if module._diff:
         result["diff"] = {"before": outcome.before, "after": outcome.after}

@@ -105,8 +105,8 @@ import os
 import pwd
 from typing import Any, Dict, List, Optional, Sequence
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fleet.backup.plugins.module_utils._host_files import Change, Refused, Wanted, plan
+from ansible_collections.fleet.backup.plugins.module_utils._quiet import QuietModule
 
 SPEC = {
     "directories": {"type": "list", "elements": "path", "default": []},
@@ -131,16 +131,13 @@ SPEC = {
 }
 
 
-class Module(AnsibleModule):
-    """Tells the host's log what it was about, and not what files hold."""
+class Module(QuietModule):
+    """Shows contents of files in a diff, for whoever asks for one, and nowhere else."""
 
-    def _log_invocation(self) -> None:
-        paths = [*self.params["directories"], *self.params["absent"]]
-        paths += [item["path"] for item in (*self.params["files"], *self.params["links"])]
-        self.log(f"Invoked for {', '.join(paths)}")
+    unseen = frozenset({"content"})
 
 
-def read_wanted(module: AnsibleModule) -> Wanted:
+def read_wanted(module: QuietModule) -> Wanted:
     """The options as what has to be there."""
     given = module.params
     return Wanted(
@@ -151,7 +148,7 @@ def read_wanted(module: AnsibleModule) -> Wanted:
     )
 
 
-def check_accounts(module: AnsibleModule) -> None:
+def check_accounts(module: QuietModule) -> None:
     """Refuse owners that are not there. In check mode, they may still be made."""
     for option, known in (("owner", pwd.getpwnam), ("group", grp.getgrnam)):
         name = module.params[option]
@@ -163,7 +160,7 @@ def check_accounts(module: AnsibleModule) -> None:
             raise Refused(f"{option}: {name} is not known on this host. Make it, or correct the name.") from None
 
 
-def set_attributes(module: AnsibleModule, path: str, is_directory: bool) -> Optional[Dict[str, Any]]:
+def set_attributes(module: QuietModule, path: str, is_directory: bool) -> Optional[Dict[str, Any]]:
     """Set mode and owner as they are wanted, and for files the security context that the path has by default.
 
     In check mode, only looks. What differed, or None.
@@ -181,7 +178,7 @@ def set_attributes(module: AnsibleModule, path: str, is_directory: bool) -> Opti
     return diff if module.set_fs_attributes_if_different(arguments, False, diff=diff) else None
 
 
-def act(module: AnsibleModule, wanted: Wanted, changes: Sequence[Change]) -> List[Dict[str, Any]]:
+def act(module: QuietModule, wanted: Wanted, changes: Sequence[Change]) -> List[Dict[str, Any]]:
     """Make the changes, then see to modes and owners; what differed, as Ansible shows it."""
     diffs = {change.path: {"before": change.before or "", "after": change.after or ""} for change in changes}
     if not module.check_mode:

@@ -242,23 +242,3 @@ def test_slashes_more_or_less_are_the_same_place(module: Module) -> None:
     module.run(**options)
     assert module.seen()["etc/secrets/one"] == ("0600", "x")
     assert not module.run(**options)["changed"]
-
-
-def test_what_files_hold_is_not_in_the_log_of_the_host(module: Module) -> None:
-    program = (
-        "import runpy, sys\n"
-        "from ansible.module_utils.basic import AnsibleModule\n"
-        "AnsibleModule.log = lambda self, message, log_args=None: print(message, log_args, file=sys.stderr)\n"
-        "runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
-    )
-    arguments = {"files": [{"path": str(module.place / "job"), "content": "open sesame"}], "_ansible_no_log": False}
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(MODULE)],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": {**arguments, "_ansible_remote_tmp": "/tmp"}}),
-        capture_output=True,
-        env=module.environment,
-        text=True,
-        check=True,
-    )
-    assert str(module.place / "job") in done.stderr
-    assert "sesame" not in done.stderr
