@@ -6,13 +6,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import subprocess
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from _engine.errors import WeakerEncryption
+from _engine.backup import BackupResult
+from _engine.errors import Damaged, EngineError, WeakerEncryption, WrongKey
 from _engine.model import Encryption, EncryptionSettings, Level, Outcome
 from _engine.repositories.local import LocalRepository
 from _engine.restore import plan_restore
@@ -134,3 +138,76 @@ def test_another_repository_that_holds_the_true_backup_of_that_id_is_used(world:
     result = world.restore(repositories=(first, world.repository), backup=true)
     assert result.plan.repository is world.repository
     assert any("is not encrypted" in warning for warning in result.plan.warnings)
+
+
+# An artefact that is not what its manifest says.
+
+PASSPHRASE = "correct horse battery"
+GPG = EncryptionSettings(method=Encryption.GPG, passphrase=PASSPHRASE)
+
+
+def gpg(*arguments: str, home: Path, content: bytes) -> bytes:
+    command = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--pinentry-mode", "loopback"]
+    try:
+        done = subprocess.run([*command, *arguments], input=content, capture_output=True, check=True)
+    finally:
+        subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=True)
+    return done.stdout
+
+
+def put_in_place(world: World, result: BackupResult, content: bytes) -> None:
+    """Replace a backup's artefact, and let its manifest describe the new one."""
+    world.artefact(result).write_bytes(content)
+    document = json.loads(world.manifest(result).read_text())
+    document["artefacts"][0].update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    world.manifest(result).write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize("form", ["stored", "compressed", "stored before it", "stored behind it", "twice"])
+def test_gpg_input_that_is_not_one_encrypted_message_is_refused(world: World, tmp_path: Path, form: str) -> None:
+    result = world.backup(encryption=GPG)
+    home = tmp_path / "gpg"
+    home.mkdir(mode=0o700)
+    plain = subprocess.run(["zstd", "-c", str(world.path)], capture_output=True, check=True).stdout
+    level = "9" if form == "compressed" else "0"
+    stored = gpg("--compress-algo", "zip", "--compress-level", level, "--store", home=home, content=plain)
+    sealed = world.artefact(result).read_bytes()
+    forms = {
+        "stored": stored,
+        "compressed": stored,
+        "stored before it": stored + sealed,
+        "stored behind it": sealed + stored,
+        "twice": sealed * 2,
+    }
+    put_in_place(world, result, forms[form])
+    with pytest.raises(Damaged, match="is not what gpg wrote"):
+        world.restore(encryption=GPG, backup=result.manifest.id)
+    (check,) = world.verify(encryption=GPG, backup=result.manifest.id, level=Level.CONTENTS).checks
+    assert check.outcome is Outcome.FAILED
+
+
+def test_gpg_must_say_that_it_has_decrypted_whatever_its_exit_status(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the check of the packets, which no message that was only stored passes, the status lines decide."""
+    monkeypatch.setattr("_engine.cipher.EncryptedMessage", lambda _name: None)
+    result = world.backup(encryption=GPG)
+    home = tmp_path / "gpg"
+    home.mkdir(mode=0o700)
+    plain = subprocess.run(["zstd", "-c", str(world.path)], capture_output=True, check=True).stdout
+    put_in_place(world, result, gpg("--store", home=home, content=plain))
+    with pytest.raises(Damaged, match="is not what gpg wrote"):
+        world.restore(encryption=GPG, backup=result.manifest.id)
+
+
+@pytest.mark.parametrize("method", [Encryption.AGE, Encryption.AES256_CBC, Encryption.AES256_GCM])
+def test_plain_bytes_under_the_name_of_a_method_are_refused(world: World, method: Encryption) -> None:
+    encryption = EncryptionSettings(method=method, passphrase=PASSPHRASE)
+    result = world.backup(encryption=encryption)
+    plain = subprocess.run(["zstd", "-c", str(world.path)], capture_output=True, check=True).stdout
+    put_in_place(world, result, plain)
+    before = world.path.read_bytes()
+    with pytest.raises(EngineError) as caught:
+        world.restore(encryption=encryption, backup=result.manifest.id)
+    assert isinstance(caught.value, (Damaged, WrongKey)), caught.value
+    assert world.path.read_bytes() == before

@@ -18,13 +18,17 @@ from .errors import BadInput, Damaged, EngineError, ToolFailed, WeakerEncryption
 from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest
 from .process import run
 from .stream import age, gpg, openssl
+from .stream.openpgp import EncryptedMessage
 from .stream.tink import Decryptor, Encryptor
 from .stream.transform import Transform
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One artefact's encryption or decryption: a program, or a transform in this process, or neither."""
+    """One artefact's encryption or decryption: a program, or a transform in this process, or neither.
+
+    Of both, the transform comes first when an artefact is read.
+    """
 
     command: Optional[Command] = None
     transform: Optional[Transform] = None
@@ -126,7 +130,7 @@ def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact
         yield Stage(transform=Decryptor(data_key, artefact.name.encode("utf-8"), artefact.name))
     elif method is Encryption.GPG:
         with gpg.decrypting(settings.passphrase, settings.identities) as command:
-            yield Stage(command)
+            yield Stage(command, EncryptedMessage(artefact.name))
     elif method is Encryption.AGE:
         yield Stage(age.decrypting(settings.passphrase, settings.identities))
     elif method is Encryption.AES256_CBC:

@@ -30,6 +30,19 @@ class Secret:
     form: str = "{path}"
 
 
+@dataclass(frozen=True)
+class Status:
+    """Lines that a program writes for programs, through a descriptor of its own.
+
+    ``option`` stands before the descriptor's number, and each line begins with ``prefix``, a keyword and its arguments.
+    The program has failed, whatever its exit status, unless each keyword in ``once`` comes exactly once.
+    """
+
+    option: str
+    prefix: str
+    once: Tuple[str, ...] = ()
+
+
 Argument = Union[str, Secret]
 
 
@@ -61,7 +74,8 @@ class Command:
     """A program to run. ``name`` is what messages call it; ``environment`` is added to the caller's own.
 
     With ``terminal_answers``, the program gets a terminal of its own on which each of these secrets is typed when it
-    asks: ``age`` takes a passphrase in no other way. It runs as ``account`` where one is given.
+    asks: ``age`` takes a passphrase in no other way. It runs as ``account`` where one is given. With ``status``, what
+    it says there counts too.
     """
 
     name: str
@@ -69,6 +83,7 @@ class Command:
     environment: Mapping[str, Argument] = field(default_factory=dict)
     terminal_answers: Tuple[Secret, ...] = ()
     account: Optional[Account] = None
+    status: Optional[Status] = None
 
 
 def find_program(name: str, package: str, purpose: str) -> str:

@@ -12,7 +12,7 @@ Every message names the object, the reason and the next step, in sentences that 
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, FrozenSet
 
 
 class EngineError(Exception):
@@ -88,17 +88,21 @@ class MissingTool(EngineError):
 
 
 class ToolFailed(EngineError):
-    """An external program ended with an error. ``output`` is the end of what it wrote on standard error."""
+    """An external program ended with an error. ``output`` is the end of what it wrote on standard error.
+
+    ``keywords`` are those of its status lines, where it writes such lines.
+    """
 
     code = "tool_failed"
 
-    def __init__(self, name: str, status: int, output: str) -> None:
+    def __init__(self, name: str, status: int, output: str, keywords: FrozenSet[str] = frozenset()) -> None:
         ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         said = f": {output}" if output else " and said nothing."
         super().__init__(f"{name} {ending}{said}")
         self.name = name
         self.status = status
         self.output = output
+        self.keywords = keywords
 
 
 class RepositoryUnusable(EngineError):

@@ -16,10 +16,11 @@ import pty
 import subprocess
 import termios
 import threading
+from collections import Counter
 from contextlib import suppress
 from typing import Dict, List, Optional, Tuple
 
-from .command import Account, Argument, Command, Secret
+from .command import Account, Argument, Command, Secret, Status
 from .errors import MissingTool, ToolFailed
 
 _OUTPUT_KEPT = 4000
@@ -35,10 +36,15 @@ class Process:
         self._errors = os.memfd_create("stderr")
         # Held open until the program has ended: a terminal that nobody has open hangs up, and the program with it.
         self._terminal: Optional[int] = None
+        self._listener: Optional[_Listener] = None
         handed_over: List[int] = []
         try:
             account = command.account
             arguments = [_present(argument, handed_over, account) for argument in command.arguments]
+            if command.status:
+                self._listener = _Listener(command.status)
+                handed_over.append(self._listener.writing)
+                arguments[1:1] = [command.status.option, str(self._listener.writing)]
             environment = dict(os.environ, LC_ALL="C.UTF-8")
             if account is not None:
                 environment["HOME"] = account.home
@@ -53,6 +59,8 @@ class Process:
         finally:
             for descriptor in handed_over:
                 os.close(descriptor)
+            if self._listener:
+                self._listener.start()
 
     def _spawn(
         self,
@@ -127,7 +135,11 @@ class Process:
         """How the program failed, or None. Waits for its end, and may be asked once."""
         status = self.wait()
         output = self._take_output()
-        return ToolFailed(self.command.name, status, output) if status != 0 else None
+        counts: Counter[str] = self._listener.counts() if self._listener else Counter()
+        wanted = self.command.status.once if self.command.status else ()
+        if status == 0 and all(counts[keyword] == 1 for keyword in wanted):
+            return None
+        return ToolFailed(self.command.name, status, output, frozenset(counts))
 
     def stop(self) -> None:
         """End the program, politely first, and forget what it said."""
@@ -152,6 +164,38 @@ class Process:
             self._terminal = None
             self._typist.join()
         return kept.decode("utf-8", "replace").strip()
+
+
+class _Listener(threading.Thread):
+    """Counts the keywords of a program's status lines, in constant memory whatever it writes."""
+
+    #: No keyword of gpg is longer (doc/DETAILS), and none has more kinds of lines.
+    _LONGEST, _MOST = 8192, 200
+
+    def __init__(self, status: Status) -> None:
+        super().__init__(daemon=True)
+        reading, self.writing = os.pipe()
+        self._file = os.fdopen(reading, "rb")
+        self._prefix = status.prefix.encode("ascii")
+        self._counts: Counter[str] = Counter()
+
+    def run(self) -> None:
+        with self._file:
+            whole = True
+            for line in iter(lambda: self._file.readline(self._LONGEST), b""):
+                if whole and line.startswith(self._prefix):
+                    self._count(line[len(self._prefix) :].split())
+                whole = line.endswith(b"\n")
+
+    def _count(self, words: List[bytes]) -> None:
+        keyword = words[0].decode("ascii", "replace") if words else ""
+        if keyword in self._counts or len(self._counts) < self._MOST:
+            self._counts[keyword] += 1
+
+    def counts(self) -> Counter[str]:
+        """How often each keyword came. Waits until the program has closed its descriptor."""
+        self.join()
+        return self._counts
 
 
 def run(command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:

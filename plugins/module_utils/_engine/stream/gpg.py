@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from ..command import Argument, Command, Secret, find_program
+from ..command import Argument, Command, Secret, Status, find_program
 from ..errors import BadInput, Damaged, EngineError, NoKey, NoSpace, PermissionDenied, ToolFailed, WrongKey
 from ..leftovers import lock_of_the_dead, take_lock
 from ..process import run
@@ -29,6 +29,10 @@ from ..process import run
 _KEY_BLOCK = "-----BEGIN PGP"
 _HOME = "fleet-backup-gpg-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+#: How gpg says that it has decrypted one message, whose integrity it has checked (GnuPG, doc/DETAILS).
+_DECRYPTED = Status(
+    "--status-fd", "[GNUPG:] ", once=("BEGIN_DECRYPTION", "PLAINTEXT", "DECRYPTION_OKAY", "END_DECRYPTION")
+)
 #: Without these, gpg locks the account's keyring, keeps a pool of random numbers beside it, and looks in the network
 #: for a key that has expired. The trust database is left alone by ``--trust-model always``.
 _LEAVING_NO_TRACE = ("--lock-never", "--no-random-seed-file", "--no-auto-key-locate")
@@ -65,10 +69,11 @@ def decrypting(passphrase: Optional[str], identities: Sequence[str]) -> Iterator
         home: Optional[str] = None
         if identities or not _account_home():
             home = stack.enter_context(_keyring(identities, passphrase))
-        options: List[Argument] = [*_gpg(home), "--status-fd", "2"]
+        options = _gpg(home)
         if passphrase:
             options += _passphrase(passphrase)
-        yield Command("gpg", (*options, "--decrypt"))
+        # It ends well too when it has decrypted nothing: what was only stored or signed is printed all the same.
+        yield Command("gpg", (*options, "--decrypt"), status=_DECRYPTED)
 
 
 def check_recipients(recipients: Sequence[str]) -> None:
@@ -102,31 +107,25 @@ def explain_encryption(failure: ToolFailed) -> EngineError:
     )
 
 
-#: What gpg writes, and what it means for an artefact whose stored bytes are known to be unchanged.
-_MEANINGS = (
-    ("Bad session key|Bad passphrase", WrongKey, "does not open with this passphrase. Check encryption.passphrase."),
-    (
-        "No secret key",
-        WrongKey,
-        "opens with none of the private keys that gpg has here, or not with their passphrase. Check the identities.",
-    ),
-    (
-        "can't get input|No passphrase",
-        NoKey,
-        "is encrypted with a passphrase, or its private key is. Give it in encryption.passphrase.",
-    ),
-    ("BADMDC|NODATA", Damaged, "is not what gpg wrote. Restore another backup."),
-)
-
-
 def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
     """Say what a failed decryption of an artefact means, whose stored bytes are known to be unchanged."""
+    said = failure.keywords
     # Without its agent, gpg finds no secret key. That says nothing about which one it would have needed, and a gpg that
     # was killed or could not write says nothing either.
-    if not re.search("connect to the agent|setting pinentry mode", failure.output):
-        for said, error, meaning in _MEANINGS:
-            if re.search(said, failure.output):
-                return error(f"{name} {meaning}")
+    if failure.status < 0 or re.search("connect to the agent|setting pinentry mode", failure.output):
+        return failure
+    if said & {"BADMDC", "NODATA", "UNEXPECTED"} or failure.status == 0:
+        return Damaged(f"{name} is not what gpg wrote. Restore another backup.")
+    if "NEED_PASSPHRASE_SYM" in said:
+        if "BEGIN_DECRYPTION" not in said:
+            return NoKey(f"{name} is encrypted with a passphrase. Give it in encryption.passphrase.")
+        if "PLAINTEXT" not in said:
+            return WrongKey(f"{name} does not open with this passphrase. Check encryption.passphrase.")
+    if "ENC_TO" in said and "DECRYPTION_KEY" not in said:
+        return WrongKey(
+            f"{name} opens with none of the private keys that gpg has here, or not with their passphrase. "
+            "Check the identities, and encryption.passphrase."
+        )
     return failure
 
 
