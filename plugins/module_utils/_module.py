@@ -142,7 +142,13 @@ ACCEPT_ENCRYPTION = ArgumentSpec(
     }
 )
 
-SCRATCH_OPTIONS = {"path": {"type": "path"}, **_SERVER}
+SCRATCH_OPTIONS = {
+    "path": {"type": "path"},
+    "become_user": {"type": "str"},
+    "isolated": {"type": "bool", "default": True},
+    "allow_superuser": {"type": "bool", "default": False},
+    **_SERVER,
+}
 
 
 class Options:

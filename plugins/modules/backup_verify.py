@@ -66,24 +66,52 @@ options:
     description: How old the newest good backup may be. Written as V(26h) or V(7d).
     type: str
   scratch:
-    description: Where to restore for a verification, a directory for SQLite, and another server for PostgreSQL.
+    description:
+      - Where to restore for a verification.
+      - Without any of the login options, PostgreSQL's backups are restored into a throwaway server, started from the
+        server packages of this host and removed afterwards. It runs as an account that owns nothing else, since
+        restoring a database runs the code of its owner, and no network reaches it. This needs root.
     type: dict
     suboptions:
       path:
         description:
-          - The directory. It is the system's temporary directory unless given.
-          - The decrypted copy in it is readable for this account alone, and gone afterwards.
+          - The directory for SQLite's copy, or for the throwaway server. It is the system's temporary directory unless
+            given. For PostgreSQL it needs about four times the uncompressed size of the backup.
+          - What is in it is readable for one account alone, and gone afterwards.
           - What a verification that was killed left there is removed by the next one of the same account.
         type: path
+      become_user:
+        description:
+          - The account that the throwaway server runs as, C(fleet-backup-scratch) unless given. The role
+            P(fleet.backup.agent#role) creates that one.
+          - Only root can give the server another account. Any other user has to give their own name here, and thereby
+            lets the code of the backup's owner run as that account.
+        type: str
+      isolated:
+        description:
+          - Whether the throwaway server has namespaces of its own, so that it sees no network, no other process, and no
+            other account's temporary files.
+          - Set it to V(false) where the kernel or a container does not allow namespaces. The code of the backup's owner
+            can then connect to whatever the account can reach.
+        type: bool
+        default: true
+      allow_superuser:
+        description:
+          - Accept a superuser in O(scratch.login_user). Whoever owns the database then has a superuser's rights on that
+            server. O(assertions) are still refused.
+        type: bool
+        default: false
       login_host:
-        description: The host of the scratch server. It is the database's own server unless given.
+        description:
+          - The host of a server to restore to, instead of into a throwaway one.
+          - What is not given of the login options is as for the database itself.
         type: str
       login_port:
         description: The port of the scratch server.
         type: int
       login_user:
         description:
-          - The user to log in as. It is O(login_user) unless given.
+          - The user to log in as. It is O(login_user) unless given, and must not be a superuser.
           - This user owns all that is restored on a scratch server, and privileges that the backup grants to others are
             left out, so that the roles of the backup need not exist there.
         type: str
@@ -194,7 +222,8 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import check_document
-from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Database, EngineName, Level, Server
+from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
+from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Database, EngineName, Level, Scratch
 from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Outcome as Verdict
 from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
 from ansible_collections.fleet.backup.plugins.module_utils._engine.verify import (
@@ -292,13 +321,20 @@ def _explain(failed: Sequence[Check], total: int) -> str:
     return f"{len(failed)} of {total} verifications did not pass. The first: {first.detail} ({first.outcome.value})"
 
 
-def _read_scratch(given: Mapping[str, Any] | None, database: Database) -> Path | Server | None:
+def _read_scratch(given: Mapping[str, Any] | None, database: Database) -> Scratch:
     if given is None:
-        return None
-    if database.engine is EngineName.SQLITE:
-        return Path(given["path"]) if given["path"] else None
-    given_server = {name: value for name, value in vars(read_server(given)).items() if value is not None}
-    return replace(database.server, **given_server)
+        return Scratch()
+    login = {name: value for name, value in vars(read_server(given)).items() if value is not None}
+    path = Path(given["path"]) if given["path"] else None
+    if login and path:
+        raise BadInput("scratch: path and login_* name two places to restore to. Give one of them.")
+    return Scratch(
+        path=path,
+        server=replace(database.server, **login) if login and database.engine is not EngineName.SQLITE else None,
+        become_user=given["become_user"],
+        isolated=given["isolated"],
+        allow_superuser=given["allow_superuser"],
+    )
 
 
 def main() -> None:

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -29,6 +31,16 @@ def measured(request: pytest.FixtureRequest) -> Iterator[None]:
         if request.module.__name__.rpartition(".")[2] in ANSIBLE_MODULES:
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def scratch_account() -> None:
+    """The account of throwaway servers, which the role agent makes on a host. It stays: other workers use it too."""
+    if os.geteuid() == 0:
+        options = ("--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin")
+        done = subprocess.run(["useradd", *options, "fleet-backup-scratch"], stderr=subprocess.DEVNULL, check=False)
+        # 9: it is there (useradd(8)).
+        assert done.returncode in (0, 9)
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ from _engine.command import find_program
 from _engine.databases.base import DumpOptions, Stream
 from _engine.databases.postgresql.engine import PostgresqlEngine
 from _engine.errors import EngineError
-from _engine.model import Database, EngineName, FingerprintKind, Manifest, Server
+from _engine.model import Database, EngineName, FingerprintKind, Manifest, Scratch, Server
 from _engine.names import make_id
 from _engine.stream.pipe import Pipe
 
@@ -52,6 +52,11 @@ class Cluster:
     @property
     def socket_server(self) -> Server:
         return Server(unix_socket=str(self.directory), port=self.port, user=SUPERUSER)
+
+    @property
+    def as_scratch(self) -> Scratch:
+        """This server to restore to for a verification, as its superuser."""
+        return Scratch(server=self.server, allow_superuser=True)
 
     def database(self, name: str, **login: Any) -> Database:
         server = {**self.server.__dict__, **login}

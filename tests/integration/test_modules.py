@@ -156,8 +156,8 @@ def test_the_first_example_of_the_readme_runs_from_nothing_and_then_changes_noth
 def test_the_postgresql_examples_of_the_readme_back_up_prove_and_restore(
     tmp_path: Path, world: World, ansible: Ansible, cluster: Cluster, empty_cluster: Cluster
 ) -> None:
-    for server, role in ((cluster, "backup"), (empty_cluster, "drill")):
-        server.sql(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'sesame'")
+    cluster.sql("CREATE ROLE backup SUPERUSER LOGIN PASSWORD 'sesame'")
+    empty_cluster.sql("CREATE ROLE drill CREATEDB LOGIN PASSWORD 'sesame'")
     cluster.sql("CREATE DATABASE orders")
     cluster.sql("CREATE TABLE customers AS SELECT 1 AS id", "orders")
     first, then = examples("PostgreSQL")

@@ -31,7 +31,7 @@ from _engine.errors import (
     TargetExists,
     Unreachable,
 )
-from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome, Server
+from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome, Scratch, Server
 from _engine.restore import plan_restore
 from _engine.verify import Assertion
 from world import World
@@ -102,13 +102,13 @@ def test_each_level_of_verification_passes_and_leaves_no_database(
 
 def test_a_verification_can_restore_on_another_server(world: World, empty_cluster: Cluster) -> None:
     world.backup()
-    (check,) = world.verify(level=Level.RESTORE, scratch=empty_cluster.server).checks
+    (check,) = world.verify(level=Level.RESTORE, scratch=empty_cluster.as_scratch).checks
     assert (check.outcome, check.detail) == (Outcome.PASSED, "")
 
 
 def test_a_scratch_server_that_cannot_be_reached_says_nothing_about_the_backup(world: World) -> None:
     world.backup()
-    (check,) = world.verify(level=Level.RESTORE, scratch=Server(host="127.0.0.1", port=1)).checks
+    (check,) = world.verify(level=Level.RESTORE, scratch=Scratch(server=Server(host="127.0.0.1", port=1))).checks
     assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "unreachable")
     assert len(world.catalogue().good) == 1
 
@@ -125,7 +125,7 @@ def test_globals_ride_along_and_come_back_on_an_empty_cluster(
         target = empty_cluster.database(database)
         with pytest.raises(NotFound, match="Restore the globals first"):
             world.restore(database=target)
-        (check,) = world.verify(level=Level.RESTORE, scratch=empty_cluster.server).checks
+        (check,) = world.verify(level=Level.RESTORE, scratch=empty_cluster.as_scratch).checks
         assert (check.outcome, check.detail) == (Outcome.PASSED, "")
         world.restore(database=target, globals=True)
         owner = empty_cluster.sql("SELECT tableowner FROM pg_tables WHERE tablename = 'orders'", database)[0][0]

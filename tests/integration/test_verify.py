@@ -21,7 +21,7 @@ import pytest
 from _engine import keys
 from _engine import verify as verification
 from _engine.errors import BadInput
-from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome
+from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome, Scratch
 from _engine.repositories.local import LocalRepository
 from _engine.verify import Assertion, Check, plan_verification
 from world import World
@@ -332,9 +332,9 @@ def test_nothing_is_left_in_the_scratch_directory(world: World) -> None:
     scratch = world.root / "scratch"
     scratch.mkdir()
     for level in Level:
-        assert only(world, level=level, scratch=scratch).outcome is Outcome.PASSED
+        assert only(world, level=level, scratch=Scratch(scratch)).outcome is Outcome.PASSED
     assert list(scratch.iterdir()) == []
-    assert only(world, level=Level.RESTORE, scratch=world.root / "missing").outcome is Outcome.UNVERIFIABLE
+    assert only(world, level=Level.RESTORE, scratch=Scratch(world.root / "missing")).outcome is Outcome.UNVERIFIABLE
 
 
 def verify_in_a_child(world: World, at_the_copy: Callable[..., object], **changes: object) -> int:
@@ -367,10 +367,10 @@ def test_what_a_killed_verification_left_decrypted_is_removed_by_the_next_one(wo
     scratch = world.root / "scratch"
     scratch.mkdir()
     for _attempt in range(2):
-        expect_killed(verify_in_a_child(world, die, scratch=scratch))
+        expect_killed(verify_in_a_child(world, die, scratch=Scratch(scratch)))
         (left,) = scratch.iterdir()
         assert [path for path in left.iterdir() if path.stat().st_size > 4096]
-    assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+    assert only(world, level=Level.RESTORE, scratch=Scratch(scratch)).outcome is Outcome.PASSED
     assert list(scratch.iterdir()) == []
 
 
@@ -378,19 +378,19 @@ def test_the_scratch_copy_of_a_living_verification_is_left_alone(world: World) -
     world.backup()
     scratch = world.root / "scratch"
     scratch.mkdir()
-    child = verify_in_a_child(world, wait, scratch=scratch)
+    child = verify_in_a_child(world, wait, scratch=Scratch(scratch))
     try:
         while not [path for path in scratch.rglob("*") if path.is_file() and path.stat().st_size > 4096]:
             time.sleep(0.01)
         before = sorted(scratch.rglob("*"))
         # One with the state of another directory does not wait for the lock of the first.
         world.host = replace(world.host, state=world.root / "other state")
-        assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+        assert only(world, level=Level.RESTORE, scratch=Scratch(scratch)).outcome is Outcome.PASSED
         assert sorted(scratch.rglob("*")) == before
     finally:
         os.kill(child, signal.SIGKILL)
         expect_killed(child)
-    assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+    assert only(world, level=Level.RESTORE, scratch=Scratch(scratch)).outcome is Outcome.PASSED
     assert list(scratch.iterdir()) == []
 
 
@@ -407,7 +407,7 @@ def test_nothing_but_what_a_verification_of_this_account_left_is_removed(world: 
     (scratch / "fleet-backup-verify-link").symlink_to(elsewhere)
     (scratch / "fleet-backup-verify-file").write_text("data")
     before = sorted([*scratch.rglob("*"), *elsewhere.rglob("*")])
-    assert only(world, level=Level.RESTORE, scratch=scratch).outcome is Outcome.PASSED
+    assert only(world, level=Level.RESTORE, scratch=Scratch(scratch)).outcome is Outcome.PASSED
     assert sorted([*scratch.rglob("*"), *elsewhere.rglob("*")]) == before
 
 
@@ -419,7 +419,7 @@ def test_the_scratch_database_of_a_killed_verification_is_dropped_by_the_next_on
     cluster.sql("CREATE TABLE orders AS SELECT n FROM generate_series(1, 1000) AS n", database)
     world.backup()
     before = cluster.databases()
-    expect_killed(verify_in_a_child(world, die))
+    expect_killed(verify_in_a_child(world, die, scratch=cluster.as_scratch))
     (left,) = set(cluster.databases()) - set(before)
     assert left.startswith(f"{database}__verifying")
     # The server needs a moment to notice that the killed session is gone, whose claim protects the copy until then.
@@ -427,7 +427,7 @@ def test_the_scratch_database_of_a_killed_verification_is_dropped_by_the_next_on
         time.sleep(0.01)
     # Of another backup, so that the next one's copy has another name.
     world.backup()
-    assert only(world, level=Level.RESTORE).outcome is Outcome.PASSED
+    assert only(world, level=Level.RESTORE, scratch=cluster.as_scratch).outcome is Outcome.PASSED
     assert cluster.databases() == before
 
 

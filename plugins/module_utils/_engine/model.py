@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 #: The tier of backups that a restore takes of what it is about to replace.
@@ -119,6 +120,22 @@ class Database:
     engine: EngineName
     name: str
     server: Server = Server()
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Where a verification restores to: below ``path`` (None is the system's temporary directory), or on ``server``.
+
+    Without ``server``, PostgreSQL's backups are restored into a throwaway cluster, which runs as the account
+    ``become_user``, and in namespaces of its own where ``isolated``. ``allow_superuser`` accepts a superuser on
+    ``server``, whose rights everything that the backup executes then has.
+    """
+
+    path: Optional[Path] = None
+    server: Optional[Server] = None
+    become_user: Optional[str] = None
+    isolated: bool = True
+    allow_superuser: bool = False
 
 
 @dataclass(frozen=True)

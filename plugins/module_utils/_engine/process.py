@@ -127,6 +127,11 @@ class Process:
         with suppress(OSError), open(f"/proc/{self.pid}/autogroup", "w", encoding="ascii") as group:
             group.write(str(niceness))
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended by now."""
+        return self._popen.poll() is not None
+
     def wait(self) -> int:
         """Wait for the end; the exit status, negative for a signal."""
         return self._popen.wait()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
@@ -27,7 +28,7 @@ _LOCK = "lock"
 def private_directory(prefix: str, parent: Optional[Path] = None) -> Iterator[Path]:
     """A new directory of mode 0700 whose name begins with ``prefix``, in ``parent`` or where temporary files go.
 
-    It may hold files and no directories. Raises OSError.
+    Raises OSError.
     """
     where = parent or Path(tempfile.gettempdir())
     for left in sorted(where.glob(f"{prefix}*")):
@@ -66,7 +67,12 @@ def _remove_abandoned(directory: Path) -> None:
 def _remove(directory: Path) -> None:
     """Remove a directory whose lock is held; the lock last, so that what a kill leaves of it is still abandoned."""
     for path in directory.iterdir():
-        if path.name != _LOCK:
+        if path.name == _LOCK:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            # It follows no link, whatever the account that owns what is in there has put there.
+            shutil.rmtree(path)
+        else:
             path.unlink()
     (directory / _LOCK).unlink()
     directory.rmdir()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -35,7 +35,18 @@ from .errors import (
 from .interrupts import interruptible
 from .loading import check_checksum, check_staged, load
 from .manifest import write_proof
-from .model import Backup, Database, EncryptionSettings, EngineName, Level, Outcome, Place, Proof, Server
+from .model import (
+    Backup,
+    Database,
+    EncryptionSettings,
+    EngineName,
+    Level,
+    Manifest,
+    Outcome,
+    Place,
+    Proof,
+    Scratch,
+)
 from .names import MANIFEST, PROOF, id_of_file
 from .repositories.base import Repository
 from .scratch import private_directory
@@ -46,6 +57,8 @@ from .timespan import format_span
 #: the scratch server lacks, or a disk that is full, is no reason to give a backup up.
 _CONCLUSIVE = (Damaged, Mismatch, BadManifest)
 
+#: How much of a database's name is in that of its copy on a named server, in bytes.
+_LONGEST_BASE = 40
 #: How the names of scratch directories begin.
 _SCRATCH = "fleet-backup-verify-"
 
@@ -63,8 +76,7 @@ class Assertion:
 class VerifyRequest:
     """Which backups to verify, how far, and where to restore them for it.
 
-    ``scratch`` is a directory for SQLite (default: the system's temporary directory) and a server for PostgreSQL
-    (default: the one of ``database``). ``max_age`` is how old the newest backup may be.
+    ``max_age`` is how old the newest backup may be.
     """
 
     database: Database
@@ -76,7 +88,7 @@ class VerifyRequest:
     level: Level = Level.CHECKSUM
     assertions: Tuple[Assertion, ...] = ()
     max_age: Optional[timedelta] = None
-    scratch: Union[Path, Server, None] = None
+    scratch: Scratch = field(default_factory=Scratch)
     lock_timeout: float = 60.0
 
     @property
@@ -285,10 +297,7 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
                 load(repository, backup, manifest.main, stage, examination.load, engine, progress)
                 examination.conclude()
             return
-        # A server that is there for this alone need not know the roles of the backup.
-        owner = request.scratch.user if isinstance(request.scratch, Server) else None
-        engine.check_restore(manifest, replace=False, owner=owner)
-        with engine.stage(manifest, owner=owner, parallel=1) as staging:
+        with _staged(request, engine, manifest) as staging:
             load(repository, backup, manifest.main, stage, staging.load, engine, progress)
             staging.loaded()
             check_staged(staging, manifest, progress)
@@ -297,20 +306,34 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
                 _check_assertion(staging, assertion)
 
 
+def _staged(request: VerifyRequest, engine: Engine, manifest: Manifest) -> AbstractContextManager[Staging]:
+    """An empty copy to restore into: on a named server where there is one, in a place of its own otherwise."""
+    scratch = request.scratch
+    if scratch.server is None and request.database.engine is EngineName.POSTGRESQL:
+        return engine.rehearse(manifest, scratch)
+    # A server that is there for this alone need not know the roles of the backup.
+    owner = scratch.server.user if scratch.server else None
+    if scratch.server is not None:
+        engine.check_scratch(scratch.allow_superuser and not request.assertions)
+    engine.check_restore(manifest, replace=False, owner=owner)
+    return engine.stage(manifest, owner=owner, parallel=1)
+
+
 @contextmanager
 def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
     """An engine for a database that does not exist, beside which a copy can be staged."""
     if request.database.engine is EngineName.SQLITE:
-        parent = request.scratch if isinstance(request.scratch, Path) else None
         with ExitStack() as stack:
             try:
-                directory = stack.enter_context(private_directory(_SCRATCH, parent))
+                directory = stack.enter_context(private_directory(_SCRATCH, request.scratch.path))
             except OSError as error:
                 raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
             yield open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db")))
     else:
-        server = request.scratch if isinstance(request.scratch, Server) else request.database.server
-        yield open_engine(Database(request.database.engine, f"{backup.manifest.database}__verifying", server))
+        server = request.scratch.server or request.database.server
+        # Whatever the name's length, the server takes this one; copies of it are told apart by the backup's id.
+        short = backup.manifest.database.encode("utf-8")[:_LONGEST_BASE].decode("utf-8", "ignore")
+        yield open_engine(Database(request.database.engine, f"{short}__verifying", server))
 
 
 def _check_assertion(staging: Staging, assertion: Assertion) -> None:

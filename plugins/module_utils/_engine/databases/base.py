@@ -18,7 +18,7 @@ from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Unio
 
 from ..command import Command
 from ..errors import BadInput, EngineError
-from ..model import Fingerprint, FingerprintKind, Manifest
+from ..model import Fingerprint, FingerprintKind, Manifest, Scratch
 
 #: Where a dump comes from or goes to: a program's standard output or input, or a file.
 Stream = Union[Command, Path]
@@ -160,6 +160,17 @@ class Engine(ABC):
     @abstractmethod
     def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
         """Make an empty copy beside the target; leaving the context removes it unless it was promoted."""
+
+    def check_scratch(self, allow_superuser: bool) -> None:
+        """Raise Refused where a copy made here would give a backup's code a superuser's rights; unless it may."""
+        raise BadInput("This kind of database has no server. Leave the login options of scratch out.")
+
+    def rehearse(self, manifest: Manifest, scratch: Scratch) -> AbstractContextManager[Staging]:
+        """Make an empty copy in a place of its own, in which the code of a backup can do no harm, and gone afterwards.
+
+        Raises Unverifiable where there is no such place.
+        """
+        raise BadInput("This kind of database has no place of its own for that.")
 
     @abstractmethod
     def examine(self, manifest: Manifest) -> AbstractContextManager[Examination]:

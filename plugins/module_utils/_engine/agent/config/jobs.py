@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Optional, Sequence, Tuple
 
 from ...backup import BackupRequest
-from ...model import Database, Encryption, Level, Policy, Server
+from ...model import Database, Encryption, Level, Policy
 from ...repositories.base import Repository
 from ...rotate import RotateRequest
 from ...verify import VerifyRequest
@@ -134,9 +134,9 @@ class Job:
         encryption = replace(self.backup.encryption, passphrase=passphrase)
         reading = self.given.over(encryption)
         scratch = self.verification.scratch
-        if isinstance(scratch, Server):
+        if scratch.server is not None:
             password = self.scratch_password.read() if self.scratch_password else database.server.password
-            scratch = replace(scratch, password=password)
+            scratch = replace(scratch, server=replace(scratch.server, password=password))
         return replace(
             self,
             backup=replace(self.backup, database=database, encryption=encryption),

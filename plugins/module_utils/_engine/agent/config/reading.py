@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, List, Optional, Tuple
 
 from ...backup import BackupRequest
 from ...databases import open_engine
@@ -29,6 +29,7 @@ from ...model import (
     FingerprintKind,
     Level,
     Policy,
+    Scratch,
     Server,
 )
 from ...names import is_id
@@ -266,21 +267,32 @@ def _verification(fields: Fields, default: VerifyRequest) -> VerifyRequest:
         level=level,
         assertions=assertions,
         max_age=fields.span("max_age"),
-        scratch=fields.object("scratch", partial(_scratch, database=default.database)),
+        scratch=fields.object("scratch", partial(_scratch, database=default.database)) or Scratch(),
     )
 
 
-def _scratch(fields: Fields, database: Database) -> Union[Path, Server]:
-    """Where a verification restores: a directory for SQLite; for PostgreSQL a server, like the database's own but for
+def _scratch(fields: Fields, database: Database) -> Scratch:
+    """Where a verification restores: below a directory; or for PostgreSQL on a server, like the database's own but for
     what is said of it.
     """
+    path = fields.text("path")
+    if path is not None and not Path(path).is_absolute():
+        raise fields.wrong("path", f"{path} is not absolute")
+    scratch = Scratch(path=Path(path) if path else None)
     if database.engine is EngineName.SQLITE:
-        path = Path(fields.required("path"))
-        if not path.is_absolute():
-            raise fields.wrong("path", f"{path} is not absolute")
-        return path
+        return scratch
     given = {name: value for name, value in vars(_server(fields)).items() if value is not None}
-    return replace(database.server, **given)
+    become_user = given.get("become_user")
+    named = bool(set(given) - {"become_user"})
+    if named and path is not None:
+        raise fields.wrong("path", "a server is named too, and restores go there; leave out one of them")
+    return replace(
+        scratch,
+        server=replace(database.server, **given) if named else None,
+        become_user=become_user,
+        isolated=fields.flag("isolated", True),
+        allow_superuser=fields.flag("allow_superuser", False),
+    )
 
 
 def _assertion(fields: Fields) -> Assertion:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ...errors import BadInput
-from ...model import EngineName, Server
+from ...model import EngineName, Level
 from ...repositories.local import LocalRepository
 from ..config.jobs import Job
 from ..config.schedule import Expression, Schedule, Work, seed_of
@@ -194,8 +194,8 @@ def _temporary(*jobs: Job) -> List[str]:
         named += [*_local(job), *_keys_and_sockets(job)]
         if job.database.engine is EngineName.SQLITE:
             named.append(job.database.name)
-        if isinstance(job.verification.scratch, Path):
-            named.append(str(job.verification.scratch))
+        if job.verification.scratch.path:
+            named.append(str(job.verification.scratch.path))
     if any(_is_below(path, directory) for path in named for directory in _TEMPORARY):
         return ["PrivateTmp=no", *(f"ReadWritePaths={directory}" for directory in _TEMPORARY)]
     return ["PrivateTmp=yes"]
@@ -204,8 +204,8 @@ def _temporary(*jobs: Job) -> List[str]:
 def _keys_and_sockets(job: Job) -> Iterator[str]:
     encryption = job.backup.encryption
     yield from (key for key in (*encryption.recipients, *encryption.identities) if key.startswith("/"))
-    for server in (job.database.server, job.verification.scratch):
-        if isinstance(server, Server):
+    for server in (job.database.server, job.verification.scratch.server):
+        if server:
             yield from filter(None, (server.unix_socket, server.host, server.ca_cert))
     for secret in (job.login_password, job.passphrase, job.scratch_password):
         if secret and secret.kind is SecretKind.FILE:
@@ -218,17 +218,40 @@ def _files(job: Job, work: Work, where: str) -> List[str]:
     if work is Work.BACKUP and job.database.engine is EngineName.SQLITE:
         # Even who only reads a database in WAL mode writes to the index beside it (sqlite.org/wal.html).
         written.append(str(Path(job.database.name).parent))
-    if work is Work.VERIFY and isinstance(job.verification.scratch, Path):
-        written.append(str(job.verification.scratch))
+    if work is Work.VERIFY and job.verification.scratch.path:
+        written.append(str(job.verification.scratch.path))
     return [f"ReadWritePaths=-{_path(path, where)}" for path in dict.fromkeys(written)]
 
 
 def _rights(job: Job, work: Work) -> List[str]:
-    servers = (job.database.server, job.verification.scratch)
-    becomes = any(isinstance(server, Server) and server.become_user for server in servers)
+    servers = (job.database.server, job.verification.scratch.server)
+    becomes = any(server and server.become_user for server in servers)
+    if work is Work.VERIFY and _rehearses(job):
+        return _confining(job)
     if work is Work.ROTATE or not becomes:
         return [*_capabilities(_WRITING), "SystemCallFilter=@chown"]
     return [*_capabilities((*_WRITING, *_BECOMING)), "SystemCallFilter=@chown @setuid"]
+
+
+def _rehearses(job: Job) -> bool:
+    """Whether its verifications restore into a throwaway cluster of PostgreSQL."""
+    verification = job.verification
+    is_restored = job.database.engine is EngineName.POSTGRESQL and verification.level is Level.RESTORE
+    return is_restored and verification.scratch.server is None
+
+
+def _confining(job: Job) -> List[str]:
+    """What it takes to run a server as another account, in namespaces of its own: more power, to give it less."""
+    if not job.verification.scratch.isolated:
+        return [*_capabilities((*_WRITING, *_BECOMING)), "SystemCallFilter=@chown @setuid"]
+    return [
+        *_capabilities((*_WRITING, *_BECOMING, "CAP_SYS_ADMIN")),
+        "RestrictNamespaces=ipc mnt net pid",
+        "SystemCallFilter=@chown @mount @setuid unshare",
+        # A new /proc cannot be mounted where parts of the host's are covered.
+        "ProcSubset=all",
+        "ProtectKernelTunables=no",
+    ]
 
 
 def _capabilities(names: Sequence[str]) -> List[str]:

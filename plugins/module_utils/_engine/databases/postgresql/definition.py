@@ -9,7 +9,7 @@ A dump without ``--create`` holds none of that, so the manifest does, and a rest
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ...errors import BadManifest
@@ -59,6 +59,8 @@ SELECT pg_get_userbyid(10), false WHERE EXISTS (
 ORDER BY 1
 """
 
+_SUPERUSERS = "SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1"
+
 _TABLESPACES = """
 SELECT DISTINCT t.spcname FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
  WHERE t.spcname NOT LIKE 'pg\\_%' ORDER BY 1
@@ -105,7 +107,8 @@ class Properties:
     """What CREATE DATABASE and ALTER DATABASE need to make the database the same again.
 
     ``grants`` is None where nobody ever changed the privileges. ``roles`` and ``policy_roles`` (those that row security
-    policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server.
+    policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server; ``superusers`` are those
+    of all roles in here that were one.
     """
 
     encoding: str
@@ -126,6 +129,7 @@ class Properties:
     settings: Tuple[Setting, ...] = ()
     roles: Tuple[str, ...] = ()
     policy_roles: Tuple[str, ...] = ()
+    superusers: Tuple[str, ...] = ()
     tablespaces: Tuple[str, ...] = ()
     extensions: Tuple[str, ...] = ()
 
@@ -148,7 +152,7 @@ def read(connection: Connection) -> Properties:
     encoding, collate, ctype, owner, tablespace, limit, allow, template, comment, granted, public = row[:11]
     provider, provider_locale, icu_rules, collation_version = row[11:]
     roles = connection.rows(_ROLES)
-    return Properties(
+    properties = Properties(
         encoding=encoding,
         collate=collate,
         ctype=ctype,
@@ -170,6 +174,9 @@ def read(connection: Connection) -> Properties:
         tablespaces=tuple(name for (name,) in connection.rows(_TABLESPACES)),
         extensions=tuple(name for (name,) in connection.rows("SELECT extname FROM pg_extension ORDER BY 1")),
     )
+    named = {*properties.needed_roles(None), *properties.policy_roles}
+    superusers = tuple(name for (name,) in connection.rows(_SUPERUSERS) if name in named)
+    return replace(properties, superusers=superusers)
 
 
 def from_manifest(written: Mapping[str, Any], backup: str) -> Properties:

@@ -16,10 +16,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import ClassVar, Iterator, Optional
 
 from ...command import Command
-from ...errors import BadInput, EngineError, NotFound
-from ...model import Database, Manifest
+from ...errors import BadInput, EngineError, NotFound, Refused
+from ...model import Database, Manifest, Scratch
 from ..base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
-from . import catalogue, fingerprint, global_objects, snapshot, staging, tools
+from . import catalogue, fingerprint, global_objects, rehearsal, snapshot, staging, tools
 from .connection import Access, Connection, access_to
 
 #: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
@@ -89,6 +89,18 @@ class PostgresqlEngine(Engine):
 
     def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
         return staging.prepare(self._access, self._name, manifest, owner, parallel)
+
+    def rehearse(self, manifest: Manifest, scratch: Scratch) -> AbstractContextManager[Staging]:
+        return rehearsal.prepare(manifest, scratch)
+
+    def check_scratch(self, allow_superuser: bool) -> None:
+        with self._access.administer(self._name) as control:
+            if control.value("SELECT current_setting('is_superuser') = 'on'") and not allow_superuser:
+                raise Refused(
+                    f'{self._access.label}: the scratch login "{self._access.user}" is a superuser, and restoring runs '
+                    "the code of the backup's owner with its rights. Log in as a role with CREATEDB alone, leave out "
+                    "scratch.login_*, or set scratch.allow_superuser (assertions are never run as one)."
+                )
 
     def examine(self, manifest: Manifest) -> AbstractContextManager[Examination]:
         return _examination(manifest)

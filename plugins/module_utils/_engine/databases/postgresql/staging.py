@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
-from ...command import Command
+from ...command import Argument, Command
 from ...errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, TargetExists, Unreachable
 from ...model import Fingerprint, Manifest
 from ...process import run
@@ -34,6 +34,9 @@ SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i
 
 class PostgresqlStaging(Staging):
     """See the module. Made by ``prepare``."""
+
+    #: How long a query of the user's may take; 0 is for ever.
+    _patience = "0"
 
     def __init__(self, access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int) -> None:
         self._access, self._target, self._manifest = access, target, manifest
@@ -54,12 +57,8 @@ class PostgresqlStaging(Staging):
             raise Locked(f"Backup {self._manifest.id} is being restored to {self._target} already. Wait for its end.")
         if promotion.exists(control, self._staged):
             raise Locked(f"{self.label} is left over from a killed restore, and somebody is connected to it. Drop it.")
-        properties = self._properties
         self._here = True
-        control.run(definition.creation(properties, self._staged, self._owner, control.version))
-        if not properties.public_schema:
-            with self._access.connect(self._staged) as inside:
-                inside.run("DROP SCHEMA public")
+        self._create_database(control)
         self.load = self._spooled() if self._parallel > 1 else self._restorer(())
 
     def loaded(self) -> None:
@@ -70,8 +69,7 @@ class PostgresqlStaging(Staging):
                 raise tools.explained(failure) from failure
             finally:
                 self._remove_spool()
-        for statement in definition.settlement(self._properties, self._staged, self._owner):
-            self._control().run(statement)
+        self._settle()
 
     def check_integrity(self) -> None:
         with self._access.connect(self._staged) as inside:
@@ -93,7 +91,7 @@ class PostgresqlStaging(Staging):
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         with self._access.connect(self._staged, own_path=False) as inside:
             try:
-                inside.run("BEGIN READ ONLY")
+                inside.run(f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{self._patience}'")
                 rows = inside.interruptibly(lambda: inside.rows_or_none(sql))
             except Unreachable:
                 raise
@@ -138,6 +136,17 @@ class PostgresqlStaging(Staging):
             if self._session:
                 self._session.close()
 
+    def _create_database(self, control: Connection) -> None:
+        properties = self._properties
+        control.run(definition.creation(properties, self._staged, self._owner, control.version))
+        if not properties.public_schema:
+            with self._access.connect(self._staged) as inside:
+                inside.run("DROP SCHEMA public")
+
+    def _settle(self) -> None:
+        for statement in definition.settlement(self._properties, self._staged, self._owner):
+            self._control().run(statement)
+
     def _control(self) -> Connection:
         """The session from which databases are created and renamed; opened again when the server ended it."""
         if self._session is None or not self._session.alive:
@@ -157,17 +166,18 @@ class PostgresqlStaging(Staging):
                 return name
             number += 1
 
-    def _restorer(self, further: Tuple[str, ...]) -> Command:
+    def _restorer(self, further: Tuple[Argument, ...], access: Optional[Access] = None) -> Command:
+        access = access or self._access
         tool = tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
-        arguments = [
+        arguments: List[Argument] = [
             tool.path,
             "--exit-on-error",
             "--no-password",
-            f"--dbname={self._access.connection_string(self._staged)}",
+            f"--dbname={access.connection_string(self._staged)}",
         ]
         if self._owner is not None:
             arguments += ["--no-owner", f"--role={self._owner}", "--no-acl"]
-        return self._access.command("pg_restore", (*arguments, *further))
+        return access.command("pg_restore", (*arguments, *further))
 
     def _spooled(self) -> Path:
         """A private file: several jobs of pg_restore cannot read a pipe."""
@@ -222,14 +232,7 @@ def check(
         raise PermissionDenied(
             f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."
         )
-    _require_names(
-        control,
-        "pg_available_extensions",
-        "name",
-        properties.extensions,
-        "extension",
-        "Install their packages on the server",
-    )
+    require_extensions(control, properties)
     if not globals_first:
         _require_roles(control, properties, owner, manifest)
         tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
@@ -243,6 +246,18 @@ def check(
         )
     if owner is not None:
         _require_extensions_for(control, properties, owner)
+
+
+def require_extensions(control: Connection, properties: Properties) -> None:
+    """Raise NotFound where the server lacks an extension that the database needs."""
+    _require_names(
+        control,
+        "pg_available_extensions",
+        "name",
+        properties.extensions,
+        "extension",
+        "Install their packages on the server",
+    )
 
 
 def dumped_by(manifest: Manifest) -> str:

@@ -138,7 +138,7 @@ def _candidates(name: str) -> List[str]:
     for directory in directories:
         path = directory / name
         # Debian's /usr/bin/pg_dump is a script that chooses a version by a cluster's configuration.
-        if path.is_file() and os.access(path, os.X_OK) and path.resolve().name != "pg_wrapper":
+        if os.access(path, os.X_OK) and path.is_file() and path.resolve().name != "pg_wrapper":
             found.append(str(path))
     return found
 

@@ -1,0 +1,309 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Verifying PostgreSQL in a throwaway cluster: what a database's owner can do there, and what is left afterwards."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import tempfile
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Iterator, List
+
+import pytest
+
+from _engine import verify as verification
+from _engine.databases.postgresql import cluster as throwaway
+from _engine.databases.postgresql.cluster import Needs
+from _engine.errors import EngineError, MissingTool, NoSpace, Unverifiable
+from _engine.model import FingerprintKind, Level, Outcome, Scratch
+from _engine.verify import Assertion, Check
+from world import World
+
+if TYPE_CHECKING:
+    from postgres import Cluster
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a cluster another account")
+
+#: The code of a database's owner: it fails where it has a superuser's rights, gets them, or reaches another server.
+GIFT = """
+CREATE EXTENSION dblink;
+CREATE FUNCTION gift(int) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE step text;
+BEGIN
+  IF current_setting('port') = '{port}' THEN RETURN true; END IF;
+  FOREACH step IN ARRAY ARRAY[
+    'SELECT 1', 'SET SESSION AUTHORIZATION DEFAULT', 'RESET ROLE', 'SET ROLE "{owner}"', 'SET ROLE postgres',
+    'ALTER ROLE CURRENT_USER SUPERUSER', $x$COPY (SELECT 1) TO '{file}'$x$,
+    $x$COPY (SELECT 1) TO PROGRAM 'touch {file}'$x$,
+    $x$SELECT public.dblink_exec('{login} host=127.0.0.1', 'CREATE TABLE reached ()')$x$,
+    $x$SELECT public.dblink_exec('{login} host={socket}', 'CREATE TABLE reached ()')$x$
+  ] LOOP
+    BEGIN
+      EXECUTE step;
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+    IF current_setting('is_superuser') = 'on' THEN RAISE EXCEPTION 'superuser after %', step; END IF;
+  END LOOP;
+  RETURN true;
+END $$;
+CREATE TABLE opened (a int CHECK (public.gift(a)));
+CREATE TABLE kept_for_later (a int);
+INSERT INTO kept_for_later VALUES (1);
+CREATE FUNCTION gift(kept_for_later) RETURNS boolean LANGUAGE sql AS 'SELECT public.gift($1.a)';
+ALTER TABLE kept_for_later ADD CHECK (public.gift(kept_for_later));
+"""
+
+#: What only a superuser can own, and what only its owner's role or a grant can read.
+DEMANDING = """
+CREATE FUNCTION watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN NULL; END';
+CREATE EVENT TRIGGER watcher ON ddl_command_end EXECUTE FUNCTION watch();
+CREATE FUNCTION quick(int) RETURNS boolean LANGUAGE sql LEAKPROOF AS 'SELECT true';
+CREATE EXTENSION postgres_fdw;
+CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1');
+CREATE USER MAPPING FOR "{owner}" SERVER far OPTIONS (password 'x');
+CREATE PUBLICATION everything FOR ALL TABLES;
+CREATE SUBSCRIPTION feed CONNECTION 'host=127.0.0.1 port=1' PUBLICATION p
+  WITH (connect = false, slot_name = 'feed_slot', enabled = false);
+CREATE SCHEMA closed AUTHORIZATION "{owner}";
+CREATE TABLE closed.secret (a serial PRIMARY KEY, b text);
+INSERT INTO closed.secret (b) VALUES ('x');
+ALTER TABLE closed.secret OWNER TO "{owner}";
+ALTER TABLE closed.secret ENABLE ROW LEVEL SECURITY; ALTER TABLE closed.secret FORCE ROW LEVEL SECURITY;
+CREATE POLICY none ON closed.secret TO "{owner}" USING (false);
+CREATE FUNCTION closed.mine(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+REVOKE ALL ON FUNCTION closed.mine(int) FROM PUBLIC; ALTER FUNCTION closed.mine(int) OWNER TO "{owner}";
+CREATE INDEX ON closed.secret (closed.mine(a));
+CREATE MATERIALIZED VIEW closed.sums AS SELECT 1 AS n; ALTER MATERIALIZED VIEW closed.sums OWNER TO "{owner}";
+SELECT lo_from_bytea(70001, 'large');
+"""
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's clusters are: other workers run some too. Their account must be able to enter it."""
+    with tempfile.TemporaryDirectory(prefix="scratch-") as directory:
+        os.chmod(directory, 0o755)
+        monkeypatch.setattr(tempfile, "tempdir", directory)
+        yield Path(directory)
+        assert not list(Path(directory).iterdir())
+
+
+@pytest.fixture
+def world(tmp_path: Path, cluster: Cluster, database: str, temporary: Path) -> World:
+    made = World(tmp_path / "world")
+    made.database = cluster.database(database)
+    return made
+
+
+@pytest.fixture
+def owner(cluster: Cluster, database: str) -> Iterator[str]:
+    """A plain role of its own, whose objects go with the test's database."""
+    name = f"{database}_owner"
+    cluster.sql(f"CREATE ROLE {name} LOGIN PASSWORD 'simple'")
+    cluster.sql(f"GRANT CREATE ON SCHEMA public TO {name}", database)
+    yield name
+    cluster.sql(f"DROP OWNED BY {name} CASCADE", database)
+    cluster.sql(f"DROP ROLE {name}")
+
+
+def restored(world: World, *assertions: Assertion, **changes: Any) -> Check:
+    (check,) = world.verify(level=Level.RESTORE, assertions=assertions, **changes).checks
+    return check
+
+
+def passed(world: World, *assertions: Assertion, **changes: Any) -> None:
+    check = restored(world, *assertions, **changes)
+    assert (check.outcome, check.detail) == (Outcome.PASSED, "")
+
+
+def servers_in(temporary: Path) -> List[int]:
+    """The processes of clusters in a directory; a server's processes work in its data directory."""
+    found = []
+    for one in Path("/proc").iterdir():
+        if one.name.isdigit():
+            with suppress(OSError):
+                if os.readlink(one / "cwd").startswith(f"{temporary}/"):
+                    found.append(int(one.name))
+    return found
+
+
+def in_a_child(work: Callable[[], object]) -> str:
+    """What a forked child says of its work: nothing, or the error that it met."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = b"something else went wrong"
+        try:
+            work()
+            said = b""
+        except EngineError as error:
+            said = str(error).encode()
+        finally:
+            os.write(writing, said)
+            # pytest's own cleaning up must not run twice.
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as answer:
+        text = answer.read().decode()
+    os.waitpid(child, 0)
+    return text
+
+
+def started(**changes: Any) -> None:
+    with throwaway.running(Needs("shop", 10, 0), Scratch(**changes)):
+        pass
+
+
+def connections(cluster: Cluster) -> int:
+    return cluster.log().count("connection received")
+
+
+def test_the_owners_code_gets_no_rights_and_reaches_no_server(
+    world: World, cluster: Cluster, database: str, owner: str
+) -> None:
+    file = Path("/var/lib/postgresql/gift")
+    login = f"port={cluster.port} dbname={database} user={owner} password=simple"
+    words = {"file": file, "port": cluster.port, "socket": cluster.directory, "owner": owner, "login": login}
+    script = GIFT
+    for name, value in words.items():
+        script = script.replace(f"{{{name}}}", str(value))
+    cluster.sql(script, database)
+    cluster.sql("INSERT INTO opened VALUES (1)", database)
+    world.backup()
+    passed(world)
+    reached = "SELECT count(*) FROM pg_class WHERE relname = 'reached'"
+    assert not file.exists() and cluster.sql(reached, database) == [(0,)]
+    # The same from where the server can be reached.
+    cluster.sql(f"SELECT dblink_exec('{login} host=127.0.0.1', 'CREATE TABLE reached ()')", database)
+    assert cluster.sql(reached, database) == [(1,)]
+
+
+def test_the_server_sees_no_connection_during_a_verification(
+    tmp_path: Path, empty_cluster: Cluster, temporary: Path
+) -> None:
+    empty_cluster.sql("CREATE TABLE t (a int)")
+    empty_cluster.sql("ALTER SYSTEM SET log_connections = on")
+    empty_cluster.sql("SELECT pg_reload_conf()")
+    while not connections(empty_cluster):
+        empty_cluster.sql("SELECT 1")
+    world = World(tmp_path / "world")
+    world.database = empty_cluster.database("postgres")
+    world.backup()
+    before = connections(empty_cluster)
+    passed(world, Assertion("SELECT count(*) FROM t", 0))
+    assert connections(empty_cluster) == before
+
+
+def test_assertions_are_read_only_and_no_superuser_can_be_become(world: World, cluster: Cluster, database: str) -> None:
+    cluster.sql("CREATE TABLE t (a int)", database)
+    world.backup()
+    passed(world, Assertion("SELECT current_setting('is_superuser')", "off"), Assertion("SHOW statement_timeout", "1h"))
+    for name in ("session_authorization", "role"):
+        become = f"SELECT set_config('{name}', (SELECT rolname FROM pg_roles WHERE rolsuper), false)"
+        assert "permission denied" in restored(world, Assertion(become, "")).detail
+    assert "read-only" in restored(world, Assertion("INSERT INTO t VALUES (1) RETURNING a", 1)).detail
+
+
+def test_owners_grants_and_what_only_superusers_may_own_come_back(
+    world: World, cluster: Cluster, database: str, owner: str
+) -> None:
+    cluster.sql(DEMANDING.replace("{owner}", owner), database)
+    world.backup(fingerprint=FingerprintKind.DIGEST)
+    cluster.sql("DROP EVENT TRIGGER watcher; ALTER SUBSCRIPTION feed SET (slot_name = NONE)", database)
+    cluster.sql("DROP SUBSCRIPTION feed", database)
+    passed(
+        world,
+        Assertion("SELECT tableowner FROM pg_tables WHERE tablename = 'secret'", owner),
+        Assertion("SELECT roles::text FROM pg_policies", f"{{{owner}}}"),
+        Assertion("SELECT evtname FROM pg_event_trigger", "watcher"),
+        Assertion("SELECT n FROM closed.sums", 1),
+        Assertion("SELECT count(*) FROM closed.secret", 1),
+    )
+
+
+def test_the_server_has_no_secret_and_leaves_no_core_file(
+    world: World, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backup()
+    seen: List[int] = []
+
+    def look(*_arguments: object) -> None:
+        for pid in servers_in(temporary):
+            seen.append(pid)
+            assert b"hush" not in Path(f"/proc/{pid}/environ").read_bytes()
+            assert "Max core file size        0                    0" in Path(f"/proc/{pid}/limits").read_text()
+
+    monkeypatch.setenv("ORDERS_PASSWORD", "hush")
+    monkeypatch.setattr(verification, "check_staged", look)
+    passed(world)
+    assert seen and not servers_in(temporary)
+
+
+def test_a_killed_verification_leaves_no_server_and_the_next_one_clears_its_directory(
+    world: World, temporary: Path
+) -> None:
+    world.backup()
+
+    def die(*_arguments: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verification, "check_staged", die)
+        in_a_child(lambda: restored(world))
+    while servers_in(temporary):
+        # The kernel ends them one after the other.
+        os.sched_yield()
+    assert len(list(temporary.iterdir())) == 1
+    passed(world)
+
+
+def test_a_verification_that_cannot_be_confined_says_what_to_do(world: World) -> None:
+    world.backup()
+    check = restored(world, scratch=Scratch(become_user="no-such-account"))
+    assert check.outcome is Outcome.UNVERIFIABLE and "useradd --system" in check.detail
+
+    def plain() -> None:
+        os.setuid(65534)
+        started()
+
+    assert "set scratch.become_user to nobody" in in_a_child(plain)
+
+    def bounded() -> None:
+        # PR_CAPBSET_DROP of CAP_SYS_ADMIN: what is executed from here on cannot make namespaces.
+        ctypes.CDLL(None).prctl(24, 21, 0, 0, 0)
+        started(isolated=False)
+        started()
+
+    assert "set scratch.isolated to false" in in_a_child(bounded)
+
+
+def test_what_the_host_lacks_for_a_scratch_server_is_told() -> None:
+    with pytest.raises(MissingTool, match="postgresql-99 .*scratch.login_host"), ExitStack() as stack:
+        stack.enter_context(throwaway.running(Needs("shop", 99, 0), Scratch()))
+    with pytest.raises(NoSpace, match="scratch.path"), ExitStack() as stack:
+        stack.enter_context(throwaway.running(Needs("shop", 10, 1 << 60), Scratch()))
+    with pytest.raises(Unverifiable, match="scratch.path"), ExitStack() as stack:
+        stack.enter_context(throwaway.running(Needs("shop", 10, 0), Scratch(Path("/nowhere"))))
+
+
+def test_a_superuser_on_a_named_server_is_refused_unless_asked_for(world: World, cluster: Cluster) -> None:
+    world.backup()
+    check = restored(world, scratch=Scratch(server=cluster.server))
+    assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "refused")
+    passed(world, scratch=cluster.as_scratch)
+    check = restored(world, Assertion("SELECT 1", 1), scratch=cluster.as_scratch)
+    assert check.outcome is Outcome.UNVERIFIABLE and "assertions are never run as one" in check.detail
+
+
+def test_a_database_of_any_name_is_verified(tmp_path: Path, cluster: Cluster, database: str, temporary: Path) -> None:
+    name = database + "x" * (63 - len(database))
+    cluster.sql(f'CREATE DATABASE "{name}"')
+    world = World(tmp_path / "world")
+    world.database = cluster.database(name)
+    world.backup()
+    passed(world, Assertion("SELECT current_database()", name))
