@@ -9,6 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "integration")]
+pytest.register_assert_rewrite("sites", "sweeps")
 
 
 def _stop_measuring() -> None:

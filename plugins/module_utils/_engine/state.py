@@ -118,6 +118,8 @@ class Progress:
         self._end_stage()
         with suppress(OSError):
             self._path.unlink()
+            # A disk that was full can have left it.
+            self._path.with_suffix(".tmp").unlink()
 
     def stage(self, name: str, expected: int = 0) -> None:
         """Enter a stage, of which ``expected`` bytes are to be done where that is known."""
@@ -148,7 +150,8 @@ class Progress:
             expected_bytes=self._expected,
             bytes_per_second=int(self._bytes / spent),
         )
-        temporary = self._path.with_suffix(f".{os.getpid()}.tmp")
+        # One name, as the lock has one holder: the next one writes over what a killed one left.
+        temporary = self._path.with_suffix(".tmp")
         # Nobody's backup may fail because nobody can be told how far it is.
         with suppress(OSError):
             temporary.write_text(json.dumps(fields))

@@ -128,8 +128,6 @@ def _clear_status(host: Host, subject: str, dry_run: bool) -> bool:
             dead = any(fields.get("subject") == subject and not fields["alive"] for fields in running(host))
             if dead:
                 path.unlink()
-                for temporary in path.parent.glob(f"{stem}.*.tmp"):
-                    temporary.unlink()
             return dead
     return False
 
