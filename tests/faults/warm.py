@@ -68,7 +68,7 @@ def _child(order: dict[str, Any], output: int, state: Path) -> None:
         for descriptor, target in ((null, 0), (output, 1), (output, 2)):
             os.dup2(descriptor, target)
         os.closerange(3, 256)
-        sys.stdin, sys.stdout, sys.stderr = (open(number, mode) for number, mode in ((0, "r"), (1, "w"), (2, "w")))
+        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         os.environ.update(order["environment"])
         tempfile.tempdir = None
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -10,6 +10,7 @@ removes those of this account whose process is gone, however it went.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -45,7 +46,11 @@ def _make(prefix: str, parent: Path) -> Tuple[Path, int]:
     """A new directory, and the descriptor that holds its lock."""
     while True:
         directory = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-        lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            # Still empty, it looked abandoned to another process.
+            continue
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Between its creation and its lock, another process could take it for abandoned.
         if os.fstat(lock).st_nlink:
@@ -53,15 +58,36 @@ def _make(prefix: str, parent: Path) -> Tuple[Path, int]:
         os.close(lock)
 
 
+def is_abandoned(directory: Path) -> bool:
+    """Whether a directory is this account's, and its maker gone. An empty one was killed before or after its lock."""
+    with suppress(FileNotFoundError):
+        if _is_own(directory):
+            with lock_of_the_dead(directory / _LOCK) as abandoned:
+                return abandoned or not os.listdir(directory)
+    return False
+
+
 def _remove_abandoned(directory: Path) -> None:
     # It may be gone by now.
     with suppress(FileNotFoundError):
-        status = os.lstat(directory)
-        # In a shared directory, others can have made something of that name.
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            with lock_of_the_dead(directory / _LOCK) as abandoned:
-                if abandoned:
-                    _remove(directory)
+        if not _is_own(directory):
+            return
+        with lock_of_the_dead(directory / _LOCK) as abandoned:
+            if abandoned:
+                _remove(directory)
+                return
+        try:
+            directory.rmdir()
+        except OSError as error:
+            # Its maker is alive, and at work in it.
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+
+
+def _is_own(directory: Path) -> bool:
+    """In a shared directory, others can have made something of that name."""
+    status = os.lstat(directory)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _remove(directory: Path) -> None:
@@ -75,4 +101,6 @@ def _remove(directory: Path) -> None:
         else:
             path.unlink()
     (directory / _LOCK).unlink()
-    directory.rmdir()
+    # Empty for a moment, it looks abandoned to another process.
+    with suppress(FileNotFoundError):
+        directory.rmdir()

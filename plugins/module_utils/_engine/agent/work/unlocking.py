@@ -9,9 +9,7 @@ A lock dies with its holder (flock(2)), so there is none to break: what is held 
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from ...catalogue import place_of
 from ...errors import EngineError, Locked
 from ...leftovers import lock_of_the_dead
 from ...model import Place
-from ...scratch import private_directory
+from ...scratch import is_abandoned, private_directory
 from ...state import Host, audit, locked, running
 from ..config.jobs import Job
 
@@ -138,23 +136,13 @@ def _clear_scratch(jobs: Sequence[Job], dry_run: bool) -> List[Leftover]:
     found: List[Leftover] = []
     for parent in dict.fromkeys(parents):
         for prefix in _SCRATCH:
-            abandoned = [path for path in sorted(parent.glob(f"{prefix}*")) if _is_abandoned(path)]
+            abandoned = [path for path in sorted(parent.glob(f"{prefix}*")) if is_abandoned(path)]
             if abandoned and not dry_run:
                 # Whoever makes the next one removes them.
                 with private_directory(prefix, parent):
                     abandoned = [path for path in abandoned if not path.exists()]
             found += [Leftover("scratch", str(path)) for path in abandoned]
     return found
-
-
-def _is_abandoned(directory: Path) -> bool:
-    """Whether a scratch directory is this account's, and its lock free."""
-    with suppress(FileNotFoundError):
-        status = os.lstat(directory)
-        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-            with lock_of_the_dead(directory / "lock") as abandoned:
-                return abandoned
-    return False
 
 
 def _clear_repositories(host: Host, job: Job, dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
