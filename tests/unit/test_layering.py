@@ -25,7 +25,7 @@ ENGINE = PLUGINS / "module_utils" / "_engine"
 LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("errors", "model", "text"),
     ("audit", "command", "interrupts", "leftovers", "names", "primitives", "timespan"),
-    ("host",),
+    ("host", "shapes"),
     ("hpke", "manifest", "pem", "process", "retention", "scratch", "state"),
     ("databases", "keys", "repositories", "stream"),
     ("catalogue", "cipher", "keyfile", "publication"),

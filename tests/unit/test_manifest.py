@@ -6,16 +6,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from pathlib import Path
+from typing import Any, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from _engine.documents import manifest_document
 from _engine.errors import BadManifest
 from _engine.manifest import read_manifest, read_proofs, write_manifest, write_proof
 from _engine.model import (
@@ -35,7 +40,9 @@ from _engine.model import (
     Proof,
     SlotKind,
     TableFingerprint,
+    Totals,
 )
+from _engine.timespan import format_size
 
 WHERE = "Manifest /srv/backups/m"
 TIME = datetime(2026, 3, 1, 2, 0, 0, 123456, tzinfo=timezone.utc)
@@ -81,14 +88,29 @@ def test_the_main_artefact_and_the_globals_are_found() -> None:
     assert MANIFEST.bytes == 109
 
 
+def document(**fields: Any) -> dict[str, Any]:
+    """The manifest as an object, with other fields, or without those that are ``...``."""
+    found = json.loads(write_manifest(MANIFEST))
+    del found["sha256"]
+    found.update(fields)
+    return {key: value for key, value in found.items() if value is not ...}
+
+
 def changed(**fields: Any) -> bytes:
-    document = json.loads(write_manifest(MANIFEST))
-    document.update(fields)
-    return json.dumps({key: value for key, value in document.items() if value is not ...}).encode()
+    return raw(json.dumps(document(**fields)).encode()[:-1])
 
 
 def artefact(**fields: Any) -> list[dict[str, Any]]:
-    return [{**json.loads(write_manifest(MANIFEST))["artefacts"][0], **fields}]
+    return [{**document()["artefacts"][0], **fields}]
+
+
+def slots(count: int, **fields: Any) -> list[dict[str, Any]]:
+    return [{**document()["key_slots"][0], **fields}] * count
+
+
+def raw(content: bytes) -> bytes:
+    """Bytes as a manifest without its last brace, and the end that they would have."""
+    return content + b',\n "sha256": "' + hashlib.sha256(content).hexdigest().encode() + b'"\n}\n'
 
 
 @pytest.mark.parametrize(
@@ -96,32 +118,73 @@ def artefact(**fields: Any) -> list[dict[str, Any]]:
     [
         (b"", "cut short or damaged"),
         (write_manifest(MANIFEST)[:500], "cut short or damaged"),
-        (b"[]", "is not a JSON object"),
-        (b"[" * 100_000, "cut short or damaged"),
+        (write_manifest(MANIFEST).replace(b"web1", b"web2"), "does not have the SHA-256 that it ends with"),
+        (raw(b"[" * 100_000), "nested deeper than any such file"),
+        (raw(b'{"a": ' * 17 + b"1"), "nested deeper than any such file"),
+        (raw(b'{"a": [' + b"[]," * 230_000 + b"[]]"), "holds more values than any such file"),
+        (raw(b'{"a": [' + b"1," * 700_001 + b"1]"), "holds more values than any such file"),
+        (raw(b'{"a": ' + b"9" * 5_000), "a number of 5000 digits"),
+        (raw(b'{"a": NaN'), "NaN, which is not JSON"),
+        (raw(b'{"a": -Infinity'), "-Infinity, which is not JSON"),
+        (raw(b'{"a": 1e999'), "a number that is out of range"),
+        (raw(b'{"a": "\xff"'), "is not whole JSON"),
+        (raw('{"a": 1'.encode("utf-16")), "is not whole JSON"),
         (changed(schema=2), "has schema 2, and this version reads up to 1. Update fleet.backup"),
-        (changed(schema="1"), "schema of the wrong type"),
-        (changed(id="../../etc/passwd"), "is not an id"),
-        (changed(id=None), "has no id"),
-        (changed(started="yesterday"), "a started that is no time"),
-        (changed(started="0001-01-01T00:00:00+14:00"), "a started that is no time"),
-        (changed(finished="0001-01-01T00:00:00Z"), "a finished of no age of backups"),
-        (changed(database="\ud800"), "holds what is no text"),
+        (changed(schema="1"), "schema is not a whole number"),
+        (changed(id="../../etc/passwd"), "id is not the id of a backup"),
+        (changed(id=None), "id is missing"),
+        (changed(started="yesterday"), "started is not a time"),
+        (changed(started="0001-01-01T00:00:00+14:00"), "started is not a time"),
+        (changed(finished="0001-01-01T00:00:00Z"), "finished is not a plausible time"),
+        (changed(finished="9999-12-31T23:59:59Z"), "finished is not a plausible time"),
+        (changed(database="\ud800"), "holds half a character"),
         (changed(artefacts=[]), "does not name one artefact that holds the database"),
         (changed(artefacts=artefact() * 2, key_slots=[]), "does not name one artefact"),
+        (changed(artefacts=artefact() * 3, key_slots=[]), "artefacts has more than 2 items"),
         (changed(artefacts=artefact(name="../../etc/shadow"), key_slots=[]), "could lead out of the repository"),
         (changed(artefacts=artefact(name="/etc/shadow"), key_slots=[]), "could lead out of the repository"),
         (changed(artefacts=artefact(name="a\0b"), key_slots=[]), "could lead out of the repository"),
         (changed(artefacts=artefact(name="other-20260301T020000Z.dump"), key_slots=[]), "belongs to another backup"),
-        (changed(artefacts=artefact(bytes=-1), key_slots=[]), "negative bytes"),
-        (changed(artefacts=artefact(bytes=True), key_slots=[]), "bytes of the wrong type"),
-        (changed(artefacts=artefact(sha256="zz"), key_slots=[]), "sha256 that is none"),
+        (changed(artefacts=artefact(bytes=-1), key_slots=[]), "artefacts[0].bytes is out of range"),
+        (changed(artefacts=artefact(bytes=True), key_slots=[]), "artefacts[0].bytes is not a whole number"),
+        (changed(artefacts=artefact(bytes=2**63), key_slots=[]), "artefacts[0].bytes is out of range"),
+        (changed(artefacts=artefact(bytes=10**400), key_slots=[]), "a number of 401 digits"),
+        (changed(artefacts=artefact(plain_bytes=10**400), key_slots=[]), "a number of 401 digits"),
+        (changed(artefacts=artefact(plain_bytes=10**15), key_slots=[]), "is more than 100 stored bytes can hold"),
+        (
+            changed(
+                artefacts=[*artefact(), *artefact(content="globals", name=f"{ID}.g", bytes=10**9, plain_bytes=10**9)]
+            ),
+            "artefacts[1].plain_bytes is more than",
+        ),
+        (changed(artefacts=artefact(sha256="zz"), key_slots=[]), "artefacts[0].sha256 is invalid"),
         (
             changed(artefacts=artefact(encryption="rot13"), key_slots=[]),
-            "encryption 'rot13', which this version does not know",
+            "encryption has the value 'rot13', which this version does not know",
         ),
-        (changed(artefacts=["x"]), "holds str where an object belongs"),
+        (changed(artefacts=["x"]), "artefacts[0] is not an object"),
         (changed(key_slots=[{"artefact": "x", "kind": "x25519"}]), "is not of this backup"),
-        (changed(fingerprint={"kind": "counts", "tables": {"t": {"rows": -1}}}), "a fingerprint of t that is none"),
+        (changed(key_slots=slots(65)), "key_slots has more slots than one artefact can have"),
+        (changed(key_slots=slots(2, kind="passphrase")), "key_slots has more slots than one artefact can have"),
+        (changed(key_slots=slots(240_000)), "is larger than 25165824 bytes"),
+        (changed(key_slots=slots(1, salt=["AAAA"])), "key_slots[0].salt is not a whole number"),
+        (changed(key_slots=slots(1, n=2**40)), "key_slots[0].n is out of range"),
+        (
+            changed(fingerprint={"kind": "counts", "tables": {"t": {"rows": -1}}}),
+            "tables.t.rows is not a number of rows",
+        ),
+        (
+            changed(fingerprint={"kind": "counts", "tables": {"t": {"rows": 1, "digest": 2}}}),
+            "tables.t.digest is invalid",
+        ),
+        (changed(properties=[1, 2]), "properties is not an object"),
+        (changed(tool_versions={"pg_dump": ["15"]}), "tool_versions.pg_dump is not a text"),
+        (changed(labels={"a": {"b": 1}}), "labels.a is not a text"),
+        (changed(durations={"dump": "long"}), "durations.dump is not a number"),
+        (changed(durations={"dump": 1e300}), "durations.dump is out of range"),
+        (changed(tier="\x1b[2J\x9b31m\u202edaily"), "tier holds control characters"),
+        (changed(tier="x" * 1_000), "tier is longer than 200 characters"),
+        (changed(previous={"id": "x", "sha256": "y"}), "previous.sha256 is invalid"),
     ],
 )
 def test_a_bad_manifest_is_refused_with_its_name_and_a_reason(content: bytes, message: str) -> None:
@@ -138,15 +201,94 @@ def test_a_bad_manifest_is_refused_with_its_name_and_a_reason(content: bytes, me
 def test_any_bytes_are_a_manifest_or_a_bad_one(content: bytes) -> None:
     with pytest.raises(BadManifest):
         read_manifest(content, WHERE)
+    with pytest.raises(BadManifest):
+        read_manifest(raw(content), WHERE)
 
 
-@given(
-    st.sampled_from(sorted(json.loads(write_manifest(MANIFEST)))),
-    st.none() | st.integers() | st.text() | st.lists(st.none()) | st.just({}),
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.integers(10**17, 10**400) | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
 )
-def test_any_field_of_any_type_is_read_or_refused(name: str, value: Any) -> None:
-    with suppress(BadManifest):
-        read_manifest(changed(**{name: value}), WHERE)
+
+
+def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where a value stands in a document, and all that it holds."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in items:
+        yield from paths(item, (*path, name))
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.sampled_from(list(paths(document()))), VALUES)
+def test_any_value_at_any_place_of_a_manifest_is_read_or_refused(path: tuple[Any, ...], value: Any) -> None:
+    whole = {"": document()}
+    place: Any = whole
+    for name in ("", *path)[:-1]:
+        place = place[name]
+    place[("", *path)[-1]] = value
+    content = json.dumps(whole[""], indent=1).encode()
+    content = raw(content[:-2] if content.endswith(b"\n}") else content)
+    for tables in (True, False):
+        with suppress(BadManifest):
+            manifest = read_manifest(content, WHERE, tables)
+            # What is read can be shown, counted with, and written again.
+            json.dumps(manifest_document(manifest))
+            [format_size(artefact.plain_bytes) for artefact in manifest.artefacts]
+            assert read_manifest(write_manifest(read_manifest(content, WHERE)), WHERE).id == manifest.id
+
+
+def test_no_single_bit_of_a_manifest_changes_unnoticed() -> None:
+    content = write_manifest(MANIFEST)
+    for place in range(len(content)):
+        for bit in range(8):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << bit
+            with pytest.raises(BadManifest):
+                read_manifest(bytes(flipped), WHERE)
+
+
+def test_a_manifest_without_its_tables_is_summed_up() -> None:
+    content = write_manifest(MANIFEST)
+    summary, whole = read_manifest(content, WHERE, tables=False), read_manifest(content, WHERE)
+    assert (summary.fingerprint, summary.totals) == (None, Totals(FingerprintKind.DIGEST, 2, 3))
+    assert whole.totals == summary.totals
+    assert manifest_document(whole) == manifest_document(summary)
+
+
+def test_the_largest_manifests_are_read_in_bounded_memory() -> None:
+    """One of 100,000 tables, and hostile ones of the greatest size; by a process of its own, which is measured."""
+    script = r"""
+import json, resource, sys, hashlib
+sys.path.insert(0, sys.argv[1])
+from _engine.manifest import MANIFEST_LIMIT, read_manifest, sealed
+from _engine.errors import BadManifest
+document = json.loads(sys.stdin.buffer.read())
+tables = {f'"a schema"."table number {n}"': {"rows": n, "digest": "1" * 40} for n in range(100_000)}
+content = sealed(dict(document, fingerprint={"kind": "digest", "tables": tables}))
+assert len(content) < MANIFEST_LIMIT, len(content)
+assert read_manifest(content, "m", False).totals.tables == 100_000
+del tables, content
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+room = MANIFEST_LIMIT - 200
+for piece in (b"[],", b'{"a":1},', b'"a",', b"1,", '"\U0001f600\u00e4",'.encode(), b'"' + b"x" * 1000 + b'",', b"\\"):
+    body = b'{"a": [' + (piece * (room // len(piece) + 1))[:room]
+    end = b',\n "sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'"\n}\n'
+    try:
+        read_manifest(body + end, "m")
+        raise SystemExit("read")
+    except BadManifest:
+        pass
+print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    engine = Path(__file__).parents[2] / "plugins" / "module_utils"
+    command = [sys.executable, "-c", script, str(engine)]
+    content = json.dumps(document()).encode()
+    run = subprocess.run(command, input=content, stdout=subprocess.PIPE, check=True)
+    before, after = map(int, run.stdout.split())
+    assert before < 200 << 10
+    assert after < 250 << 10
 
 
 def proof(level: Level, outcome: Outcome, hour: int) -> Proof:

@@ -21,6 +21,7 @@ from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
 from .errors import BadInput, Damaged, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
+from .manifest import require_writable
 from .model import (
     Artefact,
     Backup,
@@ -304,10 +305,10 @@ class _Run:
 
     def row_warnings(self, manifest: Manifest) -> List[str]:
         """Rows that went missing: no dump shrinks when SQLite merely marks its pages as free."""
-        before = self._last.manifest.fingerprint if self._last else None
-        if not before or not manifest.fingerprint:
+        before, counted = self._last.manifest.totals if self._last else None, manifest.totals
+        if not before or not counted:
             return []
-        rows = manifest.fingerprint.rows
+        rows = counted.rows
         if rows >= before.rows * self._request.min_size_ratio:
             return []
         return [f"{self._request.database.name} has {rows} rows; its last backup had {before.rows}."]
@@ -353,6 +354,7 @@ def _check_request(request: BackupRequest) -> None:
     labels = [repository.label for repository in request.repositories]
     if len(set(labels)) != len(labels):
         raise BadInput(f"A repository is named twice in repositories: {', '.join(labels)}. Name each once.")
+    require_writable(request.tier, request.labels)
     try:
         request.database.name.encode("utf-8")
     except UnicodeEncodeError:

@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .errors import BadManifest, Damaged, EngineError, NotFound, Refused
-from .manifest import MANIFEST_LIMIT, read_manifest, read_proofs
+from .databases import check_properties
+from .errors import BadManifest, Damaged, EngineError, Locked, NotFound, Refused
+from .manifest import MANIFEST_LIMIT, PROOFS_LIMIT, read_manifest, read_proofs
 from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
 from .names import MANIFEST, PROOF, id_of_file, is_id, safe_name
 from .repositories.base import Content, Repository
@@ -77,6 +79,16 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
+
+
+def whole(repository: Repository, backup: Backup) -> Backup:
+    """The same backup with all of its manifest, tables too. Raises Locked where that changed since it was listed."""
+    name = backup.id + MANIFEST
+    where = f"{repository.label}/{backup.place.path}/{name}"
+    content = repository.read(backup.place, name, MANIFEST_LIMIT)
+    if hashlib.sha256(content).hexdigest() != backup.digest:
+        raise Locked(f"Manifest {where} was changed while this worked on it. Run this again.")
+    return replace(backup, manifest=read_manifest(content, f"Manifest {where}"))
 
 
 def scan_all(repository: Repository, places: Iterable[Place]) -> Catalogue:
@@ -198,14 +210,16 @@ def _read_backup(
     if isinstance(content, EngineError):
         raise content
     where = f"Manifest {repository.label}/{place.path}/{name}"
-    manifest = read_manifest(content, where)
+    manifest = read_manifest(content, where, tables=False)
+    check_properties(manifest)
     if manifest.id + MANIFEST != name:
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:
         raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
     judged = proofs.get(manifest.id, ())
     unjudged = f"its proofs in {manifest.id}{PROOF} cannot be read" if judged is None else None
-    return Backup(place, manifest, judged or (), _defect(manifest.artefacts, sizes), unjudged)
+    defect = _defect(manifest.artefacts, sizes)
+    return Backup(place, manifest, judged or (), defect, unjudged, hashlib.sha256(content).hexdigest())
 
 
 def _read_proofs(
@@ -213,7 +227,7 @@ def _read_proofs(
 ) -> Dict[str, Optional[Tuple[Proof, ...]]]:
     """The proofs by the id of their backup; None, and a problem, for those that cannot be read."""
     proofs: Dict[str, Optional[Tuple[Proof, ...]]] = {}
-    for name, content in repository.read_all(place, names, MANIFEST_LIMIT):
+    for name, content in repository.read_all(place, names, PROOFS_LIMIT):
         if isinstance(content, EngineError):
             problems.append(Problem(place, name, str(content)))
         proofs[name[: -len(PROOF)]] = None if isinstance(content, EngineError) else read_proofs(content)

@@ -18,7 +18,7 @@ from .verify import Check
 
 def manifest_document(manifest: Manifest) -> Dict[str, Any]:
     """What a manifest says, without wrapped keys and without the fingerprint's tables, which can be many."""
-    fingerprint = manifest.fingerprint
+    totals = manifest.totals
     return {
         "id": manifest.id,
         "host": manifest.host,
@@ -45,9 +45,9 @@ def manifest_document(manifest: Manifest) -> Dict[str, Any]:
         "recipients": readers(manifest.key_slots),
         "server_version": manifest.server_version,
         "opaque": manifest.opaque,
-        "fingerprint": fingerprint.kind.value if fingerprint else "none",
-        "tables": len(fingerprint.tables) if fingerprint else None,
-        "rows": fingerprint.rows if fingerprint else None,
+        "fingerprint": totals.kind.value if totals else "none",
+        "tables": totals.tables if totals else None,
+        "rows": totals.rows if totals else None,
         "durations": dict(manifest.durations),
         "previous": manifest.previous.id if manifest.previous else None,
     }

@@ -13,12 +13,12 @@ from typing import Iterator, Optional, Union
 from .cipher import Stage, explain_opening
 from .command import Command
 from .databases.base import Engine, Staging, differing
-from .errors import Damaged, Mismatch, ToolFailed, Unverifiable, WrongKey
+from .errors import Damaged, EngineError, Mismatch, ToolFailed, Unverifiable, WrongKey
 from .model import Artefact, Backup, Encryption, Manifest
 from .repositories.base import Repository
 from .state import Progress
 from .stream.compression import decompressing
-from .stream.pipe import BLOCK, Pipe
+from .stream.pipe import BLOCK, Pipe, TooLong
 
 
 def check_checksum(repository: Repository, backup: Backup, progress: Progress) -> None:
@@ -53,7 +53,7 @@ def load(
             entrance, descriptor = pipe.entrance()
             descriptor = pipe.through(stage.command, descriptor)
             descriptor = pipe.through(decompressing(artefact.compression), descriptor)
-            descriptor, plain = pipe.counted(descriptor)
+            descriptor, plain = pipe.counted(descriptor, artefact.plain_bytes)
             pipe.into(target, descriptor)
             for block in _stored(repository, backup, artefact):
                 digest.update(block)
@@ -67,15 +67,20 @@ def load(
             pipe.wait()
         except ToolFailed as failure:
             raise engine.explain(explain_opening(failure, artefact)) from None
+        except TooLong:
+            raise _not_what_it_says(artefact, f"more than {artefact.plain_bytes} bytes") from None
     if check:
         _compare_digest(repository, backup, artefact, digest.hexdigest())
-    if plain.count != artefact.plain_bytes and artefact.encryption is Encryption.AES256_CBC:
-        # Now and then a wrong key makes noise that ends like a whole file.
-        raise WrongKey(f"{artefact.name} does not open with this passphrase. Check encryption.passphrase.")
     if plain.count != artefact.plain_bytes:
-        raise Damaged(
-            f"{artefact.name} holds {plain.count} bytes instead of {artefact.plain_bytes}. Restore another backup."
-        )
+        raise _not_what_it_says(artefact, f"{plain.count} bytes instead of {artefact.plain_bytes}")
+
+
+def _not_what_it_says(artefact: Artefact, holds: str) -> EngineError:
+    """The error for an artefact with another number of plain bytes than its manifest says."""
+    if artefact.encryption is Encryption.AES256_CBC:
+        # Now and then a wrong key makes noise that ends like a whole file.
+        return WrongKey(f"{artefact.name} does not open with this passphrase. Check encryption.passphrase.")
+    return Damaged(f"{artefact.name} holds {holds}. Restore another backup.")
 
 
 def check_staged(staging: Staging, manifest: Manifest, progress: Progress) -> None:
@@ -104,9 +109,17 @@ def check_staged(staging: Staging, manifest: Manifest, progress: Progress) -> No
 
 
 def _stored(repository: Repository, backup: Backup, artefact: Artefact) -> Iterator[bytes]:
+    """An artefact's stored bytes, and no more of them than its manifest says."""
+    left = artefact.bytes
     with repository.open(backup.place, artefact.name) as reader:
         while True:
             block = reader.read(BLOCK)
+            left -= len(block)
+            if left < 0:
+                raise Damaged(
+                    f"{repository.label}/{backup.place.path}/{artefact.name} holds more than the {artefact.bytes} "
+                    "bytes of its manifest. Restore this backup from another repository, or another backup."
+                )
             if not block:
                 return
             yield block

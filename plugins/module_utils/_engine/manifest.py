@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .errors import BadInput, BadManifest
 from .model import (
@@ -29,13 +31,39 @@ from .model import (
     TableFingerprint,
 )
 from .names import is_id, require_component
-from .timespan import format_time, parse_time
+from .shapes import LARGEST, Fields, Misshapen, boolean, choice, integer, line, mapping, moment, number, parse, sequence
+from .shapes import text as text_of
+from .timespan import format_time
 
 SCHEMA = 1
 #: No manifest is larger than this (a database of 100,000 tables makes one of about 10 MB).
-MANIFEST_LIMIT = 64 << 20
+MANIFEST_LIMIT = 24 << 20
+#: No file of proofs is larger than this: some 10,000 verifications of one backup.
+PROOFS_LIMIT = 4 << 20
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_T = TypeVar("_T")
+#: The end of every manifest: the SHA-256 of the bytes before it.
+_CHECKSUM = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n\}\n')
+_CHECKSUM_SIZE = len(b',\n "sha256": ""\n}\n') + 64
+#: An artefact for the database and one for its globals.
+_ARTEFACTS = 2
+#: Slots of one artefact: people and escrow, not a crowd; and one passphrase, since to try one takes a second.
+_SLOTS, _PASSPHRASES = 64, 1
+_TABLES = 200_000
+#: zstd writes a block of 128 KiB that repeats one byte in 4 bytes (RFC 8878, 3.1.1.2), and nothing else is denser.
+_DENSEST, _SMALL = 1 << 16, 1 << 20
+#: Roles and tablespaces are read into memory.
+_GLOBALS = 64 << 20
+
+_SIZE = integer()
+_WORD = line(200)
+_NAME = text_of(10_000)
+_DIGEST = text_of(64, _SHA256)
+_VERSIONS = mapping(_WORD, 50)
+_DURATIONS = mapping(number(0, 1e9), 100)
+#: Labels and tiers are checked before a backup is taken too.
+LABELS = mapping(text_of(4_000), 100)
+TIER = _WORD
 
 
 def write_manifest(manifest: Manifest) -> bytes:
@@ -61,52 +89,68 @@ def write_manifest(manifest: Manifest) -> bytes:
         "labels": dict(manifest.labels),
     }
     document.update(manifest.unknown)
-    return _dump(document)
+    return sealed(document)
 
 
-def read_manifest(content: bytes, where: str) -> Manifest:
-    """Read a manifest. Raises BadManifest, whose message begins with ``where``: what the caller read."""
-    fields = _Fields(_parse(content, where), where)
-    schema = fields.take("schema", int)
-    if schema > SCHEMA:
-        raise BadManifest(
-            f"{where} has schema {schema}, and this version reads up to {SCHEMA}. Update fleet.backup on this host."
+def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
+    """Read a manifest. Raises BadManifest, whose message begins with ``where``: what the caller read.
+
+    Without ``tables``, its fingerprint is only summed up (``Manifest.totals``), and fields that this version does not
+    know are left out: a listing keeps thousands of manifests, and would keep millions of tables.
+    """
+    with _read(where):
+        fields = Fields(_parse(content))
+        schema = fields.take("schema", integer(1))
+        if schema > SCHEMA:
+            raise BadManifest(
+                f"{where} has schema {schema}, and this version reads up to {SCHEMA}. Update fleet.backup on this host."
+            )
+        backup_id = fields.take("id", text_of(200))
+        if not is_id(backup_id):
+            raise Misshapen("is not the id of a backup", "id")
+        artefacts = fields.take("artefacts", sequence(lambda item: _read_artefact(item, where, backup_id), _ARTEFACTS))
+        _check_contents(artefacts)
+        slots = fields.maybe("key_slots", sequence(_read_slot, _ARTEFACTS * _SLOTS), ())
+        _check_slots(slots, artefacts)
+        fingerprint = fields.maybe("fingerprint", _read_fingerprint, None)
+        return Manifest(
+            id=backup_id,
+            host=fields.take("host", line(255)),
+            engine=fields.take("engine", _WORD),
+            database=fields.take("database", _NAME),
+            tier=fields.maybe("tier", TIER, None),
+            started=fields.take("started", moment),
+            finished=fields.take("finished", moment),
+            artefacts=artefacts,
+            key_slots=slots,
+            server_version=fields.maybe("server_version", _WORD, ""),
+            tool_versions=fields.maybe("tool_versions", _VERSIONS, {}),
+            fingerprint=fingerprint if tables else None,
+            summary=fingerprint.totals if fingerprint and not tables else None,
+            opaque=fields.maybe("opaque", boolean, False),
+            properties=fields.maybe("properties", mapping(lambda value: value, 200), {}),
+            durations=fields.maybe("durations", _DURATIONS, {}),
+            previous=fields.maybe("previous", _read_previous, None),
+            labels=fields.maybe("labels", LABELS, {}),
+            unknown=fields.left() if tables else {},
         )
-    backup_id = fields.take("id", str)
-    if not is_id(backup_id):
-        raise BadManifest(f"{where} names the backup {backup_id!r}, which is not an id. Find out who wrote that file.")
-    artefacts = tuple(_read_artefact(item, where, backup_id) for item in fields.take("artefacts", list))
-    if sum(artefact.content is Content.DATABASE for artefact in artefacts) != 1:
-        raise BadManifest(
-            f"{where} does not name one artefact that holds the database. Restore from another repository."
-        )
-    return Manifest(
-        id=backup_id,
-        host=fields.take("host", str),
-        engine=fields.take("engine", str),
-        database=fields.take("database", str),
-        tier=fields.maybe("tier", str),
-        started=fields.time("started"),
-        finished=fields.time("finished"),
-        artefacts=artefacts,
-        key_slots=tuple(_read_slot(item, where, artefacts) for item in fields.maybe("key_slots", list) or ()),
-        server_version=fields.maybe("server_version", str) or "",
-        tool_versions=fields.maybe("tool_versions", dict) or {},
-        fingerprint=_read_fingerprint(fields.maybe("fingerprint", dict), where),
-        opaque=fields.maybe("opaque", bool) or False,
-        properties=fields.maybe("properties", dict) or {},
-        durations=fields.maybe("durations", dict) or {},
-        previous=_read_previous(fields.maybe("previous", dict), where),
-        labels=fields.maybe("labels", dict) or {},
-        unknown=fields.left(),
-    )
 
 
 def with_key_slots(content: bytes, slots: Sequence[KeySlot], where: str) -> bytes:
     """A manifest with other key slots; everything else in it, known or not, at any depth, stays as it is."""
-    document = dict(_parse(content, where))
+    with _read(where):
+        document = dict(_parse(content))
     document["key_slots"] = _slots_document(slots)
-    return _dump(document)
+    return sealed(document)
+
+
+def facts_digest(content: bytes, where: str) -> str:
+    """The SHA-256 of all that never changes in a manifest: of everything but its key slots. Raises BadManifest."""
+    with _read(where):
+        document = dict(_parse(content))
+    document.pop("key_slots", None)
+    canonical = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
 def write_proof(proof: Proof) -> bytes:
@@ -125,89 +169,60 @@ def write_proof(proof: Proof) -> bytes:
 def read_proofs(content: bytes) -> Tuple[Proof, ...]:
     """The proofs of a file. A line that is not whole (a crash cut it short) proves nothing and is passed over."""
     proofs = []
-    for line in content.splitlines():
+    for written in content.splitlines():
         try:
-            fields = _Fields(_parse(line, "proof"), "proof")
-            proofs.append(
-                Proof(
-                    level=fields.choice("level", Level),
-                    outcome=fields.choice("outcome", Outcome),
-                    time=fields.time("time"),
-                    host=fields.take("host", str),
-                    detail=fields.maybe("detail", str) or "",
-                    seconds=float(fields.maybe("seconds", (int, float)) or 0.0),
-                )
-            )
-        except (BadManifest, OverflowError):
+            proofs.append(_read_proof(written))
+        except Misshapen:
             continue
     return tuple(proofs)
 
 
-class _Fields:
-    """The fields of a JSON object, taken one by one with their types; what is not taken is left."""
-
-    def __init__(self, document: Mapping[str, Any], where: str) -> None:
-        self._document, self._where = dict(document), where
-
-    def take(self, name: str, kind: Any) -> Any:
-        value = self.maybe(name, kind)
-        if value is None:
-            raise BadManifest(f"{self._where} has no {name}. The file is damaged; restore from another repository.")
-        return value
-
-    def maybe(self, name: str, kind: Any) -> Any:
-        value = self._document.pop(name, None)
-        # bool is a subclass of int, and "true" is no number of bytes.
-        if value is not None and (not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)):
-            raise BadManifest(f"{self._where} has a {name} of the wrong type. The file is damaged or forged.")
-        return value
-
-    def time(self, name: str) -> datetime:
-        try:
-            moment = parse_time(self.take(name, str), name)
-        except (BadInput, OverflowError):
-            raise BadManifest(f"{self._where} has a {name} that is no time. The file is damaged or forged.") from None
-        # Times at the ends of the calendar cannot be brought into another zone.
-        if not 1970 <= moment.year <= 9000:
-            raise BadManifest(f"{self._where} has a {name} of no age of backups. The file is damaged or forged.")
-        return moment
-
-    def choice(self, name: str, choices: Callable[[str], _T]) -> _T:
-        value = self.take(name, str)
-        try:
-            return choices(value)
-        except ValueError:
-            raise BadManifest(
-                f"{self._where} has the {name} {value!r}, which this version does not know. "
-                "Update fleet.backup on this host."
-            ) from None
-
-    def count(self, name: str) -> int:
-        value: int = self.take(name, int)
-        if value < 0:
-            raise BadManifest(f"{self._where} has a negative {name}. The file is damaged or forged.")
-        return value
-
-    def left(self) -> Dict[str, Any]:
-        return self._document
+def _read_proof(written: bytes) -> Proof:
+    fields = Fields(parse(written))
+    return Proof(
+        level=fields.take("level", choice(Level)),
+        outcome=fields.take("outcome", choice(Outcome)),
+        time=fields.take("time", moment),
+        host=fields.take("host", text_of(255)),
+        detail=fields.maybe("detail", text_of(4_000), ""),
+        seconds=fields.maybe("seconds", number(0, 1e9), 0.0),
+    )
 
 
-def _parse(content: bytes, where: str) -> Mapping[str, Any]:
+@contextmanager
+def _read(where: str) -> Iterator[None]:
+    """Say where it was that something did not have its shape."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        yield
+    except Misshapen as error:
         raise BadManifest(
-            f"{where} is not whole JSON: it is cut short or damaged. Restore from another repository."
+            f"{where}: {error}. The file is damaged or forged; restore from another repository."
         ) from None
-    if b"\\ud" in content or b"\\uD" in content:
-        # JSON can hold halves of characters, which no name and no file can.
-        try:
-            json.dumps(document, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError:
-            raise BadManifest(f"{where} holds what is no text. The file is damaged or forged.") from None
+
+
+def _parse(content: bytes) -> Mapping[str, Any]:
+    """A manifest as an object, without its checksum, which must be that of its bytes."""
+    if len(content) > MANIFEST_LIMIT:
+        raise Misshapen(f"is larger than {MANIFEST_LIMIT} bytes")
+    body, end = content[:-_CHECKSUM_SIZE], content[-_CHECKSUM_SIZE:]
+    checksum = _CHECKSUM.fullmatch(end)
+    if not checksum:
+        raise Misshapen("does not end with its checksum: it is cut short or damaged")
+    if hashlib.sha256(body).hexdigest().encode("ascii") != checksum.group(1):
+        raise Misshapen("does not have the SHA-256 that it ends with")
+    document = parse(body + b"\n}\n")
     if not isinstance(document, dict):
-        raise BadManifest(f"{where} is not a JSON object. Find out who wrote that file.")
+        raise Misshapen("is not a JSON object")
     return document
+
+
+def sealed(document: Mapping[str, Any]) -> bytes:
+    """An object as the bytes of a manifest, which end with their own SHA-256: it is the field ``sha256``.
+
+    No single bit of a manifest can change without being noticed, whoever reads it.
+    """
+    body = json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8")[: -len(b"\n}")]
+    return body + b',\n "sha256": "' + hashlib.sha256(body).hexdigest().encode("ascii") + b'"\n}\n'
 
 
 def _precise(moment: datetime) -> str:
@@ -229,39 +244,54 @@ def _artefact_document(artefact: Artefact) -> Dict[str, Any]:
 
 
 def _read_artefact(item: Any, where: str, backup_id: str) -> Artefact:
-    fields = _Fields(_object(item, where), where)
-    name = require_component(fields.take("name", str), where)
+    fields = Fields(item)
+    name = require_component(fields.take("name", text_of(255)), where)
     if not name.startswith(backup_id + "."):
-        raise BadManifest(f"{where} claims the file {name}, which belongs to another backup. Nothing was read.")
-    sha256 = fields.take("sha256", str)
-    if not _SHA256.fullmatch(sha256):
-        raise BadManifest(f"{where} has a sha256 that is none. The file is damaged or forged.")
-    return Artefact(
+        raise Misshapen(f"is the file {name}, which belongs to another backup", "name")
+    artefact = Artefact(
         name=name,
-        bytes=fields.count("bytes"),
-        sha256=sha256,
-        plain_bytes=fields.count("plain_bytes"),
-        compression=fields.choice("compression", Compression),
-        encryption=fields.choice("encryption", Encryption),
-        content=Content.DATABASE if (content := fields.maybe("content", str)) is None else _content(content, where),
+        bytes=fields.take("bytes", _SIZE),
+        sha256=fields.take("sha256", _DIGEST),
+        plain_bytes=fields.take("plain_bytes", _SIZE),
+        compression=fields.take("compression", choice(Compression)),
+        encryption=fields.take("encryption", choice(Encryption)),
+        content=fields.maybe("content", choice(Content), Content.DATABASE),
     )
+    most = min(LARGEST if artefact.content is Content.DATABASE else _GLOBALS, artefact.bytes * _DENSEST + _SMALL)
+    if artefact.plain_bytes > most:
+        raise Misshapen(f"is more than {artefact.bytes} stored bytes can hold", "plain_bytes")
+    return artefact
 
 
-def _content(value: str, where: str) -> Content:
-    return _Fields({"content": value}, where).choice("content", Content)
+def _check_contents(artefacts: Sequence[Artefact]) -> None:
+    contents = [artefact.content for artefact in artefacts]
+    if contents.count(Content.DATABASE) != 1 or len({artefact.name for artefact in artefacts}) != len(artefacts):
+        raise Misshapen("does not name one artefact that holds the database", "artefacts")
 
 
-def _read_slot(item: Any, where: str, artefacts: Tuple[Artefact, ...]) -> KeySlot:
-    fields = _Fields(_object(item, where), where)
-    artefact = fields.take("artefact", str)
-    if artefact not in [known.name for known in artefacts]:
-        raise BadManifest(f"{where} has a key slot for {artefact!r}, which is not of this backup. The file is damaged.")
+def _read_slot(item: Any) -> KeySlot:
+    fields = Fields(item)
     return KeySlot(
-        artefact=artefact,
-        kind=fields.choice("kind", SlotKind),
-        recipient=fields.maybe("recipient", str) or "",
-        parameters=fields.left(),
+        artefact=fields.take("artefact", text_of(255)),
+        kind=fields.take("kind", choice(SlotKind)),
+        recipient=fields.maybe("recipient", line(64), ""),
+        parameters=mapping(_read_parameter, 20)(fields.left()),
     )
+
+
+def _read_parameter(value: Any) -> Any:
+    return text_of(1_000)(value) if isinstance(value, str) else integer(0, 1 << 32)(value)
+
+
+def _check_slots(slots: Sequence[KeySlot], artefacts: Sequence[Artefact]) -> None:
+    counts = {artefact.name: dict.fromkeys(SlotKind, 0) for artefact in artefacts}
+    for slot in slots:
+        if slot.artefact not in counts:
+            raise Misshapen(f"has a slot for {slot.artefact!r}, which is not of this backup", "key_slots")
+        counts[slot.artefact][slot.kind] += 1
+    for count in counts.values():
+        if sum(count.values()) > _SLOTS or count[SlotKind.PASSPHRASE] > _PASSPHRASES:
+            raise Misshapen("has more slots than one artefact can have", "key_slots")
 
 
 def _slots_document(slots: Sequence[KeySlot]) -> List[Dict[str, Any]]:
@@ -269,10 +299,6 @@ def _slots_document(slots: Sequence[KeySlot]) -> List[Dict[str, Any]]:
         {"artefact": slot.artefact, "kind": slot.kind.value, "recipient": slot.recipient, **slot.parameters}
         for slot in slots
     ]
-
-
-def _dump(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
 
 
 def _fingerprint_document(fingerprint: Optional[Fingerprint]) -> Optional[Dict[str, Any]]:
@@ -286,34 +312,34 @@ def _fingerprint_document(fingerprint: Optional[Fingerprint]) -> Optional[Dict[s
     return {"kind": fingerprint.kind.value, "tables": tables}
 
 
-def _read_fingerprint(document: Optional[Mapping[str, Any]], where: str) -> Optional[Fingerprint]:
-    if document is None:
-        return None
-    fields = _Fields(document, where)
-    tables = {}
-    for name, item in fields.take("tables", dict).items():
-        table = _object(item, where)
-        rows, digest = table.get("rows"), table.get("digest")
-        # Told apart by hand: a listing reads this for every table of every backup.
-        if (
-            not isinstance(rows, int)
-            or isinstance(rows, bool)
-            or rows < 0
-            or not (digest is None or isinstance(digest, str))
-        ):
-            raise BadManifest(f"{where} has a fingerprint of {name} that is none. The file is damaged or forged.")
-        tables[name] = TableFingerprint(rows, digest)
-    return Fingerprint(kind=fields.choice("kind", FingerprintKind), tables=tables)
+def _read_fingerprint(value: Any) -> Fingerprint:
+    fields = Fields(value)
+    kind = fields.take("kind", choice(FingerprintKind))
+    return Fingerprint(kind, fields.take("tables", mapping(_read_table, _TABLES, names=10_000)))
 
 
-def _read_previous(document: Optional[Mapping[str, Any]], where: str) -> Optional[Previous]:
-    if document is None:
-        return None
-    fields = _Fields(document, where)
-    return Previous(id=fields.take("id", str), sha256=fields.take("sha256", str))
-
-
-def _object(item: Any, where: str) -> Mapping[str, Any]:
+def _read_table(item: Any) -> TableFingerprint:
+    # Told apart by hand: a listing reads this for every table of every backup.
     if not isinstance(item, dict):
-        raise BadManifest(f"{where} holds {type(item).__name__} where an object belongs. The file is damaged.")
-    return item
+        raise Misshapen("is not an object")
+    rows, digest = item.get("rows"), item.get("digest")
+    if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows <= LARGEST:
+        raise Misshapen("is not a number of rows", "rows")
+    if digest is not None and (not isinstance(digest, str) or len(digest) > 200):
+        raise Misshapen("is invalid", "digest")
+    return TableFingerprint(rows, digest)
+
+
+def _read_previous(value: Any) -> Previous:
+    fields = Fields(value)
+    return Previous(id=fields.take("id", text_of(200)), sha256=fields.take("sha256", _DIGEST))
+
+
+def require_writable(tier: Optional[str], labels: Mapping[str, str]) -> None:
+    """Raise BadInput for a tier or labels that no manifest could be read with."""
+    try:
+        fields = Fields({"tier": tier, "labels": dict(labels)})
+        fields.maybe("tier", TIER, None)
+        fields.take("labels", LABELS)
+    except Misshapen as error:
+        raise BadInput(f"{error}. Give a shorter or simpler value.") from None

@@ -217,6 +217,14 @@ class TableFingerprint(NamedTuple):
     digest: Optional[str] = None
 
 
+class Totals(NamedTuple):
+    """A fingerprint summed up: its kind, and how many tables and rows it counted."""
+
+    kind: FingerprintKind
+    tables: int
+    rows: int
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What was in a database, by table, on the snapshot that was dumped."""
@@ -225,8 +233,8 @@ class Fingerprint:
     tables: Mapping[str, TableFingerprint]
 
     @property
-    def rows(self) -> int:
-        return sum(table.rows for table in self.tables.values())
+    def totals(self) -> Totals:
+        return Totals(self.kind, len(self.tables), sum(table.rows for table in self.tables.values()))
 
     def differences(self, other: Fingerprint) -> List[str]:
         """How ``other`` (what came back) differs from this one (what was backed up), a sentence each."""
@@ -267,7 +275,10 @@ class Manifest:
     key_slots: Tuple[KeySlot, ...] = ()
     server_version: str = ""
     tool_versions: Mapping[str, str] = field(default_factory=dict)
+    #: None where nothing was counted, and in a manifest that was read without its tables.
     fingerprint: Optional[Fingerprint] = None
+    #: What is left of the fingerprint where the manifest was read without its tables.
+    summary: Optional[Totals] = None
     opaque: bool = False
     #: What the engine needs to create the database again: encoding, locale, owner, settings. Its own affair.
     properties: Mapping[str, Any] = field(default_factory=dict)
@@ -300,6 +311,11 @@ class Manifest:
         """Whether each of its artefacts has one of these methods."""
         return all(artefact.encryption in methods for artefact in self.artefacts)
 
+    @property
+    def totals(self) -> Optional[Totals]:
+        """How much was counted; None where nothing was."""
+        return self.fingerprint.totals if self.fingerprint else self.summary
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -324,6 +340,8 @@ class Backup:
     defect: Optional[str] = None
     #: Why it is not known how it was judged: its proofs are there and cannot be read.
     unjudged: Optional[str] = None
+    #: The SHA-256 of its manifest's bytes.
+    digest: str = ""
 
     @property
     def id(self) -> str:

@@ -15,9 +15,9 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Callable, Dict, List, Optional, Sequence, Type
 
-from .errors import EngineError, PartlyDone
+from .errors import BadInput, BadManifest, EngineError, PartlyDone
 from .interrupts import finish
-from .manifest import write_manifest
+from .manifest import MANIFEST_LIMIT, read_manifest, write_manifest
 from .model import Manifest, Place
 from .names import MANIFEST
 from .repositories.base import Repository, Writer
@@ -66,7 +66,7 @@ class Publication:
     def publish(self, manifest: Manifest) -> None:
         """Write the manifest and let the backup appear. Raises PartlyDone when a repository failed on the way."""
         self.begin(manifest.id + MANIFEST)
-        self.write(write_manifest(manifest))
+        self.write(_readable(manifest))
         self.finish()
 
         finish()
@@ -93,6 +93,21 @@ class Publication:
                 self._failures.append(error)
         if not self._writers:
             raise self._failures[-1]
+
+
+def _readable(manifest: Manifest) -> bytes:
+    """The bytes of a manifest that can be read again: beyond the bounds of reading, it would be no backup."""
+    content = write_manifest(manifest)
+    try:
+        if len(content) > MANIFEST_LIMIT:
+            raise BadManifest(f"It would be larger than {MANIFEST_LIMIT} bytes.")
+        read_manifest(content, "Its manifest")
+    except BadManifest as error:
+        raise BadInput(
+            f"Backup {manifest.id} cannot be described: {error} Nothing was published; take it with fingerprint none, "
+            "and report this."
+        ) from None
+    return content
 
 
 def partly_done(what: str, labels: Sequence[str], failures: Sequence[EngineError]) -> PartlyDone:

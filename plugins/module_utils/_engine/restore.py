@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from . import keys
 from .backup import BackupRequest, take_backup
-from .catalogue import Catalogue, choose, place_of, scan
+from .catalogue import Catalogue, choose, place_of, scan, whole
 from .cipher import Sealer, check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
@@ -297,7 +297,8 @@ def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup,
     if not found:
         raise failures[0]
     newest = max(backup.time for _repository, backup in found)
-    repository, backup = next(item for item in found if item[1].time == newest)
+    repository, chosen = next(item for item in found if item[1].time == newest)
+    backup = whole(repository, chosen)
     # That one repository does not hold what another one does is no news; that it cannot be read is.
     return repository, backup, tuple(str(error) for error in failures if not isinstance(error, NotFound))
 

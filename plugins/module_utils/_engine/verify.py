@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
-from .catalogue import Catalogue, dated_in_future, in_future, place_of, scan
+from .catalogue import Catalogue, dated_in_future, in_future, place_of, scan, whole
 from .cipher import check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
@@ -281,6 +281,7 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
     check_accepted(request.encryption, backup.manifest)
     if backup.defect:
         raise Damaged(f"{backup.id} is not whole: {backup.defect}. Restore it from another repository.")
+    backup = whole(repository, backup)
     check_checksum(repository, backup, progress)
     if request.level is Level.CHECKSUM:
         return

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from ..model import Database, EngineName
+from ..model import Database, EngineName, Manifest
 from .base import Engine
 
 
@@ -19,3 +19,15 @@ def open_engine(database: Database) -> Engine:
     from .postgresql.engine import PostgresqlEngine
 
     return PostgresqlEngine(database)
+
+
+def check_properties(manifest: Manifest) -> None:
+    """Raise BadManifest where an engine could not make a database with the properties that it finds there."""
+    if manifest.engine == EngineName.SQLITE.value:
+        from .sqlite.access import parse_mode
+
+        parse_mode(manifest.properties)
+    elif manifest.engine == EngineName.POSTGRESQL.value:
+        from .postgresql.definition import from_manifest
+
+        from_manifest(manifest.properties, manifest.id)

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Iterator, List, Optional, Tuple, Type, Union
 
 from ..command import Command
-from ..errors import EngineError, NoSpace, ToolFailed
+from ..errors import Damaged, EngineError, NoSpace, ToolFailed
 from ..process import Process
 
 #: How much is read and written at once.
@@ -31,12 +31,16 @@ _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _PAUSE = 0.0005
 
 
+class TooLong(Damaged):
+    """More bytes arrived than there should be."""
+
+
 class Copier(threading.Thread):
     """Moves bytes from one descriptor to another and counts them; both are closed at the end."""
 
-    def __init__(self, source: int, target: int, label: str) -> None:
+    def __init__(self, source: int, target: int, label: str, limit: Optional[int] = None) -> None:
         super().__init__(daemon=True)
-        self._source, self._target, self._label = source, target, label
+        self._source, self._target, self._label, self._limit = source, target, label, limit
         # splice(2) moves pages between a pipe and anything else without a copy through this process (Python 3.10).
         self._splice = hasattr(os, "splice")
         self._little = _capacity(source) // 4
@@ -66,16 +70,21 @@ class Copier(threading.Thread):
             os.close(self._target)
 
     def _move(self) -> int:
-        """Move up to a block; the number of bytes moved, 0 at the end."""
+        """Move up to a block; the number of bytes moved, 0 at the end. Raises TooLong, and passes no more on."""
+        size = BLOCK if self._limit is None else min(BLOCK, self._limit - self.count)
+        if not size:
+            if os.read(self._source, 1):
+                raise TooLong(f"{self._label}: more than {self._limit} bytes arrive. Nothing more was read.")
+            return 0
         if self._splice:
             try:
-                return int(os.splice(self._source, self._target, BLOCK))
+                return int(os.splice(self._source, self._target, size))
             except OSError as error:
                 # Some file systems cannot be spliced into.
                 if error.errno != errno.EINVAL:
                     raise
                 self._splice = False
-        block = memoryview(os.read(self._source, BLOCK))
+        block = memoryview(os.read(self._source, size))
         size = len(block)
         while block:
             block = block[os.write(self._target, block) :]
@@ -145,10 +154,13 @@ class Pipe:
         """Put a program behind ``source``; the descriptor of its output. Without a program, ``source`` itself."""
         return source if command is None else self._start(command, source)
 
-    def counted(self, source: int) -> Tuple[int, Copier]:
-        """Count what passes; the descriptor to go on with, and the copier whose ``count`` holds once all has ended."""
+    def counted(self, source: int, limit: Optional[int] = None) -> Tuple[int, Copier]:
+        """Count what passes; the descriptor to go on with, and the copier whose ``count`` holds once all has ended.
+
+        Where more than ``limit`` bytes arrive, no more of them pass, and ``wait`` raises TooLong.
+        """
         reading, writing = self._pipe()
-        copier = self._copy(source, writing, self._label)
+        copier = self._copy(source, writing, self._label, limit)
         return reading, copier
 
     def into(self, stream: Union[Command, Path], source: int) -> None:
@@ -216,10 +228,10 @@ class Pipe:
             self._close(source)
         return reading
 
-    def _copy(self, source: int, target: int, label: str) -> Copier:
+    def _copy(self, source: int, target: int, label: str, limit: Optional[int] = None) -> Copier:
         for descriptor in (source, target):
             self._descriptors.remove(descriptor)
-        copier = Copier(source, target, label)
+        copier = Copier(source, target, label, limit)
         self._copiers.append(copier)
         copier.start()
         return copier

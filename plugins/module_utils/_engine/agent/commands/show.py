@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Dict, Iterator, List, Tuple
 
-from ...catalogue import choose, place_of, scan
+from ...catalogue import choose, place_of, scan, whole
 from ...documents import backup_document
 from ...errors import EngineError, NotFound
 from ...keys import short_id
@@ -75,7 +75,7 @@ def _find(job: Job, wanted: str, now: datetime) -> Tuple[List[Tuple[Repository, 
         except EngineError as error:
             problems.append(error)
     newest = max((backup.time for _repository, backup in found), default=None)
-    return [item for item in found if item[1].time == newest], problems
+    return [(repository, whole(repository, backup)) for repository, backup in found if backup.time == newest], problems
 
 
 def _more(backup: Backup) -> Dict[str, Any]:
@@ -136,11 +136,11 @@ def _facts(backup: Backup, now: datetime) -> Iterator[Tuple[str, str]]:
 
 
 def _counted(manifest: Manifest) -> str:
-    if manifest.fingerprint is None:
+    if manifest.totals is None:
         return "nothing"
-    tables, rows = len(manifest.fingerprint.tables), manifest.fingerprint.rows
+    kind, tables, rows = manifest.totals
     said = f"{rows} {'row' if rows == 1 else 'rows'} in {tables} {'table' if tables == 1 else 'tables'}"
-    return f"{said} ({manifest.fingerprint.kind.value})"
+    return f"{said} ({kind.value})"
 
 
 def _artefacts(manifest: Manifest) -> str:

@@ -10,9 +10,10 @@ A dump without ``--create`` holds none of that, so the manifest does, and a rest
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 from ...errors import BadManifest
+from ...shapes import Misshapen, known
 from .connection import Connection, quote_identifier
 
 _DATABASE = """
@@ -81,8 +82,6 @@ _LISTS_OF_NAMES = frozenset(
     )
 )
 
-_TEXTS = ("encoding", "collate", "ctype", "owner", "tablespace")
-
 
 @dataclass(frozen=True)
 class Grant:
@@ -145,6 +144,9 @@ class Properties:
         return sorted({self.owner, *self.roles, *(role for role in named if role is not None)})
 
 
+_PROPERTIES = known(Properties)
+
+
 def read(connection: Connection) -> Properties:
     """Ask for the properties of the database that the session is in."""
     locale = next(columns for since, columns in _LOCALE_SINCE if connection.version >= since)
@@ -182,19 +184,10 @@ def read(connection: Connection) -> Properties:
 def from_manifest(written: Mapping[str, Any], backup: str) -> Properties:
     """Read what ``Properties.written`` made. Raises BadManifest."""
     try:
-        fields: Dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in written.items()
-        }
-        if fields.get("grants") is not None:
-            fields["grants"] = tuple(Grant(**one) for one in fields["grants"])
-        fields["settings"] = tuple(Setting(**one) for one in fields.get("settings", ()))
-        read_back = Properties(**{name: fields[name] for name in Properties.__dataclass_fields__ if name in fields})
-        if not all(isinstance(getattr(read_back, name), str) for name in _TEXTS):
-            raise TypeError("a text is missing")
-        return read_back
-    except (TypeError, KeyError, AttributeError):
+        return _PROPERTIES(dict(written))
+    except Misshapen as error:
         raise BadManifest(
-            f"The manifest of {backup} does not say how its database is to be created (properties). "
+            f"The manifest of {backup} does not say how to create its database: {error.inside('properties')}. "
             "Restore another backup, or create the database by hand and use pg_restore (docs/formats.md)."
         ) from None
 
