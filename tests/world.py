@@ -6,16 +6,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from _engine import keys
 from _engine.backup import BackupRequest, BackupResult, take_backup
 from _engine.catalogue import Catalogue, place_of, scan
+from _engine.manifest import sealed
 from _engine.model import Database, EncryptionSettings, EngineName, Place, Policy
 from _engine.repositories.base import Repository
 from _engine.repositories.local import LocalRepository
@@ -114,6 +116,13 @@ class World:
 
     def manifest(self, result: BackupResult) -> Path:
         return self.directory / f"{result.manifest.id}.manifest.json"
+
+    def rewrite(self, path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+        """Let a manifest say something else, with a checksum that is right, as a forger would."""
+        document = json.loads(path.read_text(encoding="utf-8"))
+        del document["sha256"]
+        change(document)
+        path.write_bytes(sealed(document))
 
     def files(self) -> list[str]:
         """The names of all files in the repository, hidden ones too."""

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,14 +127,18 @@ def test_check_mode_changes_no_byte_and_predicts_the_run(world: World) -> None:
 
 def test_what_the_manifest_does_not_know_is_kept_and_the_change_is_audited(world: World) -> None:
     result = world.backup()
+
+    def change_it(document: dict[str, Any]) -> None:
+        document["from_the_future"] = {"a": 1}
+        document["artefacts"][0]["from_the_future"] = [2]
+
+    world.rewrite(world.manifest(result), change_it)
     document = json.loads(world.manifest(result).read_text())
-    document["from_the_future"] = {"a": 1}
-    document["artefacts"][0]["from_the_future"] = [2]
-    world.manifest(result).write_text(json.dumps(document))
     encryption = replace(world.encryption, recipients=(Person().public,))
     rekey(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)
     after = json.loads(world.manifest(result).read_text())
     assert len(after.pop("key_slots")) == len(document.pop("key_slots")) + 1
+    assert after.pop("sha256") != document.pop("sha256")
     assert after == document
     last = json.loads((world.host.state / "audit.jsonl").read_text().splitlines()[-1])
     assert (last["action"], len(last["before"]), len(last["after"])) == ("rekey", 1, 2)

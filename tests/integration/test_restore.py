@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 import subprocess
@@ -280,17 +279,13 @@ def test_an_artefact_that_was_swapped_with_anothers_is_refused_even_with_its_che
     two.write_bytes(content)
     refused(world, Damaged, "is damaged|has .* bytes", backup=second.manifest.id)
     for path, result in ((world.manifest(first), second), (world.manifest(second), first)):
-        document = json.loads(path.read_text())
-        main = result.manifest.main
-        document["artefacts"][0].update(sha256=main.sha256, bytes=main.bytes)
-        path.write_text(json.dumps(document))
+        main = {"sha256": result.manifest.main.sha256, "bytes": result.manifest.main.bytes}
+        world.rewrite(path, lambda document, main=main: document["artefacts"][0].update(main))
     refused(world, Damaged, second.manifest.main.name, backup=second.manifest.id, safety_backup=False)
 
 
 def edit(world: World, result: BackupResult, change: Callable[[dict[str, object]], object]) -> None:
-    document = json.loads(world.manifest(result).read_text())
-    change(document)
-    world.manifest(result).write_text(json.dumps(document))
+    world.rewrite(world.manifest(result), change)
 
 
 def test_a_bad_manifest_is_refused_and_named_and_hides_no_other_backup(world: World) -> None:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import time
@@ -121,9 +120,8 @@ def test_contents_that_are_no_database_fail_although_every_byte_is_there(world: 
     content[4096:] = os.urandom(len(content) - 4096)
     path.write_bytes(bytes(content))
 
-    document = json.loads(world.manifest(result).read_text())
-    document["artefacts"][0]["sha256"] = hashlib.sha256(content).hexdigest()
-    world.manifest(result).write_text(json.dumps(document))
+    digest = hashlib.sha256(content).hexdigest()
+    world.rewrite(world.manifest(result), lambda document: document["artefacts"][0].update(sha256=digest))
     assert only(world, level=Level.CHECKSUM, encryption=PLAIN).outcome is Outcome.PASSED
     for level in (Level.CONTENTS, Level.RESTORE):
         check = only(world, level=level, encryption=PLAIN)
@@ -132,9 +130,8 @@ def test_contents_that_are_no_database_fail_although_every_byte_is_there(world: 
 
 def test_a_missing_table_fails(world: World) -> None:
     result = world.backup()
-    document = json.loads(world.manifest(result).read_text())
-    document["fingerprint"]["tables"]["customers"] = {"rows": 5}
-    world.manifest(result).write_text(json.dumps(document))
+    tables = {"customers": {"rows": 5}}
+    world.rewrite(world.manifest(result), lambda document: document["fingerprint"]["tables"].update(tables))
     check = only(world, level=Level.RESTORE)
     assert (check.outcome, check.code) == (Outcome.FAILED, "mismatch")
     assert "table customers is missing" in check.detail

@@ -59,7 +59,7 @@ def test_a_large_file_is_whole_although_its_pages_are_let_go_while_it_is_written
 
 
 def names(repository: LocalRepository) -> list[str]:
-    return [entry.name for entry in repository.entries(PLACE)]
+    return [entry.name for entry in repository.entries(PLACE) if entry.regular]
 
 
 def everything(root: Path) -> list[str]:
@@ -227,6 +227,7 @@ def test_links_inside_are_not_followed(repository: LocalRepository, root: Path, 
     put(repository, "a")
     (root / PLACE.path / "link").symlink_to(tmp_path / "secret")
     assert names(repository) == ["a"]
+    assert [entry.name for entry in repository.entries(PLACE) if not entry.regular] == ["link"]
     with pytest.raises(RepositoryUnusable, match="Links are not followed"):
         repository.read(PLACE, "link", 100)
     (tmp_path / "elsewhere").mkdir()

@@ -49,21 +49,30 @@ def place_of(source_host: str, database: Database) -> Place:
 
 
 def scan(repository: Repository, place: Place) -> Catalogue:
-    """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup."""
-    sizes = {entry.name: entry.bytes for entry in repository.entries(place)}
+    """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
+
+    Backups may be published and removed meanwhile. What the list lacks is asked for by name before it counts as
+    missing, and a backup that is being written or removed is neither a backup nor a problem.
+    """
+    entries = repository.entries(place)
+    sizes = {entry.name: entry.bytes for entry in entries if entry.regular}
     manifests = [name for name in sizes if name.endswith(MANIFEST)]
     backups: List[Backup] = []
-    problems: List[Problem] = []
+    odd = [entry.name for entry in entries if not entry.regular]
+    problems = [Problem(place, name, _irregular(repository, place, name)) for name in odd]
     proofs = _read_proofs(repository, place, [name for name in sizes if name.endswith(PROOF)], problems)
     with _collector_paused():
         for name, content in repository.read_all(place, manifests, MANIFEST_LIMIT):
             try:
-                backups.append(_read_backup(repository, place, name, content, proofs, sizes))
+                backup = _read_backup(repository, place, name, content, proofs, sizes)
             except EngineError as error:
-                problems.append(Problem(place, name, str(error)))
+                if repository.stat(place, name):
+                    problems.append(Problem(place, name, str(error)))
+            else:
+                backups += [backup] if backup else []
     owned = {name[: -len(MANIFEST)] for name in manifests}
     for name in sizes:
-        if id_of_file(name) not in owned:
+        if id_of_file(name) not in owned and is_stray(repository, place, name):
             problems.append(Problem(place, name, _stray(repository, place, name)))
     backups.sort(key=lambda backup: (backup.time, len(backup.id), backup.id))
     return Catalogue(tuple(backups), tuple(problems))
@@ -206,7 +215,8 @@ def _read_backup(
     content: Content,
     proofs: Mapping[str, Optional[Tuple[Proof, ...]]],
     sizes: Mapping[str, int],
-) -> Backup:
+) -> Optional[Backup]:
+    """A backup as its manifest and the list have it; None where it is gone by now."""
     if isinstance(content, EngineError):
         raise content
     where = f"Manifest {repository.label}/{place.path}/{name}"
@@ -218,8 +228,17 @@ def _read_backup(
         raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
     judged = proofs.get(manifest.id, ())
     unjudged = f"its proofs in {manifest.id}{PROOF} cannot be read" if judged is None else None
-    defect = _defect(manifest.artefacts, sizes)
-    return Backup(place, manifest, judged or (), defect, unjudged, hashlib.sha256(content).hexdigest())
+    backup = Backup(place, manifest, judged or (), None, unjudged, hashlib.sha256(content).hexdigest())
+    if all(sizes.get(artefact.name) == artefact.bytes for artefact in manifest.artefacts):
+        return backup
+    return confirmed(repository, backup)
+
+
+def confirmed(repository: Repository, backup: Backup) -> Optional[Backup]:
+    """The same backup with the defect that its files have at this moment; None where it was removed."""
+    defect = next(filter(None, (_defect(repository, backup.place, one) for one in backup.manifest.artefacts)), None)
+    # A manifest is removed before its artefacts. So where it is still there after one was missed, that one is missing.
+    return replace(backup, defect=defect) if repository.stat(backup.place, backup.id + MANIFEST) else None
 
 
 def _read_proofs(
@@ -234,14 +253,37 @@ def _read_proofs(
     return proofs
 
 
-def _defect(artefacts: Sequence[Artefact], sizes: Mapping[str, int]) -> Optional[str]:
-    for artefact in artefacts:
-        size = sizes.get(artefact.name)
-        if size is None:
-            return f"its artefact {artefact.name} is missing"
-        if size != artefact.bytes:
-            return f"its artefact {artefact.name} has {size} bytes instead of {artefact.bytes}"
+def _defect(repository: Repository, place: Place, artefact: Artefact) -> Optional[str]:
+    entry = repository.stat(place, artefact.name)
+    if entry is None:
+        return f"its artefact {artefact.name} is missing"
+    if not entry.regular:
+        return f"its artefact {artefact.name} is not a regular file"
+    if entry.bytes != artefact.bytes:
+        return f"its artefact {artefact.name} has {entry.bytes} bytes instead of {artefact.bytes}"
     return None
+
+
+def is_stray(repository: Repository, place: Place, name: str) -> bool:
+    """Whether a file that was listed belongs to no backup: neither to one, nor to one that comes or goes."""
+    backup = id_of_file(name)
+    if backup is None:
+        return repository.stat(place, name) is not None
+    # In this order: what is published loses its mark when its manifest appears, and what is removed gets one when its
+    # manifest disappears, and loses it after its last file.
+    return not (
+        repository.in_motion(place, backup)
+        or repository.stat(place, backup + MANIFEST)
+        or repository.in_motion(place, backup)
+        or repository.stat(place, name) is None
+    )
+
+
+def _irregular(repository: Repository, place: Place, name: str) -> str:
+    return (
+        f"{repository.label}/{place.path}/{name} is a link, directory or device. It was not opened; remove it, and "
+        "find out who put it there."
+    )
 
 
 def _stray(repository: Repository, place: Place, name: str) -> str:

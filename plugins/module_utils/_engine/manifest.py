@@ -128,7 +128,7 @@ def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
             fingerprint=fingerprint if tables else None,
             summary=fingerprint.totals if fingerprint and not tables else None,
             opaque=fields.maybe("opaque", boolean, False),
-            properties=fields.maybe("properties", mapping(lambda value: value, 200), {}),
+            properties=fields.maybe("properties", _PROPERTIES, {}),
             durations=fields.maybe("durations", _DURATIONS, {}),
             previous=fields.maybe("previous", _read_previous, None),
             labels=fields.maybe("labels", LABELS, {}),
@@ -281,6 +281,23 @@ def _read_slot(item: Any) -> KeySlot:
 
 def _read_parameter(value: Any) -> Any:
     return text_of(1_000)(value) if isinstance(value, str) else integer(0, 1 << 32)(value)
+
+
+def _read_scalar(value: Any) -> Any:
+    if isinstance(value, (dict, list)):
+        raise Misshapen("is not a single value")
+    return text_of(1 << 20)(value) if isinstance(value, str) else value
+
+
+def _read_property(value: Any) -> Any:
+    if not isinstance(value, list):
+        return _read_scalar(value)
+    of = mapping(_read_scalar, 20) if value and isinstance(value[0], dict) else text_of(10_000)
+    return list(sequence(of, 20_000)(value))
+
+
+#: What an engine keeps, in its widest shape; the engine itself knows the types (databases.check_properties).
+_PROPERTIES = mapping(_read_property, 200)
 
 
 def _check_slots(slots: Sequence[KeySlot], artefacts: Sequence[Artefact]) -> None:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
-from .catalogue import Catalogue, dated_in_future, in_future, place_of, scan, whole
+from .catalogue import Catalogue, confirmed, dated_in_future, in_future, place_of, scan, whole
 from .cipher import check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
@@ -136,7 +136,10 @@ def verify(request: VerifyRequest, host: Host) -> VerifyResult:
         try:
             with Progress(host, "verify", f"verify/{subject}") as progress:
                 for target in _selection(request, host):
-                    checks.append(target if isinstance(target, Check) else _prove(request, host, *target, progress))
+                    check = target if isinstance(target, Check) else _prove(request, host, *target, progress)
+                    if check is None:
+                        continue
+                    checks.append(check)
                     if not isinstance(target, Check) and request.level is not Level.CHECKSUM:
                         opened.update(opened_with(request.encryption, target[1].manifest))
         except BaseException as error:
@@ -249,8 +252,10 @@ def _chosen(request: VerifyRequest, catalogue: Catalogue, now: datetime) -> Sequ
     return sorted(catalogue.backups, key=last_verified)[: request.sample]
 
 
-def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: Backup, progress: Progress) -> Check:
-    """Verify one backup and record how that went."""
+def _prove(
+    request: VerifyRequest, host: Host, repository: Repository, backup: Backup, progress: Progress
+) -> Optional[Check]:
+    """Verify one backup and record how that went. None where it was one of all, and was removed before it ended."""
     began = time.monotonic()
     try:
         _verify_one(request, repository, backup, progress)
@@ -266,22 +271,32 @@ def _prove(request: VerifyRequest, host: Host, repository: Repository, backup: B
     said = check.detail.split("\n", 1)[0][:500]
     proof = Proof(check.level, proven, host.now(), host.name, said, check.seconds)
     try:
-        # What was rotated away meanwhile needs no proof any more.
-        if any(entry.name == backup.id + MANIFEST for entry in repository.entries(backup.place)):
-            repository.append(backup.place, backup.id + PROOF, write_proof(proof))
+        if not repository.stat(backup.place, backup.id + MANIFEST):
+            # What was rotated away meanwhile needs no proof any more, and is not bad.
+            return None if request.backup == "all" else _removed(repository, check)
+        repository.append(backup.place, backup.id + PROOF, write_proof(proof))
     except EngineError as error:
         unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
         return replace(check, outcome=Outcome.UNVERIFIABLE, code=unrecorded.code, detail=str(unrecorded))
     return check
 
 
+def _removed(repository: Repository, check: Check) -> Check:
+    """The check of a backup that was removed meanwhile: it proves nothing, whatever was found."""
+    gone = NotFound(f"{check.backup} was removed from {repository.label} while it was verified. Verify another one.")
+    return replace(check, outcome=Outcome.UNVERIFIABLE, code=gone.code, detail=str(gone))
+
+
 def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, progress: Progress) -> None:
     # At every level: whole bytes of a backup that nobody asked for prove nothing. It is not condemned either, since the
     # method may have been changed on purpose.
     check_accepted(request.encryption, backup.manifest)
-    if backup.defect:
-        raise Damaged(f"{backup.id} is not whole: {backup.defect}. Restore it from another repository.")
-    backup = whole(repository, backup)
+    now = confirmed(repository, backup)
+    if now is None:
+        raise NotFound(f"{backup.id} was removed from {repository.label} before it was verified. Verify another one.")
+    if now.defect:
+        raise Damaged(f"{backup.id} is not whole: {now.defect}. Restore it from another repository.")
+    backup = whole(repository, now)
     check_checksum(repository, backup, progress)
     if request.level is Level.CHECKSUM:
         return

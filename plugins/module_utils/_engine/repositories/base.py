@@ -20,10 +20,11 @@ Content = Union[bytes, EngineError]
 
 @dataclass(frozen=True)
 class Entry:
-    """A file in a place: its name and its size in bytes."""
+    """A file in a place: its name and its size in bytes. A link, directory or device is not ``regular``."""
 
     name: str
     bytes: int
+    regular: bool = True
 
 
 class Writer(ABC):
@@ -82,7 +83,19 @@ class Repository(ABC):
 
     @abstractmethod
     def entries(self, place: Place) -> List[Entry]:
-        """The visible files of a place in the order of their names; none where the place does not exist."""
+        """The visible files of a place in the order of their names; none where the place does not exist.
+
+        What is written or removed while this lists may be in the list or not, each file by itself. So a list alone says
+        nothing of what is missing: ask for that by name (``stat``).
+        """
+
+    @abstractmethod
+    def stat(self, place: Place, name: str) -> Optional[Entry]:
+        """One file as it is at this moment; None where there is none of this name."""
+
+    @abstractmethod
+    def in_motion(self, place: Place, backup: str) -> bool:
+        """Whether a backup is being written or removed, or a crash interrupted that so that ``tidy`` will end it."""
 
     @abstractmethod
     def create(self, place: Place, name: str) -> AbstractContextManager[Writer]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
@@ -31,6 +32,7 @@ from .local_files import (
     LocalReader,
     LocalWriter,
     abandoned,
+    exists,
     explain,
     open_file,
     remove_abandoned,
@@ -71,6 +73,16 @@ class LocalRepository(Repository):
     def entries(self, place: Place) -> List[Entry]:
         with self._existing(place) as directory, self._explained(place.path):
             return [] if directory is None else _visible(directory)
+
+    def stat(self, place: Place, name: str) -> Optional[Entry]:
+        with self._existing(place) as directory, self._explained(f"{place.path}/{name}"):
+            return None if directory is None else _entry(directory, name)
+
+    def in_motion(self, place: Place, backup: str) -> bool:
+        # A manifest has its hidden name before the first artefact is visible, and its mark until the last one is gone.
+        marks = (f".{backup}{MANIFEST}{PARTIAL}", f".{backup}{MANIFEST}{_DELETING}")
+        with self._existing(place) as directory, self._explained(place.path):
+            return directory is not None and any(exists(directory, mark) for mark in marks)
 
     @contextmanager
     def create(self, place: Place, name: str) -> Iterator[Writer]:
@@ -267,14 +279,18 @@ def _directories(descriptor: int) -> List[str]:
 
 
 def _visible(descriptor: int) -> List[Entry]:
-    entries = []
     with os.scandir(descriptor) as found:
-        for item in found:
-            # What is removed between its listing and this look at it was removed.
-            with suppress(FileNotFoundError):
-                if is_component(item.name) and item.is_file(follow_symlinks=False):
-                    entries.append(Entry(item.name, item.stat(follow_symlinks=False).st_size))
-    return sorted(entries, key=lambda entry: entry.name)
+        # What is removed between its listing and this look at it was removed.
+        entries = [_entry(descriptor, item.name) for item in found if is_component(item.name)]
+    return sorted(filter(None, entries), key=lambda entry: entry.name)
+
+
+def _entry(directory: int, name: str) -> Optional[Entry]:
+    try:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    return Entry(name, status.st_size, stat.S_ISREG(status.st_mode))
 
 
 def _make_directory(parent: int, name: str) -> None:

@@ -1,0 +1,266 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A listing is one picture of a repository, whatever is published, removed or planted there while it is made."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import resource
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from _engine.catalogue import Catalogue, scan
+from _engine.errors import BadManifest, Damaged
+from _engine.model import (
+    Compression,
+    Database,
+    Encryption,
+    EncryptionSettings,
+    EngineName,
+    Level,
+    Outcome,
+    Place,
+    Policy,
+)
+from _engine.repositories import local
+from _engine.repositories.base import Entry
+from _engine.repositories.local import LocalRepository
+from _engine.repositories.local_files import LocalWriter
+from world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path / "world")
+    world.make_shop()
+    return world
+
+
+class Meanwhile(LocalRepository):
+    """A repository in which something happens in the middle of a listing: some names are of before, some of after."""
+
+    def __init__(self, path: Path, act: Callable[[], object], before: Callable[[str], bool]) -> None:
+        super().__init__(path)
+        self._act, self._before = act, before
+        self.acted = False
+
+    def entries(self, place: Place) -> list[Entry]:
+        early = super().entries(place)
+        if not self.acted:
+            self.acted = True
+            self._act()
+        late = super().entries(place)
+        found = [entry for entry in early if self._before(entry.name)]
+        return sorted([*found, *(entry for entry in late if not self._before(entry.name))], key=lambda one: one.name)
+
+
+HALVES: list[Callable[[str], bool]] = [
+    lambda name: name.endswith(".manifest.json"),
+    lambda name: not name.endswith(".manifest.json"),
+]
+
+
+@pytest.mark.parametrize("before", HALVES, ids=["old manifests", "old artefacts"])
+def test_a_backup_published_in_the_middle_of_a_listing_is_whole_or_not_there(
+    world: World, before: Callable[[str], bool]
+) -> None:
+    world.backup()
+    repository = Meanwhile(world.root / "backups", world.backup, before)
+    result = world.verify(repositories=(repository,), backup="all")
+    assert repository.acted
+    assert result.passed
+    assert all(backup.known_bad is None for backup in world.catalogue().backups)
+    repository.acted = False
+    assert scan(repository, world.place).problems == ()
+
+
+@pytest.mark.parametrize("before", HALVES, ids=["old manifests", "old artefacts"])
+def test_a_backup_removed_in_the_middle_of_a_listing_is_gone_and_not_bad(
+    world: World, before: Callable[[str], bool]
+) -> None:
+    for _number in range(3):
+        world.backup()
+
+    def remove() -> None:
+        world.rotate(Policy(last=2))
+
+    repository = Meanwhile(world.root / "backups", remove, before)
+    found = scan(repository, world.place)
+    assert (len(found.backups), found.problems) == (2, ())
+    assert len(found.good) == 2
+
+
+def test_a_backup_that_is_rotated_away_while_all_are_verified_is_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _number in range(3):
+        world.backup()
+    repository = LocalRepository(world.root / "backups")
+    opened = LocalRepository.open
+
+    def late(self: LocalRepository, place: Place, name: str) -> object:
+        monkeypatch.setattr(LocalRepository, "open", opened)
+        world.rotate(Policy(last=1))
+        return opened(self, place, name)
+
+    monkeypatch.setattr(LocalRepository, "open", late)
+    result = world.verify(repositories=(repository,), backup="all")
+    assert [check.outcome for check in result.checks] == [Outcome.PASSED]
+    assert len(world.catalogue().good) == 1
+    assert world.catalogue().problems == ()
+
+
+@pytest.fixture
+def watched(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Catalogue]]:
+    """A listing after each step at which files appear or disappear."""
+    found: list[Catalogue] = []
+    commit, unlink = LocalWriter.commit, local.unlink
+
+    def committed(writer: LocalWriter) -> None:
+        found.append(world.catalogue())
+        commit(writer)
+        found.append(world.catalogue())
+
+    def unlinked(directory: int, name: str) -> None:
+        found.append(world.catalogue())
+        unlink(directory, name)
+        found.append(world.catalogue())
+
+    monkeypatch.setattr(LocalWriter, "commit", committed)
+    monkeypatch.setattr(local, "unlink", unlinked)
+    yield found
+
+
+def test_no_step_of_publishing_or_removing_looks_like_a_problem(world: World, watched: list[Catalogue]) -> None:
+    for _number in range(3):
+        world.backup()
+    world.rotate(Policy(last=1))
+    assert len(watched) > 10
+    for catalogue in watched:
+        assert catalogue.problems == ()
+        assert len(catalogue.good) == len(catalogue.backups)
+
+
+def test_an_artefact_whose_manifest_is_gone_for_good_is_still_a_problem(world: World) -> None:
+    result = world.backup()
+    world.manifest(result).unlink()
+    (problem,) = world.catalogue().problems
+    assert "has no manifest" in problem.reason
+
+
+@pytest.mark.parametrize("make", ["link", "directory", "fifo"])
+def test_what_lies_in_the_place_of_a_manifest_is_a_problem_and_latest_is_not_the_one_before(
+    world: World, make: str
+) -> None:
+    world.backup()
+    newest = world.backup()
+    path = world.manifest(newest)
+    other = path.with_suffix(".moved")
+    path.rename(world.root / other.name)
+    {
+        "link": lambda: path.symlink_to(world.root / other.name),
+        "directory": path.mkdir,
+        "fifo": lambda: os.mkfifo(path),
+    }[make]()
+    (problem,) = [one for one in world.catalogue().problems if one.name == path.name]
+    assert "is a link, directory or device" in problem.reason
+    with pytest.raises(BadManifest, match="is a link, directory or device"):
+        world.restore()
+    assert not world.verify().passed
+
+
+def artefact(**fields: object) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document["artefacts"][0].update(fields)
+
+
+def change(**fields: object) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document.update(fields)
+
+
+#: What a forger can write with a checksum that is right, and what a listing must not take for a backup.
+FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "plain_bytes of 400 digits": artefact(plain_bytes=10**400),
+    "bytes of 400 digits": artefact(bytes=10**400),
+    "a petabyte of plain bytes": artefact(plain_bytes=10**15),
+    "another host": change(host="web2"),
+    "another database": change(database="/data/other.db"),
+    "properties is a list": change(properties=[1, 2]),
+    "properties of the wrong type": change(properties={"settings": [None, {"a": 1}], "owner": 7, "extensions": "x"}),
+    "a mode that is a number": change(properties={"mode": 600}),
+    "tool_versions of the wrong type": change(tool_versions={"pg_dump": ["15"]}),
+    "labels of the wrong type": change(labels={"a": {"b": 1}}),
+    "durations of the wrong type": change(durations={"dump": "long"}),
+    "240,000 slots": lambda document: document.update(key_slots=document["key_slots"] * 240_000),
+    "terminal control characters": change(tier="\x1b[2J\x9b31mdaily"),
+    "nested without end": lambda document: document.update(unknown=json.loads("[" * 200 + "]" * 200)),
+}
+
+
+def test_a_forged_manifest_is_a_named_problem_and_neither_counted_nor_restored(world: World) -> None:
+    world.backup()
+    result = world.backup()
+    path = world.manifest(result)
+    true = path.read_bytes()
+    for name, forge in FORGERIES.items():
+        path.write_bytes(true)
+        world.rewrite(path, forge)
+        catalogue = world.catalogue()
+        (problem,) = catalogue.problems
+        assert problem.name == path.name, name
+        assert len(catalogue.backups) == 1, name
+        assert world.verify(backup="all").passed is False, name
+        with pytest.raises(BadManifest):
+            world.restore()
+        assert world.rotate(Policy(last=1)).rotations[0].removed == (), name
+
+
+def test_an_artefact_that_opens_to_more_than_its_manifest_says_is_stopped_there(world: World) -> None:
+    """A small artefact can hold any number of zeros; none beyond those that are expected reach a disk."""
+    plain = EncryptionSettings(method=Encryption.NONE)
+    result = world.backup(encryption=plain, compression=Compression.GZIP)
+    bomb = gzip.compress(world.path.read_bytes()[:4096] + bytes(400 << 20))
+    world.artefact(result).write_bytes(bomb)
+    facts = {"bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest(), "plain_bytes": 8192}
+    world.rewrite(world.manifest(result), artefact(**facts))
+    target = world.root / "data" / "copy.db"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Whoever wrote more than this would be stopped by SIGXFSZ.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limit[1]))
+    try:
+        for level in (Level.CONTENTS, Level.RESTORE):
+            (check,) = world.verify(level=level, encryption=plain).checks
+            assert "holds more than 8192 bytes" in check.detail
+        with pytest.raises(Damaged, match="holds more than 8192 bytes"):
+            world.restore(
+                database=Database(EngineName.SQLITE, str(target)),
+                source_database=str(world.path),
+                encryption=plain,
+                backup=result.manifest.id,
+            )
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not target.exists()
+
+
+def test_an_artefact_that_grows_after_it_was_listed_is_read_no_further_than_its_manifest_says(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = world.backup()
+    opened = LocalRepository.open
+
+    def grown(self: LocalRepository, place: Place, name: str) -> object:
+        if name == result.manifest.main.name:
+            os.truncate(world.artefact(result), 1 << 40)
+        return opened(self, place, name)
+
+    monkeypatch.setattr(LocalRepository, "open", grown)
+    (check,) = world.verify().checks
+    assert (check.outcome, check.code) == (Outcome.FAILED, "damaged")
+    assert "holds more than the" in check.detail
