@@ -10,9 +10,11 @@ import re
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from _engine.databases.postgresql import global_objects
-from _engine.errors import Damaged, EngineError, PermissionDenied
+from _engine.databases.postgresql.global_statements import statements
+from _engine.errors import Damaged, EngineError, PermissionDenied, Refused
 from postgres import Cluster, dump, options, restore, running_cluster, transfer
 
 _ROLES = r'''
@@ -68,7 +70,9 @@ def test_roles_that_exist_stay_as_they_are(cluster: Cluster, tmp_path: Path, dat
 
 def test_roles_come_back_all_or_none_and_no_hash_is_in_the_message(cluster: Cluster, database: str) -> None:
     engine = cluster.engine(database)
-    script = f"CREATE ROLE {database}_1;\nALTER ROLE {database}_1 WITH PASSWORD 'SCRAM-SHA-256$hash' NONSENSE;\n"
+    script = (
+        f"CREATE ROLE {database}_1;\nALTER ROLE {database}_1 WITH LOGIN PASSWORD 'a$hash' VALID UNTIL 'nonsense';\n"
+    )
     with pytest.raises(EngineError) as caught, engine.load_globals() as loading:
         loading.load.write_bytes(script.encode())
         loading.loaded()
@@ -89,30 +93,54 @@ def test_a_user_without_the_right_gets_it_said(cluster: Cluster, database: str) 
     cluster.sql(f"DROP ROLE {database}_modest")
 
 
-def test_a_script_is_taken_apart_at_its_semicolons_only() -> None:
-    script = (
-        "-- a; comment\n\\restrict token;x\nSET client_encoding = 'UTF8';\n"
-        "CREATE ROLE \"a;\"\"b\";\nCOMMENT ON ROLE x IS E'it''s \\\\; -- \\\\';\n\n"
-        "ALTER ROLE x SET y TO 'a', 'b-c';\n-- end"
-    )
-    assert global_objects.statements(script) == [
-        'CREATE ROLE "a;""b"',
-        "COMMENT ON ROLE x IS E'it''s \\\\; -- \\\\'",
-        "ALTER ROLE x SET y TO 'a', 'b-c'",
-    ]
+def test_planted_globals_run_nothing_at_all(cluster: Cluster, database: str) -> None:
+    """Not even what precedes a statement that pg_dumpall does not write."""
+    engine = cluster.engine(database)
+    script = f"CREATE ROLE {database}_1;\nALTER SYSTEM SET archive_command TO 'id > /tmp/{database}';\n"
+    for context in (engine.load_globals, engine.examine_globals):
+        with pytest.raises(
+            Refused, match='does not write \\("ALTER SYSTEM …"\\). Nothing of them was run'
+        ), context() as loading:
+            loading.load.write_bytes(script.encode())
+            loading.loaded()
+    assert cluster.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{database}_1'") == []
 
 
-def test_only_what_is_missing_is_made() -> None:
-    script = [
-        "CREATE ROLE old", "ALTER ROLE old WITH LOGIN", "CREATE ROLE \"n;ew\"", "ALTER ROLE \"n;ew\" SET a TO 'b'",
-        "GRANT old TO older GRANTED BY postgres", "GRANT old TO \"n;ew\" GRANTED BY postgres",
-        "COMMENT ON ROLE old IS 'ROLE new'",
-        "CREATE TABLESPACE fast OWNER old LOCATION '/x'", "GRANT ALL ON TABLESPACE fast TO old",
-        "CREATE TABLESPACE slow OWNER old LOCATION '/y'",
-        "REVOKE ALL ON TABLESPACE slow FROM PUBLIC", "GRANT SET ON PARAMETER x TO old",
-    ]  # fmt: skip
-    left = [2, 3, 5, 9, 10, 11]
-    assert global_objects.missing(script, {"old", "older"}, {"fast"}) == [script[number] for number in left]
+def test_globals_far_longer_than_any_are_refused_unread(cluster: Cluster, database: str) -> None:
+    with pytest.raises(Refused, match="longer than 64"), cluster.engine(database).load_globals() as loading:
+        with loading.load.open("wb") as file:
+            file.truncate((64 << 20) + 1)
+        loading.loaded()
+
+
+_ODD = st.text(
+    st.characters(blacklist_categories=("Cs",), blacklist_characters="\0", max_codepoint=0x2FF), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(_ODD.map(lambda name: f"odd {name}"), min_size=1, max_size=8, unique=True), _ODD, _ODD)
+def test_whatever_pg_dumpall_writes_of_odd_names_is_known(
+    cluster: Cluster, names: list[str], comment: str, value: str
+) -> None:
+    """Names, comments and settings with quotes, backslashes, semicolons and line breaks come through as they are."""
+    quoted = [name.replace('"', '""') for name in names]
+    literal = "E'" + comment.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    setting = "E'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    try:
+        for name in quoted:
+            cluster.sql(f"CREATE ROLE \"{name}\" VALID UNTIL '2030-01-01' CONNECTION LIMIT 3")
+            cluster.sql(f'COMMENT ON ROLE "{name}" IS {literal}; ALTER ROLE "{name}" SET app.x TO {setting}')
+            cluster.sql(f'ALTER ROLE "{name}" SET search_path = {setting}, public')
+        script = cluster.program("pg_dumpall", "--globals-only")
+        found = list(statements(script))
+    finally:
+        for name in quoted:
+            cluster.sql(f'DROP ROLE IF EXISTS "{name}"')
+    assert {item.role for item in found if item.label.startswith("COMMENT")} >= set(names)
+    # What is run says the same: taken apart again, it is unchanged.
+    again = list(statements(";\n".join(item.sql for item in found) + ";"))
+    assert again == found
 
 
 def test_tablespaces_come_back(cluster: Cluster, database: str, tmp_path: Path) -> None:

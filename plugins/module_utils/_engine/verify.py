@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -302,11 +301,12 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
         return
     manifest = backup.manifest
     if manifest.globals:
-        # Roles are restored into no scratch database, but are read to their end.
+        # Roles are restored into no scratch database, but are read to their end and judged.
         with opening(request.encryption, manifest, manifest.globals) as stage, _scratch_engine(
             request, backup
-        ) as engine:
-            load(repository, backup, manifest.globals, stage, Path(os.devnull), engine, progress)
+        ) as engine, engine.examine_globals() as examination:
+            load(repository, backup, manifest.globals, stage, examination.load, engine, progress)
+            examination.loaded()
     with opening(request.encryption, manifest, manifest.main) as stage, _scratch_engine(request, backup) as engine:
         if request.level is Level.CONTENTS:
             with engine.examine(manifest) as examination:

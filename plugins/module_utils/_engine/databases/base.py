@@ -136,6 +136,10 @@ class Engine(ABC):
         """Bring roles and tablespaces back; those that exist already stay as they are."""
         raise BadInput("This kind of database has no roles and tablespaces. Leave globals out.")
 
+    def examine_globals(self) -> AbstractContextManager[Loading]:
+        """Judge roles and tablespaces once they are written into ``load``; nothing of them is brought back."""
+        raise BadInput("This kind of database has no roles and tablespaces. Restore another backup.")
+
     @abstractmethod
     def inspect(self) -> Inspection:
         """Look at the database without changing a byte. Raises Unreachable, PermissionDenied, NotADatabase."""

@@ -112,6 +112,9 @@ class PostgresqlEngine(Engine):
         """
         return global_objects.loading(self._access)
 
+    def examine_globals(self) -> AbstractContextManager[Loading]:
+        return global_objects.examining()
+
     def _inspected(self, connection: Connection) -> Inspection:
         size = connection.rows(_SIZE, [self._name])
         version = snapshot.server_version(connection)

@@ -12,23 +12,19 @@ roles come in one transaction, all or none. Tablespaces cannot be made in one, a
 from __future__ import annotations
 
 import os
-import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional, Set, Tuple
+from typing import Iterator, Set
 
-from ...errors import Damaged, EngineError
+from ...errors import Damaged, EngineError, Refused
 from ...process import memory_file
+from ...timespan import format_size
 from ..base import Loading, Stream
 from .connection import Access, Connection
+from .global_statements import Statement, statements
 
-_NAME = r"(\"(?:[^\"]|\"\")+\"|[^\s;\"]+)"
-#: What a statement is about, where it is about one role or tablespace alone.
-_SUBJECT = re.compile(
-    rf"(?:CREATE|ALTER|COMMENT ON|SECURITY LABEL .*? ON|(?:GRANT|REVOKE) .*? ON) (ROLE|TABLESPACE) {_NAME}", re.DOTALL
-)
-_MEMBERSHIP = re.compile(rf"GRANT {_NAME} TO {_NAME}")
-_TOKENS = re.compile(r"--[^\n]*|\\[^\n]*|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|;|[^-\\'\";]+|[-\\'\"]")
+#: Ten thousand roles take about 3 MB.
+_LONGEST = 64 << 20
 
 
 class GlobalsLoading(Loading):
@@ -42,83 +38,87 @@ class GlobalsLoading(Loading):
         self._access = access
 
     def loaded(self) -> None:
-        """Run what was written. Raises a typed error that names the statement's kind and object, never its text."""
-        try:
-            text = self._script.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise Damaged(f"The globals are not valid UTF-8 ({error}). Restore them from another backup.") from None
+        """Run what was written, once all of it is known to be pg_dumpall's.
+
+        Raises a typed error that names the statement's kind and object, never its text.
+        """
+        text = _checked(self._script)
         with self._access.administer("") as connection:
-            _run_all(connection, statements(text))
+            _run_all(connection, text)
+
+
+class GlobalsExamination(Loading):
+    """Where to write the script to have it checked, and nothing of it run."""
+
+    load: Stream
+
+    def __init__(self, descriptor: int) -> None:
+        self.load = self._script = Path(f"/proc/self/fd/{descriptor}")
+
+    def loaded(self) -> None:
+        """Raise Refused or Damaged for what a restore would not run."""
+        _checked(self._script)
 
 
 @contextmanager
 def loading(access: Access) -> Iterator[Loading]:
     """A place for the script, which is gone afterwards."""
+    with _memory() as descriptor:
+        yield GlobalsLoading(access, descriptor)
+
+
+@contextmanager
+def examining() -> Iterator[Loading]:
+    """The same for a script that is only checked."""
+    with _memory() as descriptor:
+        yield GlobalsExamination(descriptor)
+
+
+@contextmanager
+def _memory() -> Iterator[int]:
     descriptor = memory_file(b"")
     try:
-        yield GlobalsLoading(access, descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def statements(script: str) -> List[str]:
-    """The statements of a script without comments, the client's settings and psql's own commands.
-
-    Quotes are understood as pg_dumpall writes them: doubled within, and every backslash doubled in an E'' string.
-    """
-    found: List[str] = []
-    current = ""
-    for part in _TOKENS.findall(script):
-        if part == ";":
-            found.append(current.strip())
-            current = ""
-        elif part[:2] != "--" and part[0] != "\\":
-            current += part
-    if current.strip():
-        raise Damaged("The globals end in the middle of a statement. Restore them from another backup.")
-    return [one for one in found if one and not re.match(r"(SET|SELECT) ", one)]
+def _checked(script: Path) -> str:
+    """The script as text, all of whose statements are known."""
+    if script.stat().st_size > _LONGEST:
+        raise Refused(f"The globals are longer than {format_size(_LONGEST)}. Find out who wrote this backup.")
+    try:
+        text = script.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Damaged(f"The globals are not valid UTF-8 ({error}). Restore them from another backup.") from None
+    for _statement in statements(text):
+        pass
+    return text
 
 
-def missing(script: List[str], roles: Set[str], tablespaces: Set[str]) -> List[str]:
-    """The statements that are about what does not exist yet."""
-    return [one for one in script if not _is_there(one, roles, tablespaces)]
+def is_there(statement: Statement, roles: Set[str], tablespaces: Set[str]) -> bool:
+    """Whether a statement is about what exists already, and so is left out."""
+    if statement.membership:
+        return set(statement.membership) <= roles
+    return statement.role in roles or statement.tablespace in tablespaces
 
 
-def _is_there(statement: str, roles: Set[str], tablespaces: Set[str]) -> bool:
-    membership = _MEMBERSHIP.match(statement)
-    if membership:
-        return {_unquoted(name) for name in membership.groups()} <= roles
-    kind, name = _subject(statement)
-    return name in (tablespaces if kind == "TABLESPACE" else roles)
-
-
-def _run_all(connection: Connection, script: List[str]) -> None:
+def _run_all(connection: Connection, text: str) -> None:
     roles = {name for (name,) in connection.rows("SELECT rolname FROM pg_roles")}
     tablespaces = {name for (name,) in connection.rows("SELECT spcname FROM pg_tablespace")}
-    wanted = missing(script, roles, tablespaces)
     # The end of the session rolls a failed transaction back.
     connection.run("BEGIN")
-    for statement in wanted:
-        if _subject(statement)[0] != "TABLESPACE":
+    for statement in statements(text):
+        if statement.tablespace is None and not is_there(statement, roles, tablespaces):
             _run(connection, statement)
     connection.run("COMMIT")
-    for statement in wanted:
-        if _subject(statement)[0] == "TABLESPACE":
+    for statement in statements(text):
+        if statement.tablespace is not None and not is_there(statement, roles, tablespaces):
             _run(connection, statement)
 
 
-def _run(connection: Connection, statement: str) -> None:
+def _run(connection: Connection, statement: Statement) -> None:
     try:
-        connection.run(statement)
+        connection.run(statement.sql)
     except EngineError as error:
-        subject = " ".join(word for word in (statement.split()[0], *_subject(statement)) if word)
-        raise type(error)(f"The globals cannot be restored ({subject}): {error}") from error
-
-
-def _subject(statement: str) -> Tuple[Optional[str], Optional[str]]:
-    match = _SUBJECT.match(statement)
-    return (match.group(1), _unquoted(match.group(2))) if match else (None, None)
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+        raise type(error)(f"The globals cannot be restored ({statement.label}): {error}") from error
