@@ -396,7 +396,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         values,
         before=f"{name}: as it is now\n" if plan.replaces else "",
         after=f"{name}: {plan.backup.id}\n",
-        warnings=[*plan.warnings, *filter(None, [result.unverified if result else None])],
+        warnings=result.warnings if result else plan.warnings,
     )
 
 

@@ -88,13 +88,22 @@ class RestorePlan:
 
 @dataclass(frozen=True)
 class RestoreResult:
-    """What a run did. ``durations`` are seconds by stage, ``unverified`` what could not be checked of the copy."""
+    """What a run did. ``durations`` are seconds by stage, ``unverified`` what could not be checked of the copy.
+
+    ``notes`` say what the user has to know of the restored database, or to do before it serves.
+    """
 
     plan: RestorePlan
     durations: Tuple[Tuple[str, float], ...]
     safety_backup: Optional[str] = None
     kept_as: Optional[str] = None
     unverified: Optional[str] = None
+    notes: Tuple[str, ...] = ()
+
+    @property
+    def warnings(self) -> Tuple[str, ...]:
+        """All that the user should be told besides that it is done."""
+        return (*self.plan.warnings, *filter(None, [self.unverified]), *self.notes)
 
 
 def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
@@ -158,7 +167,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         finish()
         # What came into being meanwhile was not saved, and is not replaced.
         kept_as = staging.promote(request.replace and plan.replaces, request.keep_replaced)
-    return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified)
+    return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified, staging.notes)
 
 
 def _check(staging: Staging, manifest: Manifest, progress: Progress) -> Optional[str]:

@@ -91,6 +91,8 @@ class Staging(Loading):
 
     #: How messages name the staged copy.
     label: str
+    #: What the user has to know of the copy, or to do before it serves, a sentence each. Complete once it is loaded.
+    notes: Tuple[str, ...] = ()
 
     @abstractmethod
     def check_integrity(self) -> None:

@@ -183,7 +183,7 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
     late = _resume(job, stopped, {"FLEET_BACKUP_OUTCOME": "done"}, host)
     text = f"{prospect.request.database.name} is restored from {result.plan.backup.id}"
     detail = {**_told(job, prospect.request, result, host), **_units(stopped)}
-    warnings = (*_warnings(prospect), *filter(None, [result.unverified]))
+    warnings = (*_warnings(prospect), *filter(None, [result.unverified]), *result.notes)
     if late:
         # The database is there, and yet the application may not be running again: that is no success.
         return Done(True, f"{text}, but {' '.join(late)}", ToolFailed.code, warnings, detail)

@@ -21,6 +21,7 @@ from typing import List, Optional, Sequence, Type
 
 from ...errors import EngineError, Locked, PermissionDenied, Refused, TargetExists, Unreachable
 from ...names import is_id
+from . import subscriptions
 from .connection import LONGEST_NAME, Access, Connection, quote_identifier, sqlstate
 
 RESTORING = "restoring"
@@ -87,7 +88,7 @@ def release(control: Connection, staged: str) -> None:
     control.run("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_SPACE, _key(staged)])
 
 
-def sweep(control: Connection, database: str) -> List[str]:
+def sweep(access: Access, control: Connection, database: str) -> List[str]:
     """Drop what killed restores of this database left behind, and nothing that lives; the names dropped."""
     dropped = []
     for (name,) in control.rows("SELECT datname FROM pg_database"):
@@ -97,6 +98,8 @@ def sweep(control: Connection, database: str) -> List[str]:
         try:
             # A killed restore's last session can outlive it by a moment; a living one has the claim.
             if not control.rows(_SESSIONS, [[name]]):
+                if is_beside(name, database, RESTORING):
+                    subscriptions.drop(access, control, name)
                 drop(control, name)
                 dropped.append(name)
         except (PermissionDenied, Locked):
@@ -113,7 +116,10 @@ def exists(control: Connection, name: str) -> bool:
 
 
 def drop(control: Connection, name: str) -> None:
-    """Drop a database where it exists, and end the sessions in it. Raises Locked when they cannot be ended."""
+    """Drop a database where it exists, and end the sessions in it. Raises Locked when they cannot be ended.
+
+    A database with a subscription is not dropped: dropping that would drop the replication slot of the publisher.
+    """
     if control.value("SELECT EXISTS (SELECT FROM pg_database WHERE datname = %s AND datistemplate)", [name]):
         control.run(f"ALTER DATABASE {quote_identifier(name)} IS_TEMPLATE false")
     if control.version >= 13_00_00:

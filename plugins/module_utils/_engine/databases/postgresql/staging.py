@@ -22,7 +22,7 @@ from ...model import Fingerprint, Manifest
 from ...process import run
 from ...scratch import private_directory
 from ..base import Staging, differing
-from . import catalogue, definition, fingerprint, promotion, tools
+from . import catalogue, definition, fingerprint, promotion, subscriptions, tools
 from .connection import Access, Connection, quote_identifier
 from .definition import Properties
 
@@ -52,7 +52,7 @@ class PostgresqlStaging(Staging):
     def create(self) -> None:
         """Claim the name, remove what killed restores left, and create the empty database."""
         control = self._control()
-        promotion.sweep(control, self._target)
+        promotion.sweep(self._access, control, self._target)
         if not promotion.claim(control, self._staged):
             raise Locked(f"Backup {self._manifest.id} is being restored to {self._target} already. Wait for its end.")
         if promotion.exists(control, self._staged):
@@ -69,6 +69,7 @@ class PostgresqlStaging(Staging):
                 raise tools.explained(failure) from failure
             finally:
                 self._remove_spool()
+        self.notes = tuple(subscriptions.detach(self._access, self._control(), self._staged))
         self._settle()
 
     def check_integrity(self) -> None:
@@ -131,6 +132,7 @@ class PostgresqlStaging(Staging):
         self._remove_spool()
         try:
             if self._here:
+                subscriptions.drop(self._access, self._control(), self._staged)
                 promotion.drop(self._control(), self._staged)
         finally:
             if self._session:
@@ -233,6 +235,7 @@ def check(
             f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."
         )
     require_extensions(control, properties)
+    _require_schedule(control, properties, promotion.beside(target, promotion.RESTORING, manifest.id), target)
     if not globals_first:
         _require_roles(control, properties, owner, manifest)
         tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
@@ -258,6 +261,20 @@ def require_extensions(control: Connection, properties: Properties) -> None:
         "extension",
         "Install their packages on the server",
     )
+
+
+def _require_schedule(control: Connection, properties: Properties, staged: str, target: str) -> None:
+    """Raise NotFound where pg_cron cannot be created: that goes in the one database that its setting names."""
+    if "pg_cron" not in properties.extensions:
+        return
+    configured = control.rows("SELECT setting FROM pg_settings WHERE name = 'cron.database_name'")
+    if configured != [(staged,)]:
+        raise NotFound(
+            f"{control.label}: the backup holds the extension pg_cron, which exists only in the database that "
+            f'cron.database_name names, and a restore first fills the database "{staged}". Set '
+            f"shared_preload_libraries = 'pg_cron' and cron.database_name = '{staged}', restart the server, restore, "
+            f"then set cron.database_name = '{target}' and restart it again."
+        )
 
 
 def dumped_by(manifest: Manifest) -> str:
