@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -27,6 +26,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.ledger 
     ordered,
     totals,
 )
+from ansible_collections.fleet.backup.plugins.module_utils._engine.text import shown_json
 
 display = Display()
 
@@ -108,8 +108,7 @@ def _write(path: Path, entries: Sequence[Entry]) -> None:
     }
     try:
         with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            json.dump(document, file, indent=2, ensure_ascii=False)
-            file.write("\n")
+            file.write(shown_json(document) + "\n")
         os.replace(file.name, path)
     except OSError as error:
         raise AnsibleActionFail(

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from _engine.agent.archive import build
+from _engine.model import SAFETY_TIER
 from postgres import Cluster
 from world import World
 
@@ -100,6 +101,17 @@ def test_what_the_agent_backs_up_the_engine_restores_and_the_other_way_round(age
     agent.world.backup()
     assert "1 backup passed (contents)" in agent.run("verify", "shop")
     assert len(agent.json("list")["backups"]) == 2
+
+
+def test_the_list_marks_what_a_restore_saved_of_the_database_before(agent: Agent) -> None:
+    agent.job("shop")
+    agent.world.backup()
+    safety = agent.world.backup(tier=SAFETY_TIER)
+    head, *rows = agent.run("list").splitlines()
+    assert "TIER" in head.split()
+    assert {row.split()[1]: "safety" in row.split() for row in rows} == {
+        backup["id"]: backup["id"] == safety.manifest.id for backup in agent.json("list")["backups"]
+    }
 
 
 def test_a_broken_job_stops_no_other_one_and_the_run_fails(agent: Agent) -> None:

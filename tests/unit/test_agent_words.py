@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -16,12 +18,14 @@ import pytest
 
 from _engine.agent.config.given import GivenKeys
 from _engine.agent.config.jobs import is_unit
+from _engine.agent.console import progress
 from _engine.agent.console.completing import Knowledge, candidates
 from _engine.agent.console.exits import Exit
 from _engine.agent.console.manual import commands_of, options_of, page
 from _engine.agent.console.progress import line_of
 from _engine.agent.parser import whole_parser
 from _engine.model import Encryption, EncryptionSettings
+from _engine.state import Host
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,12 +120,45 @@ STATUS: Dict[str, Any] = {"stage": "load", "bytes": 512 << 20, "expected_bytes":
         # The last backup, by which it is judged, was smaller.
         ({"expected_bytes": 1 << 20}, "shop: load  512.0 MiB  64.0 MiB/s  8s"),
         ({"bytes": 0, "expected_bytes": 0, "stage": "snapshot"}, "shop: snapshot  8s"),
-        ({"stage": "lo\033[2Jad", "bytes": 0, "expected_bytes": 0}, "shop: lo [2Jad  8s"),
+        ({"stage": "lo\033[2Jad", "bytes": 0, "expected_bytes": 0}, "shop: lo\\x1b[2Jad  8s"),
     ],
 )
 def test_the_line_says_how_far_it_is_where_that_is_known(changes: Dict[str, Any], line: str) -> None:
     assert line_of("shop", {**STATUS, **changes}, 8.2, 200) == line
     assert len(line_of("shop", {**STATUS, **changes}, 8.2, 20)) <= 20
+
+
+class Unreadable(Exception):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("trouble", ["a status that cannot be read", "a slow disk"])
+def test_the_line_is_cleared_whatever_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, trouble: str) -> None:
+    looked: List[int] = []
+    drawn, disk = threading.Event(), threading.Event()
+
+    def running(_host: Host) -> List[Dict[str, Any]]:
+        looked.append(1)
+        if len(looked) > 1:
+            drawn.set()
+            if trouble != "a slow disk":
+                raise Unreadable
+            assert disk.wait(30)
+        return [{**STATUS, "pid": os.getpid()}]
+
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb") as screen:
+        monkeypatch.setattr(progress, "running", running)
+        monkeypatch.setattr(progress, "_can_draw", lambda: True)
+        monkeypatch.setattr("sys.stderr", terminal)
+        with progress.showing(Host("web1", tmp_path), "shop"):
+            assert drawn.wait(30)
+            # The disk answers after the work has ended, and later than anybody likes to wait.
+            threading.Timer(1.5, disk.set).start()
+        os.write(theirs, b"done\n")
+        terminal.close()
+        assert screen.read().endswith(b"\r\033[Kdone\n")
 
 
 @pytest.mark.parametrize("name", ["", "-x", "--now", "a b", "shop*", "sh/op", "a" * 256, "shop.service\n"])

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _engine.text import shown, shown_json, shown_lines, shown_values
+from _engine.text import shown, shown_in_line, shown_json, shown_lines, shown_values
 
 #: Every kind of text that could do something where it is shown.
 HOSTILE = {
@@ -40,6 +40,10 @@ def test_every_letter_and_space_stays_as_it_is() -> None:
     for text in ("shop", "Größe über 5 €", "顧客\u3000データ", "заказы", "a\u00a0b", "C:\\shop\\x1b", "🟢 👍"):
         assert shown(text) == shown_lines(text) == text
         assert json.dumps(text, ensure_ascii=False) == shown_json(text)
+
+
+def test_a_message_of_several_lines_becomes_one_that_steers_nobody() -> None:
+    assert shown_in_line("failed:\n no \x1b[1mspace\u2028left") == "failed:  no \\x1b[1mspace left"
 
 
 def test_a_text_of_several_lines_keeps_them_and_nothing_else() -> None:

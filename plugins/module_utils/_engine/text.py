@@ -29,6 +29,11 @@ def shown(text: str) -> str:
     return "".join(_escaped(character) if _is_unsafe(character) else character for character in text)
 
 
+def shown_in_line(text: str) -> str:
+    """The same of a message that may have several lines, which become one with spaces between them."""
+    return shown(" ".join(text.splitlines()) if not text.isprintable() else text)
+
+
 def shown_lines(text: str) -> str:
     """The same of a text of several lines, whose line feeds and tabs stay."""
     if text.isprintable():

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from importlib import import_module
@@ -14,6 +15,7 @@ from typing import Optional, Sequence
 from .. import __version__
 from ..errors import EngineError, Stopped
 from .console.exits import Exit, exit_of_code
+from .console.printing import complain
 from .parser import parser_for
 
 
@@ -24,15 +26,19 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         # Nothing else is imported for it.
         sys.stdout.write(f"fleet-backup {__version__}\n")
         return Exit.FINE
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What the locale's encoding has no letter for is escaped, and ends nothing.
+            stream.reconfigure(errors="backslashreplace")
     parsed = parser_for(given).parse_args(given)
     try:
         return int(import_module(f".commands.{parsed.command}", __package__).act(parsed))
     except (EngineError, Stopped) as error:
-        sys.stderr.write(f"fleet-backup: {error}\n")
+        complain(str(error))
         return exit_of_code(error.code)
     except KeyboardInterrupt:
         # Where this comes through, nothing was being changed.
-        sys.stderr.write("fleet-backup: Stopped.\n")
+        complain("Stopped.")
         return Exit.INTERRUPTED
     except BrokenPipeError:
         # Whoever read the output has seen enough. What Python still holds for it goes nowhere.

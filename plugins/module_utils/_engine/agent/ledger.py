@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..errors import Interrupted, Unverifiable
+from ..text import shown, shown_in_line
 from ..timespan import format_span
 from .console.printing import table
 
@@ -85,8 +86,19 @@ class Entry:
 def entries_of(host: str, jobs: Sequence[str], result: Mapping[str, Any]) -> List[Entry]:
     """The entries of a host with these jobs in the inventory, from what Ansible registered of its command.
 
-    ``result`` is empty where nothing was registered. Never raises: what cannot be read is an entry too.
+    ``result`` is empty where nothing was registered. Never raises: what cannot be read is an entry too. Nothing that a
+    host says can steer the terminal of the controller.
     """
+    return [_shown(entry) for entry in _entries_of(host, jobs, result)]
+
+
+def _shown(entry: Entry) -> Entry:
+    return replace(
+        entry, job=shown(entry.job), message=shown_in_line(entry.message), backup=entry.backup and shown(entry.backup)
+    )
+
+
+def _entries_of(host: str, jobs: Sequence[str], result: Mapping[str, Any]) -> List[Entry]:
     if result.get("unreachable"):
         return _all(host, jobs, JobOutcome.UNREACHABLE, _reason(result))
     # An error in a condition is a failure, and skipped at the same time.

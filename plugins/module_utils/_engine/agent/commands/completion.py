@@ -15,7 +15,7 @@ from ...errors import EngineError
 from ..config.jobs import Job
 from ..console.completing import BASH, ZSH, Knowledge, candidates
 from ..console.exits import Exit
-from ..console.printing import put
+from ..console.printing import complain, put
 from ..console.selection import select
 from ..parser import whole_parser
 
@@ -50,7 +50,7 @@ def _ids(config: Optional[str], name: str) -> Sequence[str]:
                 catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
             except EngineError as error:
                 # A shell that completes shows no errors; the command itself will.
-                sys.stderr.write(f"{error}\n")
+                complain(str(error))
                 continue
             found += [backup.id for backup in reversed(catalogue.backups)]
     return list(dict.fromkeys(found))

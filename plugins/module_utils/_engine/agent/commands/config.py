@@ -10,7 +10,7 @@ import argparse
 
 from ..config.reading import read_jobs
 from ..console.exits import Exit
-from ..console.printing import put, put_json
+from ..console.printing import put_json, put_line
 from ..console.selection import settings_of
 from ..notifications.reading import read_channels
 from ..work.concluding import unknown_channels
@@ -38,12 +38,12 @@ def act(parsed: argparse.Namespace) -> Exit:
             }
         )
     else:
-        put(f"{settings.host.name}: {len(jobs)} jobs can be used: {', '.join(job.name for job in jobs) or 'none'}\n")
+        put_line(f"{settings.host.name}: {len(jobs)} jobs can be used: {', '.join(job.name for job in jobs) or 'none'}")
         for job in broken:
-            put(f"{job.error}\n")
+            put_line(str(job.error))
         if channels.names:
             usable = ", ".join(route.name for route in channels.routes) or "none"
-            put(f"{len(channels.routes)} channels can be used: {usable}\n")
+            put_line(f"{len(channels.routes)} channels can be used: {usable}")
         for why in wrong:
-            put(f"{why}\n")
+            put_line(str(why))
     return Exit.USAGE if broken or wrong else Exit.FINE

@@ -18,7 +18,7 @@ from ...timespan import format_size
 from ..config.jobs import Job, Target
 from ..console.exits import Exit, exit_of
 from ..console.facts import age_of, proof_of
-from ..console.printing import put, put_json, table
+from ..console.printing import put, put_json, put_line, table
 from ..console.selection import add_selection, select
 
 
@@ -48,10 +48,10 @@ def act(parsed: argparse.Namespace) -> Exit:
         failed = [{"job": name, "error": why.code, "message": str(why)} for name, why in problems]
         put_json({"backups": documents, "problems": failed})
     else:
-        heads = ("JOB", "BACKUP", "AGE", "SIZE", "PROOF", "REPOSITORY")
+        heads = ("JOB", "BACKUP", "AGE", "SIZE", "TIER", "PROOF", "REPOSITORY")
         put(table(heads, rows, right=(2, 3)) if rows else "There are no backups.\n")
         for name, why in problems:
-            put(f"{name}: {why}\n")
+            put_line(f"{name}: {why}")
     return exit_of([why.code for _name, why in problems])
 
 
@@ -61,5 +61,5 @@ def _backups(job: Job, target: Target) -> Iterator[Backup]:
     return reversed(catalogue.backups)
 
 
-def _told(backup: Backup, now: datetime) -> Tuple[str, str, str]:
-    return age_of(backup, now), format_size(backup.manifest.bytes), proof_of(backup)
+def _told(backup: Backup, now: datetime) -> Tuple[str, str, str, str]:
+    return age_of(backup, now), format_size(backup.manifest.bytes), backup.manifest.tier or "-", proof_of(backup)

@@ -14,7 +14,7 @@ from ...errors import BadInput
 from ..config.reading import read_jobs
 from ..config.settings import Settings
 from ..console.exits import Exit
-from ..console.printing import put, put_json, table
+from ..console.printing import put, put_json, put_line, table
 from ..console.selection import settings_of
 from ..notifications.base import Route
 from ..notifications.courier import Courier, Parcel
@@ -48,9 +48,9 @@ def act(parsed: argparse.Namespace) -> Exit:
         if found:
             put(table(("CHANNEL", "RESULT"), [(name, failure or "sent") for name, failure in found]))
         elif not problems:
-            put(f"There are no channels in {settings.notifications}.\n")
+            put_line(f"There are no channels in {settings.notifications}.")
         for problem in problems:
-            put(f"{problem}\n")
+            put_line(problem)
     return Exit.FAILED if problems or any(failure for _name, failure in found) else Exit.FINE
 
 

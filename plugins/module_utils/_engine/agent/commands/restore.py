@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from datetime import datetime, timedelta
 from pathlib import PurePath
 from typing import Any, List, Mapping, Optional, Tuple
@@ -21,7 +20,7 @@ from ..config.jobs import Job, is_unit
 from ..console.exits import Exit, exit_of
 from ..console.facts import facts, safety_of, time_of
 from ..console.menu import agree, choose_backup, choose_job, confirm
-from ..console.printing import put, put_json
+from ..console.printing import complain, put, put_json, put_line
 from ..console.progress import showing
 from ..console.selection import Selection, select
 from ..console.terminal import has_terminal
@@ -156,17 +155,17 @@ def _foreseen(detail: Mapping[str, Any]) -> str:
 
 def _tell(report: Report) -> None:
     if report.error is not None and not report.changed:
-        sys.stderr.write(f"fleet-backup: {report.text}\n")
+        complain(report.text)
         return
     detail = report.detail
     took = f" in {format_span(timedelta(seconds=max(1.0, report.seconds)))}" if "durations" in detail else ""
-    put(f"{report.text}{took}\n")
+    put_line(f"{report.text}{took}")
     if "needed_bytes" in detail:
         put(_foreseen(detail))
     if detail.get("undo"):
-        put(f"What was there is in the safety backup {detail['safety_backup']}. This brings it back:\n")
-        put(f"  {detail['undo']}\n")
+        put_line(f"What was there is in the safety backup {detail['safety_backup']}. This brings it back:")
+        put_line(f"  {detail['undo']}")
     if detail.get("kept_as"):
-        put(f"What was there is kept as {detail['kept_as']}.\n")
+        put_line(f"What was there is kept as {detail['kept_as']}.")
     for warning in report.warnings:
-        put(f"{warning}\n")
+        put_line(warning)

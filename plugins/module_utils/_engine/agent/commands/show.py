@@ -21,7 +21,7 @@ from ...timespan import format_size, format_span, format_time
 from ..config.jobs import Job
 from ..console.exits import Exit
 from ..console.facts import age_of, facts, proof_of
-from ..console.printing import put, put_json, table
+from ..console.printing import put, put_json, put_line, table
 from ..console.selection import select
 
 #: The most tables that are shown to people; the largest come first.
@@ -54,7 +54,7 @@ def act(parsed: argparse.Namespace) -> Exit:
     else:
         put(_text(found, now))
         for problem in serious:
-            put(f"{problem}\n")
+            put_line(str(problem))
     return Exit.FAILED if serious else Exit.FINE
 
 

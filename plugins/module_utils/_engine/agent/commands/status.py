@@ -18,7 +18,7 @@ from ...timespan import format_size
 from ..config.jobs import Job, Target
 from ..config.reading import BrokenJob
 from ..console.exits import Exit
-from ..console.printing import put, put_json, table
+from ..console.printing import put, put_json, put_line, table
 from ..console.selection import Selection, add_selection, age, select
 from ..notifications.events import HEALTH, UNHEALTHY
 from ..notifications.outbox import unreachable, waiting
@@ -55,14 +55,14 @@ def act(parsed: argparse.Namespace) -> Exit:
             )
         )
         for fields in work:
-            put(f"running: {fields.get('verb', '?')} of {fields['subject']}, {fields['stage']}{_amount(fields)}\n")
+            put_line(f"running: {fields.get('verb', '?')} of {fields['subject']}, {fields['stage']}{_amount(fields)}")
         for one in unsent:
             since = f" since {one['since']}" if one["since"] else ""
-            put(f"notifications: {one['waiting']} wait for {one['channel']}{since}: {one['reason']}\n")
+            put_line(f"notifications: {one['waiting']} wait for {one['channel']}{since}: {one['reason']}")
         for warning in warnings:
             # What still waits is told above.
             if not any(warning.startswith(one["reason"]) for one in unsent):
-                put(f"notifications: {warning}\n")
+                put_line(f"notifications: {warning}")
     return Exit.FAILED if any(one["complaints"] for one in found) else Exit.FINE
 
 

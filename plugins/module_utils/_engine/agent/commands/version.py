@@ -10,7 +10,7 @@ import argparse
 
 from ... import __version__
 from ..console.exits import Exit
-from ..console.printing import put, put_json
+from ..console.printing import put_json, put_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +22,5 @@ def act(parsed: argparse.Namespace) -> Exit:
     if parsed.json:
         put_json({"version": __version__})
     else:
-        put(f"fleet-backup {__version__}\n")
+        put_line(f"fleet-backup {__version__}")
     return Exit.FINE

@@ -25,7 +25,7 @@ from ..work.restoring import Prospect, RestoreOptions, prospect_of, repositories
 from .facts import age_of, brief_proof_of, facts, proof_of, safety_of, time_of
 from .printing import table
 from .selection import Selection
-from .terminal import ask, ask_secret, count_down, say
+from .terminal import ask, ask_secret, count_down, say, say_line
 
 #: So many backups are shown at once; the older ones when somebody asks for them.
 _SHOWN = 20
@@ -45,7 +45,7 @@ class _Offer:
 def choose_job(selection: Selection) -> Job:
     """Which job. Raises Interrupted, and NotFound where there is none."""
     for broken in selection.broken:
-        say(f"{broken.error}\n")
+        say_line(str(broken.error))
     if not selection.jobs:
         raise NotFound("This host has no job that can be used. Deploy the jobs of this host first.")
     rows = [
@@ -57,7 +57,7 @@ def choose_job(selection: Selection) -> Job:
         answer = ask("Restore which job (its number or name; q ends this)? ")
         if answer in known:
             return known[answer]
-        say(f"There is no job {answer!r}.\n")
+        say_line(f"There is no job {answer!r}.")
 
 
 def choose_backup(job: Job, options: RestoreOptions, host: Host) -> RestoreOptions:
@@ -93,7 +93,7 @@ def agree(job: Job, options: RestoreOptions, host: Host) -> Tuple[Prospect, Rest
     while isinstance(found, EngineError):
         if tries == _TRIES:
             raise found
-        say(f"{found}\n")
+        say_line(str(found))
         options = replace(options, given=_ask_key(job))
         found = _attempt(job, options, host)
         tries += 1
@@ -137,7 +137,7 @@ def _offers(job: Job, options: RestoreOptions, host: Host) -> List[_Offer]:
             repository.check(writing=False)
             found += [(backup, repository) for backup in scan(repository, place).backups]
         except EngineError as error:
-            say(f"{error}\n")
+            say_line(str(error))
     found.sort(key=lambda item: (item[0].time, item[0].id), reverse=True)
     offers: List[_Offer] = []
     number = 0
@@ -178,7 +178,7 @@ def _ask_key(job: Job) -> GivenKeys:
         try:
             identities = (identity_at(path),) if path else ()
         except BadInput as error:
-            say(f"{error}\n")
+            say_line(str(error))
             continue
         if identities and not own_ring:
             return GivenKeys(identities)

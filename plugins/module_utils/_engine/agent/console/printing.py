@@ -6,14 +6,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any, List, Sequence, TextIO
+
+from ...text import shown_in_line, shown_json, shown_lines
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Columns as wide as what is in them; those in ``right`` are aligned to the right. The last one may be long."""
-    cells = [list(heads), *[[_one_line(cell) for cell in row] for row in rows]]
+    cells = [list(heads), *[[shown_in_line(cell) for cell in row] for row in rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(heads))]
     lines: List[str] = []
     for row in cells:
@@ -27,15 +28,21 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[i
 
 def put(text: str, stream: TextIO = sys.stdout) -> None:
     """Print a text that ends its own lines."""
-    stream.write(text)
+    stream.write(shown_lines(text))
+    stream.flush()
+
+
+def put_line(text: str, stream: TextIO = sys.stdout) -> None:
+    """Print a text as one line, whatever is in it: no name can make up another line."""
+    stream.write(f"{shown_in_line(text)}\n")
     stream.flush()
 
 
 def put_json(document: Any) -> None:
     """Print one JSON document."""
-    put(json.dumps(document, indent=2, ensure_ascii=False) + "\n", sys.stdout)
+    put(shown_json(document) + "\n", sys.stdout)
 
 
-def _one_line(text: str) -> str:
-    """Without what would break the table or steer the terminal: names come from databases and other hosts."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def complain(text: str) -> None:
+    """Say in one line on standard error why the command ends."""
+    put_line(f"fleet-backup: {text}", sys.stderr)

@@ -19,12 +19,15 @@ from datetime import timedelta
 from typing import Any, Callable, Iterator, Mapping, Optional
 
 from ...state import Host, running
+from ...text import shown
 from ...timespan import format_size, format_span
 from ..config.jobs import Job
 from ..work.running import Report
 
 _INTERVAL = 0.5
 _CELLS = 24
+#: A terminal that takes nothing for so many seconds is taken for one that was stopped.
+_STOPPED = 1.0
 #: Back to the beginning of the line, and clear it to its end (ECMA-48, EL).
 _CLEAR = "\r\033[K"
 
@@ -43,7 +46,7 @@ def showing(host: Host, label: str, wanted: bool = True) -> Iterator[None]:
         drawn.stop()
 
 
-def shown(act: Callable[[Job, Host, bool], Report], wanted: bool) -> Callable[[Job, Host, bool], Report]:
+def watched(act: Callable[[Job, Host, bool], Report], wanted: bool) -> Callable[[Job, Host, bool], Report]:
     """What does something with a job, with its progress drawn."""
 
     def act_and_show(job: Job, host: Host, dry_run: bool) -> Report:
@@ -67,8 +70,7 @@ def line_of(label: str, status: Mapping[str, Any], elapsed: float, width: int) -
     if done:
         parts.append(f"{format_size(int(status.get('bytes_per_second') or 0))}/s")
     parts.append(format_span(timedelta(seconds=elapsed)))
-    text = "  ".join(parts)
-    return "".join(letter if letter.isprintable() else " " for letter in text)[: max(0, width)]
+    return shown("  ".join(parts))[: max(0, width)]
 
 
 def _can_draw() -> bool:
@@ -82,28 +84,41 @@ class _Bar:
         self._host, self._label = host, label
         self._began = time.monotonic()
         self._ended = threading.Event()
+        self._drawn = False
+        self._write_began: Optional[float] = None
         self._thread = threading.Thread(target=self._draw, name="progress", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
+        """Return when the line is cleared."""
         self._ended.set()
-        # A terminal that was stopped (Ctrl-S) takes no byte, and must not keep the work from ending.
-        self._thread.join(timeout=1.0)
+        while self._thread.is_alive():
+            self._thread.join(timeout=0.1)
+            began = self._write_began
+            # A terminal that was stopped (Ctrl-S) takes no byte, and must not keep the work from ending.
+            if began is not None and time.monotonic() - began > _STOPPED:
+                return
 
     def _draw(self) -> None:
-        drawn = False
         # A terminal that went away takes its bar with it.
         with suppress(OSError):
-            while not self._ended.wait(_INTERVAL):
-                status = self._status()
-                if status:
-                    columns = shutil.get_terminal_size().columns - 1
-                    _write(_CLEAR + line_of(self._label, status, time.monotonic() - self._began, columns))
-                    drawn = True
-            if drawn:
-                _write(_CLEAR)
+            try:
+                while not self._ended.wait(_INTERVAL):
+                    self._draw_once()
+            finally:
+                # Whatever ends the drawing, what is written next begins on an empty line.
+                if self._drawn:
+                    self._write(_CLEAR)
+
+    def _draw_once(self) -> None:
+        status = self._status()
+        if status:
+            columns = shutil.get_terminal_size().columns - 1
+            line = line_of(self._label, status, time.monotonic() - self._began, columns)
+            self._drawn = True
+            self._write(_CLEAR + line)
 
     def _status(self) -> Optional[Mapping[str, Any]]:
         mine = [fields for fields in running(self._host) if fields.get("pid") == os.getpid()]
@@ -113,6 +128,7 @@ class _Bar:
             return dict(fields, stage=f"safety backup, {fields.get('stage')}") if len(mine) > 1 else fields
         return mine[0] if mine else None
 
-
-def _write(text: str) -> None:
-    os.write(sys.stderr.fileno(), text.encode("utf-8", "replace"))
+    def _write(self, text: str) -> None:
+        self._write_began = time.monotonic()
+        os.write(sys.stderr.fileno(), text.encode("utf-8", "replace"))
+        self._write_began = None

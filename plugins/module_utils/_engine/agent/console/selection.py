@@ -24,8 +24,8 @@ from ..work.concluding import Concluding
 from ..work.due import due_jobs
 from ..work.running import Report
 from .exits import Exit, exit_of
-from .printing import put, put_json, table
-from .progress import shown
+from .printing import put, put_json, put_line, table
+from .progress import watched
 
 _SECOND = 1.0
 
@@ -93,7 +93,7 @@ def do_each(parsed: argparse.Namespace, verb: str, act: Callable[[Job, Host, boo
         reports = [_broken(job, verb) for job in selection.broken]
         reports += [act(job, selection.host, True) for job in selection.jobs]
     else:
-        reports = _do(selection, verb, shown(act, wanted=not parsed.json))
+        reports = _do(selection, verb, watched(act, wanted=not parsed.json))
     reports.sort(key=lambda report: report.job)
     if parsed.json:
         put_json([report.document for report in reports])
@@ -120,13 +120,13 @@ def _broken(job: BrokenJob, verb: str) -> Report:
 
 def _tell(reports: Sequence[Report], nothing: str) -> None:
     if not reports:
-        put(f"{nothing}\n")
+        put_line(nothing)
         return
     rows = [(report.job, _word(report), _time(report.seconds), report.text) for report in reports]
     put(table(("JOB", "RESULT", "TIME", ""), rows, right=(2,)))
     for report in reports:
         for warning in report.warnings:
-            put(f"{report.job}: {warning}\n")
+            put_line(f"{report.job}: {warning}")
 
 
 def _word(report: Report) -> str:

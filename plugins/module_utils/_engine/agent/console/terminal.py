@@ -11,6 +11,7 @@ import sys
 import time
 
 from ...errors import Interrupted
+from .printing import put, put_line
 
 _QUIT = ("q", "quit", "exit")
 
@@ -22,8 +23,12 @@ def has_terminal() -> bool:
 
 def say(text: str) -> None:
     """Write a text that ends its own lines."""
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    put(text, sys.stderr)
+
+
+def say_line(text: str) -> None:
+    """Write a text as one line, whatever is in it."""
+    put_line(text, sys.stderr)
 
 
 def ask(question: str) -> str:

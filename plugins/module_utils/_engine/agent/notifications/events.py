@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 from ...errors import BadInput
+from ...text import shown, shown_lines, shown_values
 from ...timespan import format_span, format_time, parse_time
 
 _SUBJECT_LIMIT = 160
@@ -77,7 +78,7 @@ class Event:
         line = f"{self.host}: {self._headline()}"
         if self.kind is Kind.FAILURE:
             line += f": {self.message}"
-        clean = " ".join("".join(letter if letter.isprintable() else " " for letter in line).split())
+        clean = shown(" ".join(line.split()))
         return clean if len(clean) <= _SUBJECT_LIMIT else clean[: _SUBJECT_LIMIT - 1] + "…"
 
     @property
@@ -87,13 +88,13 @@ class Event:
         if self.message:
             lines += [self.message, ""]
         lines += self._facts()
-        return "\n".join(lines).rstrip() + "\n"
+        return shown_lines("\n".join(lines).rstrip() + "\n")
 
     @property
     def document(self) -> Dict[str, Any]:
         """The event as plain values, for programs."""
         good = self.last_good
-        return {
+        document = {
             "schema": 1,
             "event": self.kind.value,
             "host": self.host,
@@ -108,6 +109,8 @@ class Event:
             "last_good_backup_time": format_time(good.time) if good and good.time else None,
             "last_good_backup_unknown": good.unknown or None if good else None,
         }
+        # Who receives it may show it.
+        return {name: shown_values(value) for name, value in document.items()}
 
     def _headline(self) -> str:
         if self.kind is Kind.TEST:
