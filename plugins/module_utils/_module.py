@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import platform
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 from ._engine.errors import BadInput, EngineError, Stopped
+from ._engine.host.apart import apart
+from ._engine.interrupts import interruptible
 from ._engine.model import Database, Encryption, EncryptionSettings, EngineName, Server
 from ._engine.repositories.base import Repository
 from ._engine.repositories.local import LocalRepository
@@ -142,6 +144,8 @@ ACCEPT_ENCRYPTION = ArgumentSpec(
     }
 )
 
+_DEEDS = {"db_backup": "The backup", "db_restore": "The restore", "backup_verify": "The verification"}
+
 SCRATCH_OPTIONS = {
     "path": {"type": "path"},
     "become_user": {"type": "str"},
@@ -231,10 +235,18 @@ class Outcome:
 
 
 def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]) -> None:
-    """Run ``act`` with the module's options, the host and whether this is check mode, and report to Ansible."""
+    """Run ``act`` with the module's options, the host and whether this is check mode, and report to Ansible.
+
+    It runs in a child, so that the module answers in time whatever becomes of it.
+    """
     module = spec.create_module()
+
+    def work() -> Mapping[str, Any]:
+        with interruptible():
+            return asdict(act(Options(module.params), this_host(), module.check_mode))
+
     try:
-        outcome = act(Options(module.params), this_host(), module.check_mode)
+        outcome = Outcome(**apart(work, _label(module), _seconds(module.params.get("timeout"))))
     except (EngineError, Stopped) as error:
         module.fail_json(msg=str(error), error=error.code)
     except Exception as error:
@@ -248,6 +260,21 @@ def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]
     if outcome.failure:
         module.fail_json(msg=outcome.failure, error=outcome.error, **result)
     module.exit_json(**result)
+
+
+def _label(module: QuietModule) -> str:
+    """What the module does, for messages about its end."""
+    name = module._name.rpartition(".")[2]
+    database = module.params.get("database")
+    return f"{_DEEDS[name]} of {database}" if name in _DEEDS and database else f"The module {name}"
+
+
+def _seconds(timeout: Optional[str]) -> Optional[float]:
+    """A timeout in seconds; None where there is none, or none that can be read: then the work itself says so."""
+    try:
+        return parse_span(timeout, "timeout").total_seconds() if timeout else None
+    except BadInput:
+        return None
 
 
 def this_host() -> Host:

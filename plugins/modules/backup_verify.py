@@ -65,6 +65,11 @@ options:
   max_age:
     description: How old the newest good backup may be. Written as V(26h) or V(7d).
     type: str
+  timeout:
+    description:
+      - How long all of it may take, waiting included. There is no limit unless given.
+      - Work that does not stop when its time is up is killed.
+    type: str
   scratch:
     description:
       - Where to restore for a verification.
@@ -264,6 +269,7 @@ SPEC = (
                 "level": {"type": "str", "choices": [level.value for level in Level], "default": "checksum"},
                 "assertions": {"type": "list", "elements": "dict", "default": [], "options": _ASSERTION},
                 "max_age": {"type": "str"},
+                "timeout": {"type": "str"},
                 "scratch": {"type": "dict", "options": SCRATCH_OPTIONS},
                 "source_host": {"type": "str"},
             }
@@ -276,6 +282,7 @@ def read_request(options: Options) -> VerifyRequest:
     """The options as the engine's request."""
     database = options.database()
     assertions = [Assertion(item["sql"], item["expect"], item["name"] or "") for item in options.value("assertions")]
+    timeout = options.span("timeout")
     return VerifyRequest(
         database=database,
         repositories=options.repositories(),
@@ -286,6 +293,7 @@ def read_request(options: Options) -> VerifyRequest:
         level=Level(options.value("level")),
         assertions=tuple(assertions),
         max_age=options.span("max_age"),
+        timeout=timeout.total_seconds() if timeout else None,
         scratch=_read_scratch(options.value("scratch"), database),
     )
 

@@ -70,7 +70,9 @@ options:
     type: str
     default: 60s
   timeout:
-    description: How long all of it may take. There is no limit unless given.
+    description:
+      - How long all of it may take, waiting included. There is no limit unless given.
+      - Work that does not stop when its time is up is killed.
     type: str
 seealso:
   - module: fleet.backup.db_restore

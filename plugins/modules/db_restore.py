@@ -90,6 +90,11 @@ options:
     description: How long to wait for another restore of the same database.
     type: str
     default: 60s
+  timeout:
+    description:
+      - How long all of it may take, waiting included. There is no limit unless given.
+      - Work that does not stop when its time is up is killed.
+    type: str
 seealso:
   - module: fleet.backup.db_backup
 extends_documentation_fragment:
@@ -346,6 +351,7 @@ SPEC = (
                 "owner": {"type": "str"},
                 "globals": {"type": "bool", "default": False},
                 "lock_timeout": {"type": "str", "default": "60s"},
+                "timeout": {"type": "str"},
             },
             required_one_of=[("repository", "repositories")],
         )
@@ -355,7 +361,7 @@ SPEC = (
 
 def read_request(options: Options) -> RestoreRequest:
     """The options as the engine's request."""
-    lock_timeout = options.span("lock_timeout")
+    lock_timeout, timeout = options.span("lock_timeout"), options.span("timeout")
     return RestoreRequest(
         database=options.database(),
         repositories=options.one_or_all_repositories(),
@@ -372,6 +378,7 @@ def read_request(options: Options) -> RestoreRequest:
         owner=options.value("owner"),
         globals=options.value("globals"),
         lock_timeout=lock_timeout.total_seconds() if lock_timeout else 0.0,
+        timeout=timeout.total_seconds() if timeout else None,
     )
 
 

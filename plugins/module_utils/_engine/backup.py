@@ -127,10 +127,10 @@ def take_backup(request: BackupRequest, host: Host) -> BackupResult:
     """
     _check_request(request)
     subject = request.place.path
-    with interruptible(), locked(host, subject, request.lock_timeout):
+    limit = time_limit(request.timeout, f"The backup of {request.database.name}")
+    with interruptible(), limit, locked(host, subject, request.lock_timeout):
         try:
-            with time_limit(request.timeout, f"The backup of {request.database.name}"):
-                result = _run(request, host)
+            result = _run(request, host)
         except BaseException as error:
             audit_failure(host, "backup", subject, error)
             raise

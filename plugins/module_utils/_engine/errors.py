@@ -81,6 +81,24 @@ class Interrupted(Stopped):
     code = "interrupted"
 
 
+class Unanswered(EngineError):
+    """The work took longer than its timeout, and was ended from outside."""
+
+    code = "timeout"
+
+
+class Crashed(EngineError):
+    """The process that did the work ended without an answer, by a signal that nobody here sent."""
+
+    code = "crashed"
+
+
+class Unexpected(EngineError):
+    """A fault of this project. Says where in the code, and nothing of the data."""
+
+    code = "unexpected"
+
+
 class MissingTool(EngineError):
     """A program or library is not installed, or is too old."""
 

@@ -10,16 +10,17 @@ why the work failed. It waits until the error is dealt with. When the error ends
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 
-from .errors import Interrupted, TimedOut
+from .errors import Interrupted, Stopped, TimedOut
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 #: How often to look whether what had to wait can come now, in seconds: more often than any loop that tries something
@@ -48,6 +49,8 @@ class _Work:
     finishing: bool = False
     #: It is what goes on between pieces of work: the next one takes over the signal that came meanwhile.
     between: bool = False
+    #: It follows other work whatever became of that: a signal does not stop it, and gives it this many seconds more.
+    patience: Optional[float] = None
     #: The signal that came meanwhile.
     waiting: Optional[int] = None
 
@@ -62,7 +65,18 @@ class _Work:
         return error is not None and error is not self.around
 
 
-_work = _Work()
+_work = _idle = _Work()
+#: Where to say that a signal or the end of the time was noticed, until that was said: see ``heard_through``.
+_ear: Optional[int] = None
+
+
+def heard_through(descriptor: int) -> None:
+    """Write a byte to a descriptor, which must not block, when a signal or the end of the time is noticed first.
+
+    Who supervises this process then knows that it is not stuck in a system call or a library, and lets it clean up.
+    """
+    global _ear
+    _ear = descriptor
 
 
 @contextmanager
@@ -93,17 +107,49 @@ def interruptible() -> Iterator[None]:
 
 
 @contextmanager
-def between_works() -> Iterator[None]:
+def between_works() -> Iterator[Callable[[], Optional[int]]]:
     """While this lasts, a signal that asks to stop waits for the next ``interruptible``, which it stops at once.
 
     Where none comes any more, it comes to nothing: all is done. For what has to follow each piece of work, whatever
-    became of it, and takes a moment only.
+    became of it, and takes a moment only. Yields what says which signal waits.
+    """
+    work = _Work(finishing=True, between=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    with _hearing(work):
+        yield lambda: work.waiting
+
+
+@contextmanager
+def last_part(seconds: float) -> Iterator[None]:
+    """For what has to follow the work, whatever became of it: starting again what was stopped, or a hook.
+
+    A signal does not stop it at once: it then has ``seconds`` to end, as it has where a signal or the end of the time
+    came before. After that TimedOut is raised. The signal reaches the work around it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    with _hearing(_Work(finishing=True, between=True)):
-        yield
+    outer, error = _work, sys.exc_info()[1]
+    work = _Work(around=error, limit=outer.limit, patience=seconds)
+    told = outer.waiting is not None or isinstance(error, Stopped)
+    if told or (outer.limit and outer.limit.end < time.monotonic() + seconds):
+        work.limit = _last_limit(seconds)
+    try:
+        with _hearing(work):
+            _set_alarm()
+            yield
+    finally:
+        if work.waiting is not None and outer is not _idle:
+            outer.waiting = work.waiting
+            _set_alarm()
+    if work.waiting is not None and outer is _idle:
+        signal.raise_signal(work.waiting)
+
+
+def _last_limit(seconds: float) -> _Limit:
+    return _Limit(time.monotonic() + seconds, f"It did not end within {seconds:g} s after the run was told to stop.")
 
 
 @contextmanager
@@ -152,7 +198,15 @@ def finish() -> None:
 
 
 def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
+    _say_heard()
     if _work.stopping:
+        return
+    if _work.patience is not None:
+        if _work.waiting is None:
+            _work.waiting = number
+            last = _last_limit(_work.patience)
+            _work.limit = last if _work.limit is None or last.end < _work.limit.end else _work.limit
+            _set_alarm()
         return
     if _work.finishing or _work.recovering:
         _work.waiting = number
@@ -164,20 +218,31 @@ def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
 
 def _retry(_number: int, _frame: Optional[FrameType]) -> None:
     """Let come what is due: the signal that waits, or the end of the time. The alarm rings again if it cannot yet."""
+    _say_heard()
     if _work.stopping or _work.finishing or _work.recovering:
         return
-    waiting, _work.waiting = _work.waiting, None
-    if waiting is not None:
+    waiting = _work.waiting
+    if waiting is not None and _work.patience is None:
+        _work.waiting = None
         _interrupt(waiting, None)
     if _work.limit and time.monotonic() >= _work.limit.end:
         _work.stopping = True
         raise TimedOut(_work.limit.message)
 
 
+def _say_heard() -> None:
+    global _ear
+    ear, _ear = _ear, None
+    if ear is not None:
+        # Who listened may be gone.
+        with suppress(OSError):
+            os.write(ear, b".")
+
+
 def _set_alarm() -> None:
     """Let SIGALRM ring when something is due, and then again and again."""
     due = 0.0
-    if _work.waiting is not None:
+    if _work.waiting is not None and _work.patience is None:
         due = _RETRY
     elif _work.limit:
         due = max(_work.limit.end - time.monotonic(), _RETRY / 100)

@@ -10,6 +10,7 @@ program writes on standard error is kept for the message; and no exit status goe
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pty
@@ -107,6 +108,8 @@ class Process:
             raise MissingTool(
                 f"{self.command.name} cannot be started: {arguments[0]} may not be executed. Check its file mode."
             ) from None
+        except (OSError, subprocess.SubprocessError) as error:
+            raise MissingTool(f"{self.command.name} cannot be started: {arguments[0]}: {_why(error)}") from None
 
     @property
     def pid(self) -> int:
@@ -201,6 +204,15 @@ class _Listener(threading.Thread):
         """How often each keyword came. Waits until the program has closed its descriptor."""
         self.join()
         return self._counts
+
+
+def _why(error: Exception) -> str:
+    number = error.errno if isinstance(error, OSError) else None
+    if number == errno.ENOEXEC:
+        return "it is no program. Begin a script with the line #!/bin/sh, or name its interpreter."
+    if number in (errno.EAGAIN, errno.ENOMEM):
+        return f"{os.strerror(number or 0)}. Raise the limit of processes or of memory."
+    return f"{os.strerror(number) if number else 'it could not be prepared'}. Check the path."
 
 
 def run(command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:

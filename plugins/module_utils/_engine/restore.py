@@ -20,7 +20,7 @@ from .cipher import Sealer, check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
 from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable, WeakerEncryption
-from .interrupts import finish, interruptible
+from .interrupts import finish, interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .model import (
     SAFETY_TIER,
@@ -62,6 +62,7 @@ class RestoreRequest:
     owner: Optional[str] = None
     globals: bool = False
     lock_timeout: float = 60.0
+    timeout: Optional[float] = None
     safety_encryption: Optional[EncryptionSettings] = None
 
     @property
@@ -127,7 +128,8 @@ def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
 def restore(request: RestoreRequest, host: Host) -> RestoreResult:
     """Restore a backup. Raises an EngineError; then the target is as it was, or does not exist if it did not."""
     subject = f"restore/{place_of(host.name, request.database).path}"
-    with interruptible(), locked(host, subject, request.lock_timeout):
+    limit = time_limit(request.timeout, f"The restore of {request.database.name}")
+    with interruptible(), limit, locked(host, subject, request.lock_timeout):
         try:
             result = _run(request, host, subject)
         except BaseException as error:

@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from .audit import append, caller, tell_journal
 from .errors import BadInput, EngineError, Locked, NoSpace, PermissionDenied, Stopped
+from .host.unexpected import explained_stop
 from .timespan import format_time
 
 _ROOT_STATE = Path("/var/lib/fleet-backup")
@@ -88,6 +89,11 @@ def _try_lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise PermissionDenied(
+            f"The locks of this host cannot be taken: {error.strerror}. Keep its state on a local disk: "
+            "FLEET_BACKUP_STATE names another directory."
+        ) from None
     return True
 
 
@@ -215,7 +221,8 @@ def audit_failure(
 ) -> None:
     """Add a line for what failed. Where the log cannot be written either, the error says so after its own reason."""
     try:
-        audit(host, action, subject, "failed", {"reason": str(error), **(detail or {})})
+        reason = str(explained_stop(error, f"{action} of {subject}"))
+        audit(host, action, subject, "failed", {"reason": reason, **(detail or {})})
     except EngineError as unwritten:
         if isinstance(error, (EngineError, Stopped)):
             error.args = (f"{error} {unwritten}",)

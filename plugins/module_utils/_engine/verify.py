@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 from .catalogue import Catalogue, confirmed, dated_in_future, in_future, place_of, scan, whole
@@ -31,7 +30,7 @@ from .errors import (
     Unverifiable,
     WeakerEncryption,
 )
-from .interrupts import interruptible
+from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .manifest import write_proof
 from .model import (
@@ -89,6 +88,7 @@ class VerifyRequest:
     max_age: Optional[timedelta] = None
     scratch: Scratch = field(default_factory=Scratch)
     lock_timeout: float = 60.0
+    timeout: Optional[float] = None
 
     @property
     def place(self) -> Place:
@@ -131,7 +131,8 @@ def verify(request: VerifyRequest, host: Host) -> VerifyResult:
     subject = request.place.path
     checks: List[Check] = []
     opened: Set[str] = set()
-    with interruptible(), locked(host, f"verify/{subject}", request.lock_timeout):
+    limit = time_limit(request.timeout, f"The verification of {request.database.name}")
+    with interruptible(), limit, locked(host, f"verify/{subject}", request.lock_timeout):
         try:
             with Progress(host, "verify", f"verify/{subject}") as progress:
                 for target in _selection(request, host):

@@ -2,4 +2,4 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""This machine: processes of other accounts, and which paths can be trusted."""
+"""This machine: processes, accounts, signals, and which paths can be trusted. Nothing here knows a backup."""

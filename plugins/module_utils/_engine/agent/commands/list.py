@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
-from typing import Any, Dict, Iterator, List, Tuple
+from functools import partial
+from typing import Any, Dict, List, Tuple
 
 from ...catalogue import place_of, scan
 from ...documents import backup_document
@@ -20,6 +21,7 @@ from ..console.exits import Exit, exit_of
 from ..console.facts import age_of, proof_of
 from ..console.printing import put, put_json, put_line, table
 from ..console.selection import add_selection, select
+from ..work.apart import look
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,13 +39,12 @@ def act(parsed: argparse.Namespace) -> Exit:
     for job in selection.jobs:
         for target in job.targets:
             try:
-                found = list(_backups(job, target))
+                found = look(target.repository, partial(_backups, job, target, now))
             except EngineError as error:
                 problems.append((job.name, error))
                 continue
-            where = target.repository.label
-            documents += [dict(backup_document(backup), job=job.name, repository=where) for backup in found]
-            rows += [(job.name, backup.id, *_told(backup, now), where) for backup in found]
+            documents += [document for document, _row in found]
+            rows += [tuple(row) for _document, row in found]
     if parsed.json:
         failed = [{"job": name, "error": why.code, "message": str(why)} for name, why in problems]
         put_json({"backups": documents, "problems": failed})
@@ -55,10 +56,18 @@ def act(parsed: argparse.Namespace) -> Exit:
     return exit_of([why.code for _name, why in problems])
 
 
-def _backups(job: Job, target: Target) -> Iterator[Backup]:
+def _backups(job: Job, target: Target, now: datetime) -> List[Tuple[Dict[str, Any], Tuple[str, ...]]]:
+    """The backups as documents and as rows of the table, the newest first."""
     target.repository.check(writing=False)
     catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
-    return reversed(catalogue.backups)
+    where = target.repository.label
+    return [
+        (
+            dict(backup_document(backup), job=job.name, repository=where),
+            (job.name, backup.id, *_told(backup, now), where),
+        )
+        for backup in reversed(catalogue.backups)
+    ]
 
 
 def _told(backup: Backup, now: datetime) -> Tuple[str, str, str, str]:

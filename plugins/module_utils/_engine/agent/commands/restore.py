@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import PurePath
 from typing import Any, List, Mapping, Optional, Tuple
 
 from ...errors import BadInput, Interrupted
 from ...interrupts import between_works, interruptible
 from ...state import Host
-from ...timespan import format_size, format_span, parse_time
+from ...timespan import format_size, format_span, parse_span, parse_time
 from ..config.given import accepted_methods, add_accepted, add_keys, given_keys
 from ..config.jobs import Job, is_unit
 from ..console.exits import Exit, exit_of
@@ -24,6 +25,7 @@ from ..console.printing import complain, put, put_json, put_line
 from ..console.progress import showing
 from ..console.selection import Selection, select
 from ..console.terminal import has_terminal
+from ..work.apart import report_apart
 from ..work.concluding import conclude
 from ..work.restoring import RestoreOptions, restore_for
 from ..work.running import Report
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="UNIT",
         help="stop this unit of systemd meanwhile, besides those that the job names",
     )
+    how.add_argument("--timeout", metavar="TIME", help="how long it may take, such as 6h (default: no limit)")
     how.add_argument("--yes", action="store_true", help="do not ask; without a terminal this must be said")
     how.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
@@ -83,7 +86,8 @@ def act(parsed: argparse.Namespace) -> Exit:
             return Exit.FINE
     with between_works():
         with showing(selection.host, job.name, wanted=not parsed.json):
-            report = restore_for(job, options, selection.host, parsed.dry_run)
+            work = partial(restore_for, job, options, selection.host, parsed.dry_run)
+            report = report_apart(job.name, "restore", selection.host, work, options.timeout)
         if not parsed.dry_run:
             report = conclude(job, report, selection.settings)
     if parsed.json:
@@ -114,6 +118,7 @@ def _options(parsed: argparse.Namespace) -> RestoreOptions:
         owner=parsed.owner,
         globals=parsed.globals,
         stop_services=tuple(services),
+        timeout=parse_span(parsed.timeout, "--timeout").total_seconds() if parsed.timeout else None,
         given=given_keys(parsed),
         accepted=accepted_methods(parsed),
     )

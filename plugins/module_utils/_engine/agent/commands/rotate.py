@@ -10,6 +10,7 @@ import argparse
 
 from ..console.exits import Exit
 from ..console.selection import add_selection, do_each
+from ..work.apart import DAY
 from ..work.running import thin_out
 
 
@@ -21,4 +22,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
-    return do_each(parsed, "rotate", thin_out)
+    return do_each(parsed, "rotate", thin_out, lambda _job: DAY)

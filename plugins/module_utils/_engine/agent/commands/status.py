@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from datetime import datetime
+from functools import partial
 from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
 from ...catalogue import place_of, scan
@@ -22,6 +23,7 @@ from ..console.printing import put, put_json, put_line, table
 from ..console.selection import Selection, add_selection, age, select
 from ..notifications.events import HEALTH, UNHEALTHY
 from ..notifications.outbox import unreachable, waiting
+from ..work.apart import look
 from ..work.concluding import Concluding
 from ..work.health import Complaint, complaints, health_of
 from ..work.running import Report
@@ -109,12 +111,17 @@ def _unsent(selection: Selection) -> List[Dict[str, Any]]:
 
 def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
     try:
-        target.repository.check(writing=False)
-        catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
-        health = health_of(catalogue, now)
-        wrong = complaints(health, catalogue, job.limits, target.repository.space(), now)
+        found: Dict[str, Any] = look(target.repository, partial(_found, job, target, now))
     except EngineError as error:
         return _unknown(job.name, target.repository.label, Complaint("unknown", str(error)))
+    return found
+
+
+def _found(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
+    target.repository.check(writing=False)
+    catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+    health = health_of(catalogue, now)
+    wrong = complaints(health, catalogue, job.limits, target.repository.space(), now)
     proven = health.restore_proven if health else None
     return {
         "job": job.name,

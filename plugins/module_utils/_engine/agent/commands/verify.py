@@ -7,12 +7,17 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import Optional, Tuple
 
-from ...model import Level
-from ..config.given import accepted_methods, add_accepted, add_keys, given_keys
+from ...model import Encryption, Level
+from ...state import Host
+from ..config.given import GivenKeys, accepted_methods, add_accepted, add_keys, given_keys
+from ..config.jobs import Job
 from ..console.exits import Exit
 from ..console.selection import add_selection, do_each
-from ..work.running import prove
+from ..work.apart import DAY
+from ..work.running import Report, prove
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
     given, level = given_keys(parsed), Level(parsed.level) if parsed.level else None
-    accepted = accepted_methods(parsed)
-    return do_each(
-        parsed,
-        "verify",
-        lambda job, host, dry_run: prove(job.accepting(accepted).verified(given, level), host, dry_run),
-    )
+    act_on = partial(_prove_with, given, level, accepted_methods(parsed))
+    return do_each(parsed, "verify", act_on, lambda job: job.verification.timeout or DAY)
+
+
+def _prove_with(
+    given: GivenKeys, level: Optional[Level], accepted: Tuple[Encryption, ...], job: Job, host: Host, dry_run: bool
+) -> Report:
+    return prove(job.accepting(accepted).verified(given, level), host, dry_run)

@@ -260,8 +260,10 @@ def _verification(fields: Fields, default: VerifyRequest) -> VerifyRequest:
     assertions = fields.objects("assertions", _assertion)
     if assertions and level is not Level.RESTORE:
         raise fields.wrong("assertions", "they are queries on a restored database, so level must be restore")
+    timeout = fields.span("timeout")
     return replace(
         default,
+        timeout=timeout.total_seconds() if timeout else None,
         backup=backup,
         sample=fields.integer("sample", least=1),
         level=level,

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, List, Sequence, TextIO
+from typing import Any, List, Optional, Sequence, TextIO
 
 from ...text import shown_in_line, shown_json, shown_lines
 
@@ -26,21 +26,24 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[i
     return "".join(f"{line}\n" for line in lines)
 
 
-def put(text: str, stream: TextIO = sys.stdout) -> None:
+def put(text: str, stream: Optional[TextIO] = None) -> None:
     """Print a text that ends its own lines."""
+    # Not a default value: a stream that was closed is replaced after this file is imported.
+    stream = stream or sys.stdout
     stream.write(shown_lines(text))
     stream.flush()
 
 
-def put_line(text: str, stream: TextIO = sys.stdout) -> None:
+def put_line(text: str, stream: Optional[TextIO] = None) -> None:
     """Print a text as one line, whatever is in it: no name can make up another line."""
+    stream = stream or sys.stdout
     stream.write(f"{shown_in_line(text)}\n")
     stream.flush()
 
 
 def put_json(document: Any) -> None:
     """Print one JSON document."""
-    put(shown_json(document) + "\n", sys.stdout)
+    put(shown_json(document) + "\n")
 
 
 def complain(text: str) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Callable, Iterator, Mapping, Optional
 
+from ...host.apart import working_process
 from ...state import Host, running
 from ...text import shown
 from ...timespan import format_size, format_span
@@ -121,7 +122,8 @@ class _Bar:
             self._write(_CLEAR + line)
 
     def _status(self) -> Optional[Mapping[str, Any]]:
-        mine = [fields for fields in running(self._host) if fields.get("pid") == os.getpid()]
+        working = working_process() or os.getpid()
+        mine = [fields for fields in running(self._host) if fields.get("pid") == working]
         # Within a restore, the safety backup is what goes on.
         inner = [fields for fields in mine if fields.get("verb") != "restore"]
         for fields in inner[:1]:

@@ -10,6 +10,7 @@ import argparse
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
@@ -20,6 +21,7 @@ from ...timespan import format_span
 from ..config.jobs import Job
 from ..config.reading import BrokenJob, read_jobs
 from ..config.settings import CONFIG, Settings, read_settings
+from ..work.apart import report_apart
 from ..work.concluding import Concluding
 from ..work.due import due_jobs
 from ..work.running import Report
@@ -86,14 +88,26 @@ def _check_one_way(parsed: argparse.Namespace) -> None:
         raise BadInput(f"{' and '.join(said)} are given together. Leave all but one of them out.")
 
 
-def do_each(parsed: argparse.Namespace, verb: str, act: Callable[[Job, Host, bool], Report]) -> Exit:
-    """Do the same with each job, and tell what became of it. One that fails stops no other one."""
+def do_each(
+    parsed: argparse.Namespace,
+    verb: str,
+    act: Callable[[Job, Host, bool], Report],
+    seconds: Callable[[Job], float],
+) -> Exit:
+    """Do the same with each job, and tell what became of it. One that fails, hangs or crashes stops no other one.
+
+    ``act`` runs in a process of its own, for ``seconds`` at most, and is a function of a module.
+    """
     selection = select(parsed)
+
+    def act_apart(job: Job, host: Host, dry_run: bool) -> Report:
+        return report_apart(job.name, verb, host, partial(act, job, host, dry_run), seconds(job))
+
     if parsed.dry_run:
         reports = [_broken(job, verb) for job in selection.broken]
-        reports += [act(job, selection.host, True) for job in selection.jobs]
+        reports += [act_apart(job, selection.host, True) for job in selection.jobs]
     else:
-        reports = _do(selection, verb, watched(act, wanted=not parsed.json))
+        reports = _do(selection, verb, watched(act_apart, wanted=not parsed.json))
     reports.sort(key=lambda report: report.job)
     if parsed.json:
         put_json([report.document for report in reports])

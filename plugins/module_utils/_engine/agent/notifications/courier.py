@@ -53,8 +53,12 @@ class Courier:
         self.parcels.append(parcel)
         self._queue.put(parcel)
         if not self._started:
+            try:
+                self._thread.start()
+            except RuntimeError:
+                parcel.failure = f"channel {self.name}: no thread can be started. Raise the limit of processes."
+                return
             self._started = True
-            self._thread.start()
 
     def end(self) -> None:
         """Say that nothing more comes."""

@@ -13,13 +13,15 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from ...catalogue import place_of, scan
 from ...errors import EngineError, Interrupted
+from ...host.unexpected import explained
 from ...interrupts import interruptible
 from ...state import audit, locked
-from ..config.jobs import Job
+from ..config.jobs import Job, Target
 from ..config.secrets import SecretSource
 from ..config.settings import Settings
 from ..notifications.base import Route
@@ -30,6 +32,7 @@ from ..notifications.memory import Memory, decide, path_of, recall, remember
 from ..notifications.outbox import Letter, note_failure, post, take
 from ..notifications.reading import Channels, read_channels
 from ..notifications.web import Address
+from .apart import look
 from .running import Report
 
 #: How long the end of a command waits for all messages that are on their way, in seconds.
@@ -68,6 +71,13 @@ class Concluding:
 
     def __enter__(self) -> Concluding:
         """Send what waits in the outbox, beside the work."""
+        try:
+            self._send_what_waits()
+        except Exception as error:
+            self._warn("outbox", _unforeseen("Looking into the outbox", error), self._warnings)
+        return self
+
+    def _send_what_waits(self) -> None:
         letters, given_up = take(self._host.state, self._host.now())
         routes = {route.name: route for route in self._channels.routes}
         for letter in letters:
@@ -81,7 +91,6 @@ class Concluding:
                 given_up.append(f"'{letter.event.subject}' was for the channel {letter.channel}, which is gone.")
         for sentence in given_up:
             self._warn("outbox", sentence, self._warnings)
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         for courier in self._couriers.values():
@@ -95,6 +104,13 @@ class Concluding:
 
     def conclude(self, job: Optional[Job], report: Report) -> Report:
         """Decide who is to be told, and begin to. What is on its way survives the end of this process."""
+        try:
+            return self._conclude(job, report)
+        except Exception as error:
+            # What follows one job must not keep the next one from being done.
+            return replace(report, warnings=(*report.warnings, _unforeseen(f"Notifying about {report.job}", error)))
+
+    def _conclude(self, job: Optional[Job], report: Report) -> Report:
         now = self._host.now()
         kind = Kind.SUCCESS if report.error is None else Kind.FAILURE
         event = Event(
@@ -180,9 +196,8 @@ class Concluding:
         unknown = ""
         for target in job.targets:
             try:
-                target.repository.check(writing=False)
-                good = scan(target.repository, place_of(job.backup.source_host, job.database)).good
-                found += [LastGood(backup.id, backup.time) for backup in good[-1:]]
+                good = look(target.repository, partial(_newest_good, job, target))
+                found += [LastGood(name, datetime.fromtimestamp(seconds, timezone.utc)) for name, seconds in good]
             except EngineError as error:
                 unknown = str(error)
         newest = max(found, key=lambda one: one.time or _NEVER, default=None)
@@ -248,6 +263,17 @@ class Concluding:
         except EngineError as error:
             if str(error) not in self._warnings:
                 self._warnings.append(str(error))
+
+
+def _unforeseen(what: str, error: Exception) -> str:
+    return str(explained(error, what))
+
+
+def _newest_good(job: Job, target: Target) -> List[Tuple[str, float]]:
+    """The id and the time of the newest good backup in a repository, where there is one."""
+    target.repository.check(writing=False)
+    good = scan(target.repository, place_of(job.backup.source_host, job.database)).good
+    return [(backup.id, backup.time.timestamp()) for backup in good[-1:]]
 
 
 def own_heartbeat(job: str, url: SecretSource) -> Route:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import List, Optional, Sequence, Tuple
 
 from ...catalogue import in_future, place_of, scan
@@ -16,8 +17,9 @@ from ...command import Command, find_program
 from ...errors import EngineError
 from ...process import output_of
 from ...state import Host
-from ..config.jobs import Job
+from ..config.jobs import Job, Target
 from ..config.schedule import Expression, Schedule, Work, seed_of
+from .apart import look
 
 #: The moment that systemd-analyze(1) tells: in UTC on a line of its own, unless local time is UTC.
 _NEXT = re.compile(r"^ *(?:Next elapse|\(in UTC\)): \w+ (?P<time>[0-9-]+ [0-9:]+) UTC$", re.MULTILINE)
@@ -61,16 +63,20 @@ def _newest(job: Job, host: Host) -> Optional[datetime]:
     times: List[datetime] = []
     for target in job.targets:
         try:
-            target.repository.check(writing=False)
-            catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+            newest = look(target.repository, partial(_newest_in, job, target, host.now()))
         except EngineError:
             # The backup itself will say why, and reach the other repositories.
             return None
-        good = [backup.time for backup in catalogue.good if not in_future(backup, host.now())]
-        if not good:
+        if newest is None:
             return None
-        times.append(max(good))
+        times.append(datetime.fromtimestamp(newest, timezone.utc))
     return min(times)
+
+
+def _newest_in(job: Job, target: Target, now: datetime) -> Optional[float]:
+    target.repository.check(writing=False)
+    catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+    return max((backup.time.timestamp() for backup in catalogue.good if not in_future(backup, now)), default=None)
 
 
 def _next_elapse(calendar: str, after: datetime) -> Optional[datetime]:

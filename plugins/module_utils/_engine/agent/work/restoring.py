@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ...documents import manifest_document
 from ...errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed, WeakerEncryption
-from ...interrupts import finish, interruptible
+from ...interrupts import finish, interruptible, last_part
 from ...model import Encryption
 from ...repositories.base import Repository
 from ...restore import RestorePlan, RestoreRequest, RestoreResult, check_outside, plan_restore, restore
@@ -22,7 +22,7 @@ from ...state import Host
 from ..config.given import GivenKeys
 from ..config.jobs import Job
 from . import stoppage
-from .hooks import late_hooks, run_hooks
+from .hooks import LAST, late_hooks, run_hooks
 from .running import Done, Report
 from .services import Service, look, start_all, stop
 
@@ -44,6 +44,8 @@ class RestoreOptions:
     owner: Optional[str] = None
     globals: bool = False
     stop_services: Tuple[str, ...] = ()
+    #: How long it may take, in seconds.
+    timeout: Optional[float] = None
     given: GivenKeys = field(default_factory=GivenKeys)
     accepted: Tuple[Encryption, ...] = ()
 
@@ -192,7 +194,8 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
 
 def _resume(job: Job, stopped: Sequence[Service], environment: Mapping[str, str], host: Host) -> List[str]:
     """Start again what was stopped, in the opposite order, and run what is to run afterwards; what failed of that."""
-    failures = start_all(tuple(reversed(stopped)))
+    with last_part(LAST):
+        failures = start_all(tuple(reversed(stopped)))
     stoppage.forget(host, job.name)
     return failures + late_hooks("restore.after", job.surroundings.after, job.name, environment)
 

@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from ...backup import plan_backup, take_backup
@@ -54,6 +55,15 @@ class Report:
             **self.detail,
         }
 
+    @property
+    def packed(self) -> Dict[str, Any]:
+        """The report for another process: plain values that ``unpacked`` reads."""
+        return asdict(self)
+
+    @classmethod
+    def unpacked(cls, packed: Mapping[str, Any]) -> Report:
+        return cls(**{**packed, "warnings": tuple(packed["warnings"]), "causes": tuple(packed["causes"])})
+
 
 @dataclass(frozen=True)
 class Done:
@@ -68,7 +78,9 @@ class Done:
 
 def back_up(job: Job, host: Host, dry_run: bool = False) -> Report:
     """Take the job's backup, between its hooks."""
-    return _report(job, "backup", lambda: _plan_backup(job.opened(), host) if dry_run else _backup(job.opened(), host))
+    if dry_run:
+        return _report(job, "backup", lambda: _plan_backup(job.opened(), host))
+    return _report(job, "backup", lambda: _backup(job, host), interrupted_within=True)
 
 
 def prove(job: Job, host: Host, dry_run: bool = False) -> Report:
@@ -81,13 +93,21 @@ def thin_out(job: Job, host: Host, dry_run: bool = False) -> Report:
     return _report(job, "rotate", lambda: _thin_out(job, host, dry_run))
 
 
-def _report(job: Job, verb: str, act: Callable[[], Done]) -> Report:
-    """Do it. What the engine explains becomes the report of this job, and stops no other one."""
+def _report(job: Job, verb: str, act: Callable[[], Done], interrupted_within: bool = False) -> Report:
+    """Do it. What the engine explains becomes the report of this job, and stops no other one.
+
+    With ``interrupted_within``, ``act`` decides by itself where a signal may stop it.
+    """
     began = time.monotonic()
+    done: Optional[Done] = None
     try:
-        done = act()
+        with ExitStack() as stack:
+            if not interrupted_within:
+                stack.enter_context(interruptible())
+            done = act()
     except (EngineError, Stopped) as error:
-        done = Done(False, str(error), error.code)
+        # One that came when it was done is for what follows.
+        done = done or Done(False, str(error), error.code)
     seconds = time.monotonic() - began
     return Report(job.name, verb, done.changed, done.text, seconds, done.error, done.warnings, done.detail)
 
@@ -104,6 +124,7 @@ def _backup(job: Job, host: Host) -> Done:
     try:
         # A signal ends the hook, or the backup while it can still be undone, and nothing that has to follow.
         with interruptible():
+            job = job.opened()
             run_hooks("before", job.hooks.before, job.name, {})
         result = take_backup(job.backup, host)
     except (EngineError, Stopped) as error:

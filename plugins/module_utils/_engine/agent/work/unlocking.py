@@ -13,6 +13,7 @@ import re
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
@@ -22,7 +23,8 @@ from ...leftovers import lock_of_the_dead
 from ...model import Place
 from ...scratch import is_abandoned, private_directory
 from ...state import Host, audit, locked, running
-from ..config.jobs import Job
+from ..config.jobs import Job, Target
+from .apart import look
 
 _HOLDER = re.compile(r"process ([0-9]+) since (\S+)")
 #: How the scratch directories begin that verifications and restores make.
@@ -146,19 +148,25 @@ def _clear_scratch(jobs: Sequence[Job], dry_run: bool) -> List[Leftover]:
 
 
 def _clear_repositories(host: Host, job: Job, dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
-    place = _place(job)
     for target in job.targets:
-        repository = target.repository
         try:
-            doomed = repository.tidy(place, dry_run=True)
-            if doomed and not dry_run:
-                with locked(host, place.path, 0.0):
-                    audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
-                    doomed = repository.tidy(place, dry_run=False)
+            doomed = look(target.repository, partial(_tidy, host, job, target, dry_run))
         except Locked:
             # A backup is being taken, and tidies up by itself.
             continue
         except EngineError as error:
             problems.append(f"{job.name}: {error}")
             continue
-        leftovers += [Leftover("repository", f"{repository.label}/{place.path}/{name}") for name in doomed]
+        where = f"{target.repository.label}/{_place(job).path}"
+        leftovers += [Leftover("repository", f"{where}/{name}") for name in doomed]
+
+
+def _tidy(host: Host, job: Job, target: Target, dry_run: bool) -> List[str]:
+    """Remove what killed processes left in a repository; its names. Raises Locked while a backup is being taken."""
+    place, repository = _place(job), target.repository
+    doomed = list(repository.tidy(place, dry_run=True))
+    if doomed and not dry_run:
+        with locked(host, place.path, 0.0):
+            audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
+            doomed = list(repository.tidy(place, dry_run=False))
+    return doomed
