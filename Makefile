@@ -118,9 +118,9 @@ integration: environment ## Run the integration tests, against real servers and 
 	@$(PYTEST) tests/integration
 
 .PHONY: faults
-faults: environment ## Run the fault tests: full disks, killed processes, damaged backups
+faults: environment ## Run the fault tests: kills, failing calls, full disks, damage (FULL=yes: at every call)
 	@echo "==> Fault tests"
-	@$(PYTEST) tests/faults
+	@FAULTS_FULL=$(FULL) $(PYTEST) $(if $(FULL),--override-ini=faulthandler_timeout=7200) tests/faults
 
 .PHONY: fleet
 fleet: ## Test whole fleets: hosts with systemd, ssh and PostgreSQL (root and podman)

@@ -14,21 +14,26 @@ import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Iterator
+from typing import TYPE_CHECKING, Any, Iterator
 
 from _engine import keys
-from _engine.catalogue import Catalogue, scan
+from _engine.catalogue import Catalogue, place_of, scan
 from _engine.cipher import opening
 from _engine.manifest import read_manifest
 from _engine.model import Database, EncryptionSettings, EngineName, Place
 from _engine.names import MANIFEST
 from _engine.repositories.local import LocalRepository
-from injection import Ended, Forge, forge, locked_file
+from injection import Ended, Fault, Forge, Mode, forge, locked_file
+
+if TYPE_CHECKING:
+    from postgres import Cluster
 
 #: Stands in every row, so that rows in plain are found wherever they are.
 MARK = "plain-row-of-the-shop"
 #: What SQLite keeps beside an open database.
 _SIDECARS = ("-wal", "-shm")
+#: The sites that are kept: a sound one, and one where runs were killed.
+BACKED_UP, KILLED = "backed up", "killed"
 
 
 class Site:
@@ -50,6 +55,8 @@ class Site:
 
     #: What of the job is the engine's own.
     database: dict[str, Any]
+    #: At how many calls of a verb to try the kills, unless all of them are asked for.
+    most = 60
 
     @property
     def job(self) -> dict[str, Any]:
@@ -86,6 +93,9 @@ class Site:
         shutil.rmtree(self.root)
         shutil.copytree(self.base / name, self.root, symlinks=True)
         self.reset_database()
+
+    def keep_database(self) -> None:
+        """Keep what of a database is not below the root."""
 
     def reset_database(self) -> None:
         """Put back what of a database is not below the root."""
@@ -193,8 +203,6 @@ class SqliteSite(Site):
 
     @property
     def place(self) -> Place:
-        from _engine.catalogue import place_of
-
         return place_of("web1", Database(EngineName.SQLITE, str(self.path)))
 
     def write(self, orders: int) -> None:
@@ -226,8 +234,49 @@ class SqliteSite(Site):
         asked_for = ("shop.db", *_SIDECARS)
         return [name for name in names if not name.endswith(asked_for) and ".replaced-" not in name]
 
-    def replaced(self) -> list[Path]:
-        return sorted((self.root / "data").glob("shop.db.replaced-*"))
+
+class PostgresqlSite(Site):
+    """The shop's database is on a real server, beside a copy that it is put back from."""
+
+    most = 16
+
+    def __init__(self, base: Path, forge: Forge, cluster: Cluster, name: str) -> None:
+        self.cluster, self.name = cluster, name
+        cluster.sql(f"CREATE DATABASE {name}")
+        cluster.sql("CREATE TABLE orders (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, item text)", name)
+        super().__init__(base, forge)
+
+    @property
+    def database(self) -> dict[str, Any]:  # type: ignore[override]
+        login = {"login_unix_socket": str(self.cluster.directory), "login_port": self.cluster.port}
+        return {"engine": "postgresql", "database": self.name, "login_user": "postgres", **login}
+
+    @property
+    def place(self) -> Place:
+        return place_of("web1", Database(EngineName.POSTGRESQL, self.name))
+
+    def write(self, orders: int) -> None:
+        self.cluster.sql(
+            f"INSERT INTO orders (item) SELECT '{MARK}-' || md5(random()::text) FROM generate_series(1, {orders})",
+            self.name,
+        )
+
+    def keep_database(self) -> None:
+        """Let this be what the database is put back to."""
+        self.cluster.sql(f"CREATE DATABASE {self.name}_kept TEMPLATE {self.name}")
+
+    def reset_database(self) -> None:
+        for found in self.cluster.databases():
+            if found.startswith(self.name) and found != f"{self.name}_kept":
+                self.cluster.sql(f'DROP DATABASE "{found}" WITH (FORCE)')
+        self.cluster.sql(f"CREATE DATABASE {self.name} TEMPLATE {self.name}_kept")
+
+    def content(self) -> Any:
+        return self.cluster.sql("SELECT id, item FROM orders ORDER BY id", self.name)
+
+    def beside(self) -> list[str]:
+        asked_for = (self.name, f"{self.name}_kept", "postgres", "template0", "template1")
+        return [name for name in self.cluster.databases() if name not in asked_for and "__replaced_" not in name]
 
 
 def _is_probe(path: Path) -> bool:
@@ -246,18 +295,39 @@ def base_directory() -> Iterator[Path]:
     memory = Path("/dev/shm")
     where = memory if os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="faults-site-", dir=where) as made:
+        # The account of a scratch cluster passes through.
+        os.chmod(made, 0o755)
         yield Path(made)
 
 
 @contextmanager
 def sqlite_site() -> Iterator[SqliteSite]:
-    """A shop in SQLite with three backups, the oldest of which retention would remove."""
+    """A shop in SQLite."""
     with base_directory() as base, forge(base / "site") as running:
-        site = SqliteSite(base, running)
-        for orders in (300, 40, 40):
-            site.write(orders)
-            ended = site.agent("run", "shop")
-            assert ended.status == 0, ended.output
-        site.write(40)
-        site.keep("backed up")
-        yield site
+        yield _settled(SqliteSite(base, running))
+
+
+@contextmanager
+def postgresql_site() -> Iterator[PostgresqlSite]:
+    """A shop in PostgreSQL, of whose runs also what they send to the server is counted."""
+    from postgres import running_cluster
+
+    with running_cluster() as cluster, base_directory() as base, forge(base / "site", ("socket:",)) as running:
+        site = PostgresqlSite(base, running, cluster, "shop")
+        yield _settled(site)
+
+
+def _settled(site: Any) -> Any:
+    """With three backups, the oldest of which retention would remove, and with leftovers of runs that were killed."""
+    for orders in (300, 40, 40):
+        site.write(orders)
+        ended = site.agent("run", "shop")
+        assert ended.status == 0, ended.output
+    site.write(40)
+    site.keep_database()
+    site.keep(BACKED_UP)
+    for arguments in (("run", "shop"), ("restore", "shop", "--yes", "--replace"), ("verify", "shop")):
+        calls = site.agent(*arguments, "--dry-run").calls
+        site.agent(*arguments, fault=Fault(Mode.KILL), number=calls + 40)
+    site.keep(KILLED)
+    return site
