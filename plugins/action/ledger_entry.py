@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.ledger import entries_of
+from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.ledger import (
+    entries_of,
+    left_entries,
+    misspelt_entries,
+)
+from ansible_collections.fleet.backup.plugins.plugin_utils.variables import misspelt
 
 
 class ActionModule(ActionBase):
@@ -21,10 +26,16 @@ class ActionModule(ActionBase):
         """Decide it."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _validation, options = self.validate_argument_spec(
-            {"jobs": {"type": "list", "elements": "str", "required": True}, "result": {"type": "dict", "default": {}}}
+            {
+                "jobs": {"type": "list", "elements": "str", "required": True},
+                "result": {"type": "dict", "default": {}},
+                "left": {"type": "list", "elements": "str", "default": []},
+            }
         )
-        entries = entries_of(task_vars["inventory_hostname"], options["jobs"], options["result"])
-        result.update(changed=False, jobs=options["jobs"])
+        host = task_vars["inventory_hostname"]
+        also = [*left_entries(host, options["left"]), *misspelt_entries(host, misspelt(task_vars))]
+        entries = [*entries_of(host, options["jobs"], options["result"]), *also]
+        result.update(changed=False, jobs=options["jobs"], also=[entry.document for entry in also])
         if not all(entry.outcome.good for entry in entries):
             # The same for all hosts, so that Ansible explains it once. What happened the ledger tells.
             result.update(failed=True, msg="Jobs of this host are not done; the ledger tells which, and why.")

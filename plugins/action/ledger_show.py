@@ -24,13 +24,16 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.ledger 
     entries_of,
     lines_of,
     ordered,
+    read_entry,
     totals,
+    with_others,
 )
 from ansible_collections.fleet.backup.plugins.module_utils._engine.text import shown_json
 
 display = Display()
 
 _COLOURS = {None: None, JobOutcome.NOTHING: constants.COLOR_OK, JobOutcome.DONE: constants.COLOR_CHANGED}
+_COLOURS[JobOutcome.UNDECLARED] = constants.COLOR_WARN
 _LOST = "The host was lost in the middle of the play; the reason stands where that happened, above."
 
 
@@ -77,7 +80,8 @@ def entries_for(host: str, hostvars: Mapping[str, Any], entry: str, result: str)
         own = hostvars[host]
         decided = own.get(entry)
         if decided is not None and "jobs" in decided:
-            return entries_of(host, decided["jobs"], own.get(result) or {})
+            also = [read_entry(document) for document in decided.get("also") or []]
+            return with_others(entries_of(host, decided["jobs"], own.get(result) or {}), also)
         # It came to no decision, because the host was lost or because its variables are broken: these tell now.
         jobs = [str(job["name"]) for job in own.get("fleet_backup_jobs") or []]
         return entries_of(host, jobs, decided or {"unreachable": True, "msg": _LOST})

@@ -57,7 +57,6 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.backup.plugins.filter.notification_files import is_web_address
 from ansible_collections.fleet.backup.plugins.filter.recipient_files import (
     is_private,
@@ -66,6 +65,7 @@ from ansible_collections.fleet.backup.plugins.filter.recipient_files import (
 )
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.reading import read_job
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
+from ansible_collections.fleet.backup.plugins.plugin_utils.refusal import Refusal
 
 #: Where a job may have a secret: the option of the inventory, within another one or not, and the option of the file.
 _SECRETS = (
@@ -90,13 +90,13 @@ def _files(jobs: Any, host: str, directory: str, keys: Any) -> Iterator[tuple[di
     # As the host tells its paths, which are compared with these.
     directory = posixpath.normpath(directory)
     if not isinstance(jobs, list) or not all(isinstance(job, Mapping) for job in jobs):
-        raise AnsibleFilterError(f"{host}: the jobs must be a list of dictionaries.")
+        raise Refusal(f"{host}: the jobs must be a list of dictionaries.")
     names = [str(job.get("name") or "") for job in jobs]
     for name in names:
         if not name:
-            raise AnsibleFilterError(f"{host}: a job has no name. Give each a name of its own.")
+            raise Refusal(f"{host}: a job has no name. Give each a name of its own.")
         if names.count(name) > 1:
-            raise AnsibleFilterError(f'{host}: two jobs are named "{name}". Rename one of them.')
+            raise Refusal(f'{host}: two jobs are named "{name}". Rename one of them.')
     paths = recipient_paths(keys or [], host, f"{directory}/keys")
     for job in sorted(jobs, key=lambda job: str(job["name"])):
         document = json.loads(json.dumps({key: value for key, value in job.items() if key != "name"}, default=str))
@@ -106,7 +106,7 @@ def _files(jobs: Any, host: str, directory: str, keys: Any) -> Iterator[tuple[di
         try:
             read_job(document, name, f"{host}: job {name}", host)
         except BadInput as error:
-            raise AnsibleFilterError(str(error)) from None
+            raise Refusal(str(error)) from None
         _settle_readers(document, f"{host}: job {name}: encryption", paths, f"{directory}/keys")
         content = json.dumps(document, indent=2, sort_keys=True) + "\n"
         yield {"path": f"{directory}/jobs.d/{name}.json", "content": content}, secrets
@@ -116,14 +116,14 @@ def _settle_readers(document: dict[str, Any], where: str, paths: Mapping[str, tu
     """See that somebody can read what the job writes, by keys that the host has; and that it gets no private one."""
     encryption = document.get("encryption") or {}
     if any(is_private(identity) for identity in encryption.get("identities") or []):
-        raise AnsibleFilterError(
+        raise Refusal(
             f"{where}.identities: this is a private key itself, which would be readable in the job's file. "
             "Give the path of its file on a host that restores."
         )
     if encryption.get("recipients"):
         encryption["recipients"] = resolve_recipients(encryption, f"{where}.recipients", paths, directory)
     elif encryption.get("method") != "none" and "passphrase" not in document:
-        raise AnsibleFilterError(
+        raise Refusal(
             f"{where}.recipients: there is none, and no passphrase, so that nobody could read the backups. "
             "Name keys of fleet_backup_keys, or give public keys."
         )
@@ -138,9 +138,9 @@ def _part_secrets(document: dict[str, Any], beginning: str, where: str) -> list[
             parent = parent.get(step) if isinstance(parent, dict) else None
         value = parent.pop(option, None) if isinstance(parent, dict) else None
         if value == "":
-            raise AnsibleFilterError(f"{where}: {'.'.join([*within, option])} is empty. See where it should come from.")
+            raise Refusal(f"{where}: {'.'.join([*within, option])} is empty. See where it should come from.")
         if option == "heartbeat" and isinstance(value, str) and not is_web_address(value):
-            raise AnsibleFilterError(f"{where}: heartbeat is no URL that begins with https:// or http://. Correct it.")
+            raise Refusal(f"{where}: heartbeat is no URL that begins with https:// or http://. Correct it.")
         if isinstance(value, str):
             path = f"{beginning}.{purpose}"
             files.append({"path": path, "content": f"{value}\n"})

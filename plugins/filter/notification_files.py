@@ -57,8 +57,8 @@ import posixpath
 from collections.abc import Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.notifications.reading import channels_of
+from ansible_collections.fleet.backup.plugins.plugin_utils.refusal import Refusal
 
 #: The options that are secrets.
 _SECRETS = ("url", "login_password", "token", "signing_key")
@@ -92,7 +92,7 @@ def _parted(channels: Any, host: str, jobs: Any, directory: str) -> tuple[list[d
     # As the host tells its paths, which are compared with these.
     directory = posixpath.normpath(directory)
     if not isinstance(channels, list) or not all(isinstance(channel, Mapping) for channel in channels):
-        raise AnsibleFilterError(f"{host}: the channels of notifications must be a list of dictionaries.")
+        raise Refusal(f"{host}: the channels of notifications must be a list of dictionaries.")
     documents: list[dict[str, Any]] = []
     secrets: list[dict[str, str]] = []
     for number, channel in enumerate(channels):
@@ -105,7 +105,7 @@ def _parted(channels: Any, host: str, jobs: Any, directory: str) -> tuple[list[d
         documents.append(document)
     found = channels_of({"channels": documents}, host)
     if found.problems:
-        raise AnsibleFilterError(found.problems[0])
+        raise Refusal(found.problems[0])
     _check_names(jobs or [], host, found.names)
     return documents, secrets
 
@@ -116,16 +116,16 @@ def _part_secrets(document: dict[str, Any], where: str, beginning: str) -> list[
         value = document.get(option)
         if isinstance(value, dict) and "credential" in value:
             # Every work of the host, and commands by hand, tell through a channel; credentials belong to services.
-            raise AnsibleFilterError(
+            raise Refusal(
                 f"{where}: {option}: systemd hands credentials to the services of jobs alone. Name a file, or give the "
                 "secret itself, which gets a file that only root reads."
             )
         if not isinstance(value, str):
             continue
         if not value.strip():
-            raise AnsibleFilterError(f"{where}: {option} is empty. See where it should come from.")
+            raise Refusal(f"{where}: {option} is empty. See where it should come from.")
         if option == "url" and document.get("type") != "apprise" and not is_web_address(value):
-            raise AnsibleFilterError(f"{where}: url is no URL that begins with https:// or http://. Correct it.")
+            raise Refusal(f"{where}: url is no URL that begins with https:// or http://. Correct it.")
         path = f"{beginning}.{option}"
         files.append({"path": path, "content": f"{value}\n"})
         document[option] = {"file": path}
@@ -138,7 +138,7 @@ def _check_names(jobs: Any, host: str, names: tuple[str, ...]) -> None:
             if name not in names:
                 known = ", ".join(names) or "none"
                 where = f"{host}: job {job.get('name')}: notifications"
-                raise AnsibleFilterError(f'{where}: there is no channel "{name}". The channels: {known}.')
+                raise Refusal(f'{where}: there is no channel "{name}". The channels: {known}.')
 
 
 class FilterModule:

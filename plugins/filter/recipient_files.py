@@ -65,10 +65,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ansible.errors import AnsibleFilterError
 from ansible.utils.display import Display
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import EngineError
 from ansible_collections.fleet.backup.plugins.module_utils._engine.pem import load_recipients, public_pem
+from ansible_collections.fleet.backup.plugins.plugin_utils.refusal import Refusal
 
 #: What a key's file is called on hosts, by the key's type.
 _FILE_NAMES = {"x25519": "{}.pem.pub", "gpg": "{}.asc", "age": "{}.age.pub"}
@@ -131,21 +131,19 @@ def recipient_paths(keys: Any, host: str, directory: str) -> dict[str, tuple[str
     # As the host tells its paths, which are compared with these.
     directory = posixpath.normpath(directory)
     if not isinstance(keys, list) or not all(isinstance(key, Mapping) for key in keys):
-        raise AnsibleFilterError(f"{host}: the keys must be a list of dictionaries.")
+        raise Refusal(f"{host}: the keys must be a list of dictionaries.")
     found: dict[str, tuple[str, str]] = {}
     for key in keys:
         name, kind = str(key.get("name") or ""), str(key.get("type") or "x25519")
         if not _NAME.fullmatch(name):
-            raise AnsibleFilterError(
+            raise Refusal(
                 f'{host}: "{name}" cannot be the name of a key. '
                 'Use lower-case letters, digits, "-" and "_", at most 63.'
             )
         if name in found:
-            raise AnsibleFilterError(f'{host}: two keys are named "{name}". Rename one of them.')
+            raise Refusal(f'{host}: two keys are named "{name}". Rename one of them.')
         if kind not in _FILE_NAMES:
-            raise AnsibleFilterError(
-                f'{host}: key {name}: type: "{kind}" is none of {", ".join(_FILE_NAMES)}. Correct it.'
-            )
+            raise Refusal(f'{host}: key {name}: type: "{kind}" is none of {", ".join(_FILE_NAMES)}. Correct it.')
         found[name] = (kind, f"{directory}/{_FILE_NAMES[kind].format(name)}")
     return found
 
@@ -311,7 +309,7 @@ def _check(text: str, kind: str, where: str) -> None:
 
 
 def _refuse(where: str, why: str) -> NoReturn:
-    raise AnsibleFilterError(f"{where}: {why}")
+    raise Refusal(f"{where}: {why}")
 
 
 class FilterModule:

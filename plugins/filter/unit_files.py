@@ -77,7 +77,6 @@ from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
 from ansible_collections.fleet.backup.plugins.filter.job_files import job_files
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.fields import Fields
 from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.config.jobs import Job
@@ -91,6 +90,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.agent.timers.
     units,
 )
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
+from ansible_collections.fleet.backup.plugins.plugin_utils.refusal import Refusal
 
 
 def unit_files(
@@ -116,7 +116,7 @@ def unit_files(
         )
         return [asdict(unit) for unit in units(_jobs(jobs, host, directory, keys), options)]
     except BadInput as error:
-        raise AnsibleFilterError(str(error)) from None
+        raise Refusal(str(error)) from None
 
 
 def cron_file(
@@ -134,7 +134,7 @@ def cron_file(
         options = CronOptions(host, directory, command, _health(health, host), mailto)
         return crontab(_jobs(jobs, host, directory, keys), options)
     except BadInput as error:
-        raise AnsibleFilterError(str(error)) from None
+        raise Refusal(str(error)) from None
 
 
 def _jobs(jobs: Any, host: str, directory: str, keys: Any) -> list[Job]:

@@ -126,7 +126,7 @@ def test_a_broken_job_stops_no_other_one_and_the_run_fails(agent: Agent) -> None
         "odd": "bad_input",
         "shop": None,
     }
-    assert "no option databse" in reports["odd"]["message"]
+    assert 'unknown option "databse"; did you mean "database"?' in reports["odd"]["message"]
     told = agent.run("run", "--all", status=1)
     assert [line.split()[:2] for line in told.splitlines()] == [
         ["JOB", "RESULT"],

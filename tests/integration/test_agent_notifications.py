@@ -166,7 +166,7 @@ def test_a_job_that_cannot_be_read_is_told_too(agent: Notified, web: WebServer) 
     agent.run("run", "shop", status=2)
     agent.run("run", "shop", status=2)
     (request,) = web.requests
-    assert request.json["error"] == "bad_input" and "no option databse" in request.json["message"]
+    assert request.json["error"] == "bad_input" and 'unknown option "databse"' in request.json["message"]
 
 
 def test_success_is_told_where_it_is_asked_for_and_only_of_the_jobs_that_are_meant(

@@ -171,7 +171,7 @@ def test_a_job_that_leaves_the_inventory_loses_its_files_and_keeps_its_backups(f
         ({"databse": "x"}, "agent_jobs.databse"),
         ({"engine": "oracle"}, "value of engine must be one of"),
         ({"name": "orders"}, r'localhost: two jobs are named \\?"orders'),
-        ({"schedule": {"backup": {"every": "daily", "at": "26:00"}}}, "job shop: schedule: backup: at"),
+        ({"schedule": {"backup": {"every": "daily", "at": "26:00"}}}, "job shop: schedule.backup: at"),
     ],
 )
 def test_a_job_that_cannot_be_meant_fails_on_the_controller_by_name(

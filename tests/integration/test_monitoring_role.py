@@ -120,7 +120,10 @@ def filters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         ({**SLACK, "url": f"hooks.example.com/{SECRET}"}, "web1: channel chat: url is no URL"),
         ({**SLACK, "url": ""}, "web1: channel chat: url is empty"),
         ({**SLACK, "url": 7}, "web1: channel chat: url: this must be an object"),
-        ({**SLACK, "urls": f"https://example.com/{SECRET}"}, "web1: channel chat: there is no option urls"),
+        (
+            {**SLACK, "urls": f"https://example.com/{SECRET}"},
+            'web1: channel chat: unknown option "urls"; did you mean "url"?',
+        ),
         ({"name": "chat", "type": "slack"}, "web1: channel chat: url cannot be used: it is missing"),
         ({"type": "slack", "url": f"https://example.com/{SECRET}"}, r"web1: channels\[0\]: name .* is missing"),
         (

@@ -123,6 +123,8 @@ class Fleet:
     def command(self, playbook: str, *options: str, hosts: Any = None, **variables: Any) -> list[str]:
         inventory = self.root / "inventory.json"
         merged = {host: {**own, **(hosts or {}).get(host, {})} for host, own in self.hosts.items()}
+        # A variable without a value is one that the inventory does not have.
+        merged = {host: {name: one for name, one in own.items() if one is not None} for host, own in merged.items()}
         inventory.write_text(json.dumps({"all": {"hosts": merged}}))
         extra = {"fleet_backup_ledger_file": str(self.root / "ledger.json"), **variables}
         return [
@@ -219,6 +221,32 @@ def test_a_wrong_job_fails_its_own_host_before_anything_is_changed_there(fleet: 
     assert ran.outcomes[("web1", "shop")] == "failed" and ran.outcomes[("web2", "shop")] == "done"
     assert "web1: job shop: retention: keep_within" in ran.message("web1", "shop")
     assert ran.status != 0 and ran.changed("web1") == 0
+
+
+def test_what_is_wrong_with_a_job_arrives_in_the_ledger_word_for_word(fleet: Fleet) -> None:
+    schedule = {"backup": {"every": "daily"}, "rotate": {"every": "daily", "att": "02:00"}}
+    wrong = {"web2": {"fleet_backup_jobs": [fleet.job("web2", schedule=schedule)]}}
+    ran = fleet.play("deploy", "-l", "web2", hosts=wrong)
+    assert ran.status != 0 and ran.changed("web2") == 0
+    assert ran.message("web2", "shop") == ('web2: job shop: schedule.rotate: unknown option "att"; did you mean "at"?')
+
+
+def test_jobs_whose_variable_has_vanished_are_told_and_a_misspelt_one_fails(fleet: Fleet) -> None:
+    vanished = {"web1": {"fleet_backup_jobs": None}}
+    for playbook in ("deploy", "backup"):
+        ran = fleet.play(playbook, "-l", "web1,lb1", hosts=vanished)
+        assert ran.status == 0, ran.output
+        assert ran.outcomes == {("web1", "shop"): "undeclared", ("lb1", ""): "nothing to do"}
+        assert "keeps running this job" in ran.message("web1", "shop")
+    misspelt = {"web1": {"fleet_backup_jobs": None, "fleet_backup_job": fleet.hosts["web1"]["fleet_backup_jobs"]}}
+    ran = fleet.play("deploy", "-l", "web1,lb1", hosts=misspelt)
+    assert ran.status != 0 and ran.failed("web1") and not ran.failed("lb1")
+    assert ran.outcomes[("web1", "shop")] == "undeclared"
+    assert ran.message("web1", "") == 'web1: unknown variable "fleet_backup_job"; did you mean "fleet_backup_jobs"?'
+    # Where there are jobs too, nothing is changed.
+    ran = fleet.play("deploy", "-l", "web1", hosts={"web1": {"fleet_backup_default": {"max_age": "1d"}}})
+    assert ran.status != 0 and ran.changed("web1") == 0
+    assert "fleet_backup_defaults" in ran.message("web1", "shop")
 
 
 def test_every_host_and_job_is_in_the_ledger_and_one_that_is_down_stops_no_batch(fleet: Fleet) -> None:

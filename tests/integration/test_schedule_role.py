@@ -185,7 +185,7 @@ def test_a_calendar_that_systemd_does_not_know_is_named_before_anything_is_chang
     wrong = fleet.job("orders", backup={"calendar": "Mon..Fry 02:00"})
     for options in ((), ("--check",)):
         output = fleet.deploy(fleet.shop, wrong, options=options, fails=True)
-        assert "localhost: job orders: schedule: backup: calendar cannot be used: " in output
+        assert "localhost: job orders: schedule.backup: calendar cannot be used: " in output
         assert "Failed to parse calendar" in output and "Mon..Fry 02:00" in output
         assert fleet.files() == {}
     fleet.deploy(fleet.job("orders", backup={"calendar": "Mon..Fri 02:00"}))
@@ -196,7 +196,7 @@ def test_a_calendar_that_systemd_does_not_know_is_named_before_anything_is_chang
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({}, "localhost: job shop: schedule: backup: cron alone is given, and systemd needs calendar"),
+        ({}, "localhost: job shop: schedule.backup: cron alone is given, and systemd needs calendar"),
         (
             {"schedule_manager": "cron", "schedule_health": {"every": "never"}},
             r'localhost: schedule_health: every cannot be used: \\?"never',

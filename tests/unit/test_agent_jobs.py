@@ -93,7 +93,7 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"engine": None}, "engine .*missing"),
         ({"database": "shop.db"}, "not an absolute path"),
         ({"database": ""}, "database .*empty"),
-        ({"databse": "x"}, "no option databse"),
+        ({"databse": "x"}, 'unknown option "databse"; did you mean "database"'),
         ({"login_host": "db1"}, "an SQLite database is a file"),
         ({"repositories": []}, "repositories .*empty"),
         ({"repositories": ["/srv/backups"]}, r"repositories\[0\]: this must be an object, and is text"),
@@ -110,19 +110,19 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"encryption": {"method": "rot13"}}, 'encryption: method .*"rot13"'),
         ({"accept_encryption": ["rot13"]}, 'accept_encryption .*"rot13"'),
         ({"accept_encryption": "none"}, "accept_encryption .*must be a list"),
-        ({"encryption": {"passphrase": "sesame"}}, "encryption: there is no option passphrase"),
+        ({"encryption": {"passphrase": "sesame"}}, 'encryption: unknown option "passphrase". Remove it.'),
         ({"passphrase": {"file": "/a", "environment": "B"}}, "passphrase: .*name one of file, environment, credential"),
         ({"login_password": "sesame"}, "login_password: this must be an object, and is text"),
         ({"verify": {"assertions": [{"sql": "SELECT 1", "expect": 1}]}}, "level must be restore"),
         ({"verify": {"backup": "newest"}}, '"newest" is neither latest, all, nor the id'),
         ({"hooks": {"before": ["systemctl stop shop"]}}, "hooks: before .*each a list of words"),
         ({"hooks": {"before": [["systemctl", "stop", "shop"]]}}, "not the absolute path of a program"),
-        ({"hooks": {"befor": []}}, "hooks: there is no option befor"),
+        ({"hooks": {"befor": []}}, 'hooks: unknown option "befor"; did you mean "before"?'),
         ({"restore": {"stop_services": ["--now"]}}, '"--now" cannot be the name of a unit'),
         ({"restore": {"stop_services": ["shop*"]}}, "cannot be the name of a unit"),
         ({"restore": {"stop_services": "shop"}}, "stop_services .*must be a list"),
         ({"restore": {"before": [["stop"]]}}, "restore: before .*not the absolute path of a program"),
-        ({"restore": {"stop": []}}, "restore: there is no option stop"),
+        ({"restore": {"stop": []}}, 'restore: unknown option "stop"; did you mean "stop_services"?'),
         ({"health": {"max_age": "1"}}, 'max_age: "1" is not a duration'),
     ],
 )
@@ -130,7 +130,7 @@ def test_what_cannot_be_meant_is_refused_by_name(options: Dict[str, Any], says: 
     with pytest.raises(BadInput, match=f"^shop.json: .*{says}") as caught:
         read(**options)
     assert "sesame" not in str(caught.value)
-    assert str(caught.value).endswith(".")
+    assert str(caught.value).endswith((".", "?"))
 
 
 @pytest.mark.parametrize("name", ["", "Shop", "../shop", "a" * 64, "shop.db", "-shop", "shöp"])

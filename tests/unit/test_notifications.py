@@ -198,7 +198,7 @@ def test_a_file_that_is_no_message_leaves_the_outbox_and_stops_no_other(tmp_path
         ({"port": 0}, "port .*0 is less than 1"),
         ({"events": ["start"]}, 'events .*"start" is none of failure, recovery, success'),
         ({"remind": "1"}, "remind: .*not a duration"),
-        ({"url": {"file": "/x"}}, "no option url"),
+        ({"url": {"file": "/x"}}, 'unknown option "url"'),
     ],
 )
 def test_a_channel_that_cannot_be_meant_is_a_problem_that_names_file_channel_and_option(

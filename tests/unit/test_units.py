@@ -83,7 +83,7 @@ def test_only_systemd_can_judge_a_calendar_of_the_users_own_and_it_is_named() ->
     found = units([job(SHOP), job(ORDERS, "orders")], UnitOptions("web1", health=Expression("hourly")))
     judged = [(unit.calendar, unit.origin) for unit in found if unit.calendar]
     assert judged == [
-        ("*-*-* *:*:00", "web1: job orders: schedule: backup: calendar"),
+        ("*-*-* *:*:00", "web1: job orders: schedule.backup: calendar"),
         ("hourly", "web1: schedule_health: calendar"),
     ]
 
@@ -193,9 +193,9 @@ def test_a_path_that_would_mean_something_else_in_a_unit_is_refused(path: str) -
 def test_systemd_needs_a_calendar_and_cron_its_fields() -> None:
     only_cron = job(SHOP, schedule={"backup": {"cron": "0 2 * * *"}})
     only_calendar = job(SHOP, schedule={"backup": {"calendar": "daily"}})
-    with pytest.raises(BadInput, match="^web1: job shop: schedule: backup: cron alone is given, and systemd needs"):
+    with pytest.raises(BadInput, match="^web1: job shop: schedule.backup: cron alone is given, and systemd needs"):
         made(only_cron)
-    with pytest.raises(BadInput, match="^web1: job shop: schedule: backup: calendar alone is given, and cron needs"):
+    with pytest.raises(BadInput, match="^web1: job shop: schedule.backup: calendar alone is given, and cron needs"):
         crontab([only_calendar], CronOptions("web1"))
     with pytest.raises(BadInput, match="^web1: schedule_health: calendar alone"):
         crontab([job(SHOP)], CronOptions("web1", health=Expression("daily")))

@@ -37,6 +37,8 @@ class JobOutcome(str, Enum):
 
     NOTHING = "nothing to do"
     DONE = "done"
+    #: The host runs it, and the inventory does not have it.
+    UNDECLARED = "undeclared"
     SKIPPED = "skipped"
     MISSING = "missing"
     UNVERIFIABLE = "unverifiable"
@@ -45,7 +47,7 @@ class JobOutcome(str, Enum):
 
     @property
     def good(self) -> bool:
-        return self in (JobOutcome.NOTHING, JobOutcome.DONE)
+        return self in (JobOutcome.NOTHING, JobOutcome.DONE, JobOutcome.UNDECLARED)
 
 
 _ORDER = {outcome: rank for rank, outcome in enumerate(JobOutcome)}
@@ -53,6 +55,7 @@ _ORDER = {outcome: rank for rank, outcome in enumerate(JobOutcome)}
 _TOLD = (
     JobOutcome.DONE,
     JobOutcome.NOTHING,
+    JobOutcome.UNDECLARED,
     JobOutcome.FAILED,
     JobOutcome.UNVERIFIABLE,
     JobOutcome.UNREACHABLE,
@@ -119,6 +122,30 @@ def _entries_of(host: str, jobs: Sequence[str], result: Mapping[str, Any]) -> Li
     if not found:
         found.append(Entry(host, "", JobOutcome.NOTHING, "The host has no jobs."))
     return found
+
+
+def left_entries(host: str, jobs: Sequence[str]) -> List[Entry]:
+    """The entries of jobs that a host still has, where the inventory has none for it."""
+    text = (
+        "The host keeps running this job, and the inventory has no jobs for it. Set fleet_backup_jobs again, "
+        "or deploy with fleet_backup_state=absent."
+    )
+    return [Entry(host, shown(job), JobOutcome.UNDECLARED, text) for job in jobs]
+
+
+def misspelt_entries(host: str, unknown: Sequence[str]) -> List[Entry]:
+    """The entries of a host for variables that are nearly those of this collection."""
+    return [Entry(host, "", JobOutcome.FAILED, shown(f"{host}: {sentence}")) for sentence in unknown]
+
+
+def with_others(entries: Sequence[Entry], others: Sequence[Entry]) -> List[Entry]:
+    """All entries of a host, without the one that says that there is nothing to say."""
+    return [entry for entry in entries if not others or entry.job or not entry.outcome.good] + list(others)
+
+
+def read_entry(document: Mapping[str, Any]) -> Entry:
+    """The entry of a document that this wrote."""
+    return Entry(**{**document, "outcome": JobOutcome(document["outcome"])})
 
 
 def ordered(entries: Iterable[Entry]) -> List[Entry]:

@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from difflib import get_close_matches
 from enum import Enum
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, TypeVar
 
 from ...errors import BadInput
 from ...timespan import parse_span
@@ -29,13 +30,15 @@ _KINDS = {
 class Fields:
     """The options of one object. Each is taken once; ``end`` refuses what is left, which is most often a misspelling.
 
-    ``where`` is what messages begin with: the file, and the way to this object in it.
+    ``where`` is what messages begin with: the file, and the way to this object in it (``job shop: schedule.rotate``).
     """
 
-    def __init__(self, document: Any, where: str) -> None:
+    def __init__(self, document: Any, where: str, within: bool = False) -> None:
         if not isinstance(document, dict):
             raise BadInput(f"{where}: this must be an object, and is {_kind_of(document)}.")
         self._left: Dict[str, Any] = dict(document)
+        self._known: List[str] = []
+        self._within = within
         self.where = where
 
     def text(self, name: str, default: Optional[str] = None) -> Optional[str]:
@@ -118,37 +121,42 @@ class Fields:
 
     def object(self, name: str, read: Callable[[Fields], _T]) -> Optional[_T]:
         """An object, read whole by ``read``; None where the option is missing."""
-        item = self._left.pop(name, None)
+        item = self.raw(name)
         return None if item is None else self._read(name, item, read)
 
     def raw(self, name: str) -> Any:
         """Any value, as it is."""
+        self._known.append(name)
         return self._left.pop(name, None)
 
     def end(self) -> None:
         """Raise BadInput where options are left that nobody asked for."""
         if self._left:
-            raise BadInput(
-                f"{self.where}: there is no option {', '.join(sorted(map(str, self._left)))}. Correct or remove it."
-            )
+            unknown = [_unknown(str(name), self._known) for name in sorted(self._left, key=str)]
+            raise BadInput(f"{self.where}: {', '.join(unknown)}{'' if unknown[-1].endswith('?') else '. Remove it.'}")
 
     def wrong(self, name: str, why: str) -> BadInput:
         """The error for an option that cannot be used."""
         return BadInput(f"{self.where}: {name} cannot be used: {why}. Correct it.")
 
     def _read(self, name: str, item: Any, read: Callable[[Fields], _T]) -> _T:
-        fields = Fields(item, f"{self.where}: {name}")
+        fields = Fields(item, f"{self.where}{'.' if self._within else ': '}{name}", within=True)
         value = read(fields)
         fields.end()
         return value
 
     def _take(self, name: str, kind: Type[Any]) -> Any:
-        value = self._left.pop(name, None)
+        value = self.raw(name)
         allowed = (int, float) if kind is float else kind
         # bool is a subclass of int, and "true" is no number.
         if value is not None and (not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool)):
             raise self.wrong(name, f"it must be {_KINDS[kind]}, and is {_kind_of(value)}")
         return value
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, n=1) or [one for one in known if name and one.startswith(name)]
+    return f'unknown option "{name}"' + (f'; did you mean "{near[0]}"?' if near else "")
 
 
 def _kind_of(value: Any) -> str:

@@ -41,7 +41,7 @@ def crontab(jobs: Sequence[Job], options: CronOptions) -> str:
             if credentials_of(job, work):
                 raise BadInput(f"{where}: cron hands nobody a credential. Keep the secret in a file, or use systemd.")
             seed = seed_of(options.host, job.name, work)
-            fields = _fields(schedule, seed, f"{where}: schedule: {work.value}")
+            fields = _fields(schedule, seed, f"{where}: schedule.{work.value}")
             lines.append(f"{fields} root {_command(options, _COMMANDS[work], job.name)}")
     if any(job.timetable.backup for job in jobs):
         lines.append(f"@reboot root sleep {_CALM}; {_command(options, 'run', '--due')}")

@@ -118,7 +118,7 @@ def _pair(job: Job, work: Work, schedule: Schedule, options: UnitOptions) -> Ite
     name = f"fleet-backup-{work.value}-{job.name}"
     about = description.format(job.name)
     yield UnitFile(f"{name}.service", _service(about, _order(job, work, where), [*lines, *_added(options, where)]))
-    yield _timer(name, about, schedule, seed_of(options.host, job.name, work), f"{where}: schedule: {work.value}")
+    yield _timer(name, about, schedule, seed_of(options.host, job.name, work), f"{where}: schedule.{work.value}")
 
 
 def _health(jobs: Sequence[Job], schedule: Schedule, options: UnitOptions) -> Iterator[UnitFile]:
