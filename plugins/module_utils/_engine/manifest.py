@@ -326,6 +326,8 @@ def _fingerprint_document(fingerprint: Optional[Fingerprint]) -> Optional[Dict[s
         tables[name] = {"rows": table.rows}
         if table.digest is not None:
             tables[name]["digest"] = table.digest
+        if table.ends:
+            tables[name]["ends"] = table.ends
     return {"kind": fingerprint.kind.value, "tables": tables}
 
 
@@ -339,12 +341,14 @@ def _read_table(item: Any) -> TableFingerprint:
     # Told apart by hand: a listing reads this for every table of every backup.
     if not isinstance(item, dict):
         raise Misshapen("is not an object")
-    rows, digest = item.get("rows"), item.get("digest")
+    rows, digest, ends = item.get("rows"), item.get("digest"), item.get("ends", 0)
     if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows <= LARGEST:
         raise Misshapen("is not a number of rows", "rows")
     if digest is not None and (not isinstance(digest, str) or len(digest) > 200):
         raise Misshapen("is invalid", "digest")
-    return TableFingerprint(rows, digest)
+    if not isinstance(ends, int) or isinstance(ends, bool) or not 0 <= ends <= 10_000:
+        raise Misshapen("is not a number of rows", "ends")
+    return TableFingerprint(rows, digest, ends)
 
 
 def _read_previous(value: Any) -> Previous:

@@ -211,10 +211,14 @@ class KeySlot:
 
 
 class TableFingerprint(NamedTuple):
-    """What was in one table: its number of rows, and where asked for a digest that does not depend on their order."""
+    """What was in one table: its number of rows, and where there is one a digest that does not depend on their order.
+
+    Where ``ends`` is not 0, the digest is of that many rows at each end of the table's primary key.
+    """
 
     rows: int
     digest: Optional[str] = None
+    ends: int = 0
 
 
 class Totals(NamedTuple):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Iterable, List, Sequence, Tuple
 
 from ...errors import BadInput, PermissionDenied
-from .connection import Connection, quote_identifier
+from .connection import Connection, quote_identifier, readable
 
 _RELATIONS = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text,
@@ -87,7 +87,7 @@ class Relation:
     def label(self) -> str:
         """Its name for people and fingerprints: in quotes only where a part of it needs them, whatever the server."""
         parts = (self.schema, self.name)
-        return ".".join(part if _PLAIN.fullmatch(part) else quote_identifier(part) for part in parts)
+        return readable(".".join(part if _PLAIN.fullmatch(part) else quote_identifier(part) for part in parts))
 
 
 @dataclass(frozen=True)

@@ -37,14 +37,13 @@ from ...command import Account, Argument, Command, Secret, find_account
 from ...errors import (
     BadInput,
     EngineError,
-    Locked,
     MissingTool,
-    NoSpace,
     NotFound,
     PermissionDenied,
-    Unreachable,
 )
 from ...model import Database, Server
+from . import settings
+from .failures import explained_refusal, translated
 
 if TYPE_CHECKING:
     import psycopg2
@@ -67,6 +66,25 @@ _SESSION = (
 _SESSION_SINCE = {14_00_00: "SET idle_session_timeout = 0", 17_00_00: "SET transaction_timeout = 0"}
 
 
+def _as_bytes(value: Any) -> Any:
+    """Text, or a parameter with text in it, as the driver must get it so that a server sees the bytes of UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("latin-1")
+    if isinstance(value, Mapping):
+        return {key: _as_bytes(one) for key, one in value.items()}
+    return [_as_bytes(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _as_text(value: Any) -> Any:
+    """The reverse of ``_as_bytes``; a byte that is not valid UTF-8 becomes a lone surrogate (PEP 383)."""
+    return value.encode("latin-1").decode("utf-8", "surrogateescape") if isinstance(value, str) else value
+
+
+def readable(text: str) -> str:
+    """Text without lone surrogates, which no manifest and no terminal can hold: ``\\xe4`` instead."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def quote_identifier(name: str) -> str:
     """A name as SQL writes it, always in quotes."""
     return '"' + name.replace('"', '""') + '"'
@@ -78,6 +96,10 @@ class Connection:
     def __init__(self, raw: psycopg2.extensions.connection, label: str) -> None:
         self._raw, self.label = raw, label
         self._raw.autocommit = True
+        # Such a server hands out bytes as they are, whatever they mean. In LATIN1 every byte is a letter.
+        self._bytes_as_text = raw.get_parameter_status("server_encoding") == "SQL_ASCII"
+        if self._bytes_as_text:
+            raw.set_client_encoding("LATIN1")
 
     @property
     def version(self) -> int:
@@ -98,13 +120,13 @@ class Connection:
     def run(self, sql: str, parameters: Parameters = None) -> None:
         """Run a statement without a result. Raises a typed error."""
         with translated(self.label), self._raw.cursor() as cursor:
-            cursor.execute(sql, parameters)
+            cursor.execute(self._sent(sql), self._sent(parameters))
 
     def rows(self, sql: str, parameters: Parameters = None) -> List[Tuple[Any, ...]]:
         """All rows of a query. Raises a typed error."""
         with translated(self.label), self._raw.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            return cursor.fetchall() if cursor.description else []
+            cursor.execute(self._sent(sql), self._sent(parameters))
+            return self._received(cursor.fetchall()) if cursor.description else []
 
     def value(self, sql: str, parameters: Parameters = None) -> Any:
         """The only column of a query's only row."""
@@ -113,8 +135,16 @@ class Connection:
     def rows_or_none(self, sql: str) -> Optional[List[Tuple[Any, ...]]]:
         """All rows of a statement, or None when it is one that returns no rows at all."""
         with translated(self.label), self._raw.cursor() as cursor:
-            cursor.execute(sql)
-            return cursor.fetchall() if cursor.description else None
+            cursor.execute(self._sent(sql))
+            return self._received(cursor.fetchall()) if cursor.description else None
+
+    def _sent(self, value: Any) -> Any:
+        return _as_bytes(value) if self._bytes_as_text else value
+
+    def _received(self, rows: List[Tuple[Any, ...]]) -> List[Tuple[Any, ...]]:
+        if not self._bytes_as_text:
+            return rows
+        return [tuple(_as_text(value) for value in row) for row in rows]
 
     def cancel(self) -> None:
         """Make the running statement fail, from any thread. A server that is gone has nothing to cancel."""
@@ -168,15 +198,15 @@ class Access:
         """The account that connects, where it is another than this process's. Raises what ``find_account`` raises."""
         return find_account(self.become_user) if self.become_user else None
 
-    def connection_string(self, database: str) -> str:
-        """What a program's ``--dbname`` gets. Holds no password."""
+    def connection_string(self, database: str, options: Optional[Mapping[str, str]] = None) -> str:
+        """What a program's ``--dbname`` gets: its session begins with ``options``. Holds no password."""
         said = {
             "host": self.host,
             "hostaddr": "",
             "port": self.port,
             "user": self.user,
             "dbname": database,
-            "options": "",
+            "options": settings.written(options or {}),
             "target_session_attrs": "any",
             "application_name": "fleet-backup",
             "connect_timeout": str(_CONNECT_TIMEOUT),
@@ -213,7 +243,7 @@ class Access:
             with _acting_as(self.account):
                 raw = psycopg2.connect(string)
         except psycopg2.OperationalError as error:
-            raise _explained_refusal(str(error), database, self) from None
+            raise explained_refusal(str(error), database, self.user, self.label) from None
         connection = Connection(raw, f'database "{database}" on {self.label}')
         try:
             connection.run(_SESSION)
@@ -271,26 +301,6 @@ def require_name(name: str) -> str:
     return name
 
 
-def sqlstate(error: BaseException) -> str:
-    """The SQLSTATE behind a typed error (PostgreSQL manual, appendix A), or an empty string."""
-    return str(getattr(error.__cause__, "pgcode", None) or "")
-
-
-@contextmanager
-def translated(label: str) -> Iterator[None]:
-    """Turn the driver's errors into typed ones, with the driver's as their cause."""
-    import psycopg2
-
-    try:
-        yield
-    except psycopg2.Error as error:
-        raise _explained(error, label) from error
-    except UnicodeError as error:
-        raise BadInput(
-            f"{label}: a name there is not valid in the database's encoding ({error}). Rename the object."
-        ) from error
-
-
 _acting = threading.Lock()
 
 
@@ -324,59 +334,6 @@ def _driver() -> Any:
             "Install the package python3-psycopg2."
         ) from None
     return psycopg2
-
-
-def _explained(error: psycopg2.Error, label: str) -> EngineError:
-    # The message alone: the full text of an error quotes the statement, and a statement may hold a password's hash.
-    said = (error.diag.message_primary or str(error)).strip()
-    state = error.pgcode or ""
-    if state == "42501":
-        return PermissionDenied(f"{label}: {said}. Grant what is missing, or log in as the owner or a superuser.")
-    if state in ("55P03", "55006", "40P01"):
-        return Locked(f"{label}: {said}. Find the session that holds it in pg_stat_activity, or try again later.")
-    if state == "57014":
-        return Unreachable(f"{label}: {said}. Something cancelled the statement; run this again.")
-    if state in ("53100", "53200"):
-        return NoSpace(f"{label}: {said}. Free space on the database server, or raise the limit that it names.")
-    if state == "3D000":
-        return NotFound(f"{label}: {said}. Check the name.")
-    if not state or state.startswith(("08", "57P")):
-        return Unreachable(f"{label}: the session broke ({said}). See the server's log, and run this again.")
-    return EngineError(f"{label}: {said} (SQLSTATE {state}). See the server's log for more.")
-
-
-def _explained_refusal(said: str, database: str, access: Access) -> EngineError:
-    """Why a session could not be opened. Here libpq gives no SQLSTATE, only text."""
-    # Behind a tab stands libpq's own advice, which ours replaces.
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("\t")]
-    text = " ".join(lines).rstrip(".")
-    where, low = access.label, text.lower()
-    if f'database "{database}" does not exist'.lower() in low:
-        return NotFound(
-            f'database "{database}" does not exist on {where}. Check the name, and that this is the right server.'
-        )
-    if "permission denied for database" in low:
-        return PermissionDenied(
-            f'database "{database}" on {where} does not let user "{access.user}" connect. '
-            "Grant it CONNECT on the database."
-        )
-    if "peer authentication failed" in low:
-        return Unreachable(
-            f'{where} refused to log in user "{access.user}": {text}. '
-            "It lets in who the operating system says: run as that account, or let become_user name it."
-        )
-    if "authentication failed" in low or "no password supplied" in low or "pg_hba.conf" in low or "role" in low:
-        return Unreachable(
-            f'{where} refused to log in user "{access.user}": {text}. '
-            "Check login_user, login_password and the server's pg_hba.conf."
-        )
-    if "ssl" in low or "certificate" in low:
-        return Unreachable(f"{where} cannot be reached over TLS: {text}. Check ssl_mode and ca_cert.")
-    if "fatal:" in low:
-        return Unreachable(f"{where} refused the session: {text}. See the server's log, and try again.")
-    return Unreachable(
-        f"{where} does not answer: {text}. Check login_host and login_port, and that PostgreSQL runs there."
-    )
 
 
 def _ssl(server: Server) -> Tuple[Tuple[str, str], ...]:

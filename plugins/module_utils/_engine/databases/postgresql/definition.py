@@ -14,7 +14,8 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from ...errors import BadManifest
 from ...shapes import Misshapen, known
-from .connection import Connection, quote_identifier
+from . import settings
+from .connection import Connection, quote_identifier, readable
 
 _DATABASE = """
 SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_get_userbyid(d.datdba), t.spcname,
@@ -61,6 +62,10 @@ ORDER BY 1
 """
 
 _SUPERUSERS = "SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1"
+_LABELS = """
+SELECT provider, label FROM pg_shseclabel l JOIN pg_database d ON d.oid = l.objoid
+ WHERE l.classoid = 'pg_database'::regclass AND d.datname = current_database() ORDER BY 1
+"""
 
 _TABLESPACES = """
 SELECT DISTINCT t.spcname FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
@@ -102,6 +107,14 @@ class Setting:
 
 
 @dataclass(frozen=True)
+class SecurityLabel:
+    """A label of the database, and the module that gives it a meaning."""
+
+    provider: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Properties:
     """What CREATE DATABASE and ALTER DATABASE need to make the database the same again.
 
@@ -126,6 +139,7 @@ class Properties:
     collation_version: Optional[str] = None
     grants: Optional[Tuple[Grant, ...]] = None
     settings: Tuple[Setting, ...] = ()
+    security_labels: Tuple[SecurityLabel, ...] = ()
     roles: Tuple[str, ...] = ()
     policy_roles: Tuple[str, ...] = ()
     superusers: Tuple[str, ...] = ()
@@ -163,7 +177,7 @@ def read(connection: Connection) -> Properties:
         connection_limit=limit,
         allow_connections=allow,
         is_template=template,
-        comment=comment,
+        comment=None if comment is None else readable(comment),
         public_schema=public,
         locale_provider=provider,
         locale=provider_locale,
@@ -171,6 +185,7 @@ def read(connection: Connection) -> Properties:
         collation_version=collation_version,
         grants=tuple(Grant(*grant) for grant in connection.rows(_GRANTS)) if granted else None,
         settings=tuple(Setting(*setting) for setting in connection.rows(_SETTINGS)),
+        security_labels=tuple(SecurityLabel(*label) for label in connection.rows(_LABELS)),
         roles=tuple(sorted({role for role, _policy in roles})),
         policy_roles=tuple(role for role, policy in roles if policy),
         tablespaces=tuple(name for (name,) in connection.rows(_TABLESPACES)),
@@ -212,25 +227,37 @@ def creation(properties: Properties, name: str, owner: Optional[str], version: i
     return " ".join(clauses)
 
 
-def settlement(properties: Properties, name: str, owner: Optional[str]) -> List[str]:
-    """What to run once the contents are there: comment, privileges, settings.
-
-    With ``owner``, privileges and settings of roles are left out: those roles belong to another server.
-    """
-    database = quote_identifier(name)
+def preparation(properties: Properties, owner: Optional[str]) -> List[str]:
+    """What to run in the new database before its contents are loaded: comment, labels, settings that matter to it."""
     statements = []
     if properties.comment is not None:
-        statements.append(f"COMMENT ON DATABASE {database} IS {literal(properties.comment)}")
+        statements.append(_here("COMMENT ON DATABASE", f"IS {literal(properties.comment)}"))
+    for one in properties.security_labels:
+        head = f"SECURITY LABEL FOR {_in_format(quote_identifier(one.provider))} ON DATABASE"
+        statements.append(_here(head, f"IS {literal(one.label)}"))
+    return statements + [_made(one) for one in applicable(properties, owner) if settings.is_for_loading(one.name)]
+
+
+def settlement(properties: Properties, owner: Optional[str]) -> List[str]:
+    """What to run in the new database once its contents are there: the other settings, and privileges.
+
+    With ``owner``, privileges are left out: those roles belong to another server.
+    """
+    made = applicable(properties, owner)
+    if all(settings.is_for_loading(one.name) for one in made):
+        made = []
+    # All of them again, so that they are in the order that they had.
+    statements = [_unmade(role) for role in dict.fromkeys(one.role for one in made)] + [_made(one) for one in made]
     if properties.grants is not None and owner is None:
-        statements.append(f"REVOKE ALL ON DATABASE {database} FROM PUBLIC")
-        statements.append(f"REVOKE ALL ON DATABASE {database} FROM {quote_identifier(properties.owner)}")
-        statements += [_granted(grant, database) for grant in properties.grants]
-    for setting in properties.settings:
-        if setting.role is None:
-            statements.append(f"ALTER DATABASE {database} {_set(setting)}")
-        elif owner is None:
-            statements.append(f"ALTER ROLE {quote_identifier(setting.role)} IN DATABASE {database} {_set(setting)}")
+        statements.append(_here("REVOKE ALL ON DATABASE", "FROM PUBLIC"))
+        statements.append(_here("REVOKE ALL ON DATABASE", f"FROM {quote_identifier(properties.owner)}"))
+        statements += [_granted(grant) for grant in properties.grants]
     return statements
+
+
+def applicable(properties: Properties, owner: Optional[str]) -> List[Setting]:
+    """The settings that a restore makes; with ``owner``, those of roles are left out, which another server has."""
+    return [one for one in properties.settings if one.role is None or owner is None]
 
 
 def opening(properties: Properties, name: str) -> List[str]:
@@ -271,14 +298,40 @@ def split_names(value: str) -> List[str]:
     return [*names, current]
 
 
+def _here(head: str, tail: str) -> str:
+    """A statement about the database that it runs in.
+
+    Comments, labels and settings are stored in the encoding of the session's database, so that they are right in
+    sessions of that database only. There, its own name need not be valid text, and the server alone can write it.
+    """
+    statement = f"format({literal(head + ' %I ')}, pg_catalog.current_database()) || {literal(tail)}"
+    return "DO " + literal(f"BEGIN EXECUTE {statement}; END")
+
+
+def _in_format(text: str) -> str:
+    return text.replace("%", "%%")
+
+
+def _made(setting: Setting) -> str:
+    return _here(_of(setting.role), _set(setting))
+
+
+def _unmade(role: Optional[str]) -> str:
+    return _here(_of(role), "RESET ALL")
+
+
+def _of(role: Optional[str]) -> str:
+    return "ALTER DATABASE" if role is None else f"ALTER ROLE {_in_format(quote_identifier(role))} IN DATABASE"
+
+
 def _set(setting: Setting) -> str:
     values = split_names(setting.value) if setting.name.lower() in _LISTS_OF_NAMES else [setting.value]
     return f"SET {quote_identifier(setting.name)} TO " + ", ".join(literal(value) for value in values)
 
 
-def _granted(grant: Grant, database: str) -> str:
+def _granted(grant: Grant) -> str:
     # The privilege is a keyword and cannot be quoted: only these exist (PostgreSQL manual, "Privileges").
     if grant.privilege not in ("CREATE", "CONNECT", "TEMPORARY"):
         raise BadManifest(f'The manifest names "{grant.privilege}", which is no privilege on a database.')
     to = "PUBLIC" if grant.role is None else quote_identifier(grant.role)
-    return f"GRANT {grant.privilege} ON DATABASE {database} TO {to}" + (" WITH GRANT OPTION" if grant.grantable else "")
+    return _here(f"GRANT {grant.privilege} ON DATABASE", f"TO {to}" + (" WITH GRANT OPTION" if grant.grantable else ""))

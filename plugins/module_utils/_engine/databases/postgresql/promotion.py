@@ -22,7 +22,8 @@ from typing import List, Optional, Sequence, Type
 from ...errors import EngineError, Locked, PermissionDenied, Refused, TargetExists, Unreachable
 from ...names import is_id
 from . import subscriptions
-from .connection import LONGEST_NAME, Access, Connection, quote_identifier, sqlstate
+from .connection import LONGEST_NAME, Access, Connection, quote_identifier
+from .failures import sqlstate
 
 RESTORING = "restoring"
 REPLACED = "replaced"

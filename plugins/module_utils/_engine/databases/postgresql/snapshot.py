@@ -12,6 +12,7 @@ session that holds the locks, as any other session could get in line behind some
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from contextlib import contextmanager
@@ -22,9 +23,10 @@ from ...errors import EngineError, Locked, ToolFailed
 from ...model import Fingerprint, FingerprintKind
 from ...process import run
 from ..base import DumpFacts, DumpOptions, Snapshot
-from . import catalogue, definition, fingerprint
+from . import catalogue, definition, fingerprint, settings
 from .catalogue import Relation, Selection
-from .connection import Access, Connection, sqlstate
+from .connection import Access, Connection
+from .failures import sqlstate
 from .tools import Tool, dumper
 
 _LOCKED_AT_ONCE = 500
@@ -52,8 +54,7 @@ class PostgresqlSnapshot(Snapshot):
         tool = dumper("pg_dump", major)
         tools = {"pg_dump": tool.version}
         warnings = [f'exclude_tables: "{one}" matches no table of {held.label}.' for one in selection.unmatched]
-        name = held.value("SELECT pg_export_snapshot()")
-        self.dump = _dump(tool, access, database, options, selection, name, standby)
+        self.dump = _dump(tool, held, access, database, options, selection, standby)
         if options.globals:
             dump_all = dumper("pg_dumpall", major)
             passwords = held.value("SELECT has_table_privilege('pg_authid', 'SELECT')")
@@ -138,21 +139,36 @@ def _lock(held: Connection, tables: Sequence[Relation]) -> None:
 
 
 def _dump(
-    tool: Tool, access: Access, database: str, options: DumpOptions, selection: Selection, snapshot: str, standby: bool
+    tool: Tool,
+    held: Connection,
+    access: Access,
+    database: str,
+    options: DumpOptions,
+    selection: Selection,
+    standby: bool,
 ) -> Command:
     arguments: List[str] = [
         *_well_buffered(tool.path),
         "--format=custom",
         "--compress=0",
         "--no-password",
-        f"--snapshot={snapshot}",
+        f"--snapshot={held.value('SELECT pg_export_snapshot()')}",
+        # Otherwise a client encoding that the database has as a setting would be the dump's.
+        f"--encoding={held.value('SELECT getdatabaseencoding()')}",
         f"--lock-wait-timeout={_milliseconds(options.lock_timeout)}",
     ]
     if standby:
         arguments.append("--no-unlogged-table-data")
-    arguments += [f"--exclude-table={one.identifier}" for one in selection.left_out]
-    arguments.append(f"--dbname={access.connection_string(database)}")
+    arguments += ["--exclude-table=" + as_argument(held, one.identifier) for one in selection.left_out]
+    arguments.append(f"--dbname={access.connection_string(database, settings.for_dump())}")
     return access.command("pg_dump", tuple(arguments))
+
+
+def as_argument(held: Connection, name: str) -> str:
+    """A name as pg_dump reads it: in the bytes of the encoding that it was given, which are the database's own."""
+    if name.isascii():
+        return name
+    return os.fsdecode(bytes(held.value("SELECT convert_to(%s, getdatabaseencoding())", [name])))
 
 
 def _well_buffered(program: str) -> Tuple[str, ...]:

@@ -22,7 +22,7 @@ from ...model import Fingerprint, Manifest
 from ...process import run
 from ...scratch import private_directory
 from ..base import Staging, differing
-from . import catalogue, definition, fingerprint, promotion, subscriptions, tools
+from . import catalogue, definition, fingerprint, promotion, settings, subscriptions, tools
 from .connection import Access, Connection, quote_identifier
 from .definition import Properties
 
@@ -87,7 +87,7 @@ class PostgresqlStaging(Staging):
             tables = catalogue.select(inside, ()).counted(unlogged=True)
             # A standby has no rows of unlogged tables, so that its backups hold such tables without counting them.
             counted = [table for table in tables if table.label in like.tables or not table.unlogged]
-            return inside.interruptibly(lambda: fingerprint.count(inside, counted, like.kind))
+            return inside.interruptibly(lambda: fingerprint.count_like(inside, counted, like))
 
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         with self._access.connect(self._staged, own_path=False) as inside:
@@ -141,13 +141,16 @@ class PostgresqlStaging(Staging):
     def _create_database(self, control: Connection) -> None:
         properties = self._properties
         control.run(definition.creation(properties, self._staged, self._owner, control.version))
-        if not properties.public_schema:
-            with self._access.connect(self._staged) as inside:
+        with self._access.connect(self._staged) as inside:
+            for statement in definition.preparation(properties, self._owner):
+                inside.run(statement)
+            if not properties.public_schema:
                 inside.run("DROP SCHEMA public")
 
     def _settle(self) -> None:
-        for statement in definition.settlement(self._properties, self._staged, self._owner):
-            self._control().run(statement)
+        with self._access.connect(self._staged) as inside:
+            for statement in definition.settlement(self._properties, self._owner):
+                inside.run(statement)
 
     def _control(self) -> Connection:
         """The session from which databases are created and renamed; opened again when the server ended it."""
@@ -175,7 +178,7 @@ class PostgresqlStaging(Staging):
             tool.path,
             "--exit-on-error",
             "--no-password",
-            f"--dbname={access.connection_string(self._staged)}",
+            f"--dbname={access.connection_string(self._staged, settings.for_load())}",
         ]
         if self._owner is not None:
             arguments += ["--no-owner", f"--role={self._owner}", "--no-acl"]

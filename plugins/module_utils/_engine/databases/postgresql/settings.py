@@ -1,0 +1,72 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which settings are in force while a database is dumped and loaded.
+
+A dump is text, and settings decide how a server reads it. So both ends fix those that change the meaning of values, and
+a restored database gets its own settings before its data, as ``pg_restore --create`` does it: what is computed while
+loading (materialized views, generated columns, indexes) then sees what applications see. Those settings that can only
+hinder a load, and none of its results, come after it.
+"""
+
+from __future__ import annotations
+
+from typing import Dict, Mapping
+
+#: The text of money depends on this one alone. "C" is on every host and never changes, unlike any other locale.
+_MEANING = {"lc_monetary": "C"}
+
+#: With array_nulls off, the NULL elements that pg_dump writes would become words.
+_LOADING = {**_MEANING, "array_nulls": "on", "default_transaction_read_only": "off"}
+
+#: No time limit on the long statements of a backup. Programs of PostgreSQL's set the same, once they have connected.
+_PATIENCE = {"statement_timeout": "0", "lock_timeout": "0"}
+
+#: Settings of a database that are made after it is loaded. They stop a session, keep it from beginning, make it another
+#: role, or are replaced by pg_restore for its own session in any case.
+_AFTER_LOADING = frozenset(
+    (
+        "client_encoding",
+        "default_transaction_deferrable",
+        "default_transaction_isolation",
+        "default_transaction_read_only",
+        "event_triggers",
+        "idle_in_transaction_session_timeout",
+        "idle_session_timeout",
+        "local_preload_libraries",
+        "lock_timeout",
+        "role",
+        "row_security",
+        "search_path",
+        "session_authorization",
+        "session_preload_libraries",
+        "session_replication_role",
+        "statement_timeout",
+        "transaction_timeout",
+    )
+)
+
+
+def is_for_loading(name: str) -> bool:
+    """Whether a database's setting of this name must be in force before its data is loaded."""
+    return name.lower() not in _AFTER_LOADING
+
+
+def for_dump() -> Dict[str, str]:
+    """What pg_dump's session begins with."""
+    return {**_PATIENCE, **_MEANING}
+
+
+def for_load() -> Dict[str, str]:
+    """What pg_restore's session begins with."""
+    return {**_PATIENCE, **_LOADING}
+
+
+def written(settings: Mapping[str, str]) -> str:
+    """Settings as libpq's ``options`` takes them (PostgreSQL manual, "Database Connection Control Functions")."""
+
+    def escaped(text: str) -> str:
+        return "".join("\\" + letter if letter.isspace() or letter == "\\" else letter for letter in text)
+
+    return " ".join(f"-c {escaped(name)}={escaped(value)}" for name, value in settings.items())
