@@ -23,7 +23,8 @@ ENGINE = PLUGINS / "module_utils" / "_engine"
 #: The engine's files and packages, from the bottom up. Each may import what stands in a lower row and nothing else, its
 #: neighbours neither. The files of one package may import each other.
 LAYERS: Tuple[Tuple[str, ...], ...] = (
-    ("errors", "model", "text"),
+    ("messages", "text"),
+    ("errors", "model"),
     ("audit", "command", "interrupts", "leftovers", "names", "primitives", "timespan"),
     ("host", "shapes"),
     ("hpke", "manifest", "pem", "process", "retention", "scratch", "state"),

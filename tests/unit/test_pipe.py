@@ -65,10 +65,12 @@ def test_what_is_compressed_comes_back(tmp_path: Path, compression: Compression)
 
 
 def test_a_dump_that_dies_after_writing_fails_whatever_the_last_stage_says() -> None:
-    dying = script("pg_dump", "sys.stdout.write('half'); sys.stdout.flush(); sys.exit('connection lost')")
+    dying = script(
+        "pg_dump", "sys.stdout.write('half'); sys.stdout.flush(); sys.exit('pg_dump: error: connection lost')"
+    )
     with Pipe() as pipe:
         assert collect(pipe, pipe.through(CAT, pipe.source(dying))) == b"half"
-        with pytest.raises(ToolFailed, match="pg_dump ended with status 1: connection lost"):
+        with pytest.raises(ToolFailed, match="pg_dump ended with status 1: pg_dump: error: connection lost"):
             pipe.wait()
 
 
@@ -84,11 +86,11 @@ def test_the_stage_that_failed_is_named_and_not_the_one_that_only_lost_its_reade
 def test_a_sink_that_stops_reading_is_named() -> None:
     with Pipe() as pipe:
         entrance, descriptor = pipe.entrance()
-        pipe.into(script("pg_restore", "sys.exit('out of disk')"), pipe.through(CAT, descriptor))
+        pipe.into(script("pg_restore", "sys.exit('pg_restore: error: out of disk')"), pipe.through(CAT, descriptor))
         while pipe.feed(entrance, b"x" * 100_000):
             pass
         pipe.end(entrance)
-        with pytest.raises(ToolFailed, match="pg_restore ended with status 1: out of disk"):
+        with pytest.raises(ToolFailed, match="pg_restore ended with status 1: pg_restore: error: out of disk"):
             pipe.wait()
 
 

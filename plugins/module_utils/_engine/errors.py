@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import ClassVar, FrozenSet
 
+from .messages import of_program
+
 
 class EngineError(Exception):
     """Base of every failure that the engine expects and explains."""
@@ -106,8 +108,9 @@ class MissingTool(EngineError):
 
 
 class ToolFailed(EngineError):
-    """An external program ended with an error. ``output`` is the end of what it wrote on standard error.
+    """An external program ended with an error.
 
+    ``output`` is the end of what it wrote on standard error, to be judged and never to be shown: it can hold rows.
     ``keywords`` are those of its status lines, where it writes such lines.
     """
 
@@ -115,8 +118,8 @@ class ToolFailed(EngineError):
 
     def __init__(self, name: str, status: int, output: str, keywords: FrozenSet[str] = frozenset()) -> None:
         ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        said = f": {output}" if output else " and said nothing."
-        super().__init__(f"{name} {ending}{said}")
+        said = of_program(name, output)
+        super().__init__(f"{name} {ending}" + (f": {said}" if said else " without a message that may be shown."))
         self.name = name
         self.status = status
         self.output = output

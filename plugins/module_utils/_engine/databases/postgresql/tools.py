@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple, Type
 
+from ... import messages
 from ...command import program_version
 from ...errors import (
     Damaged,
@@ -98,9 +99,15 @@ def explained(failure: EngineError) -> EngineError:
     for pattern, kind, advice in _MEANINGS:
         match = re.search(pattern, failure.output)
         if match:
-            said = failure.output[match.start() :].splitlines()[0].strip().rstrip(".")
-            return kind(f"{failure.name}: {said}. {advice}")
+            return kind(f"{failure.name}: {_said(failure.output, match.start())}. {advice}")
     return failure
+
+
+def _said(output: str, place: int) -> str:
+    """The line of a program's output that has this place, as it may be shown and without the program's name."""
+    start = output.rfind("\n", 0, place) + 1
+    shown = messages.of_line(output[start:].splitlines()[0])
+    return re.sub(r"^\S+ (?:error: |fatal: )?", "", shown).rstrip(".") or messages.WITHHELD
 
 
 _PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore")
