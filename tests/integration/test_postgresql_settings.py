@@ -47,7 +47,7 @@ def ask(cluster: Cluster, name: str, statement: str) -> List[Any]:
     raw = session.get_parameter_status("server_encoding") == "SQL_ASCII"
     # The driver knows no bytes beyond ASCII there. In LATIN1, each of them is a letter.
     session.set_client_encoding("LATIN1" if raw else "UTF8")
-    with session, session.cursor() as cursor:
+    with session.cursor() as cursor:
         cursor.execute(statement.encode("utf-8").decode("latin-1") if raw else statement)
         rows = [row[0] for row in cursor.fetchall()] if cursor.description else []
     session.close()

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Iterable, List, Sequence, Tuple
 
 from ...errors import BadInput, PermissionDenied
-from .connection import Connection, quote_identifier, readable
+from .connection import Connection, quote_identifier
+from .encodings import readable
 
 _RELATIONS = """
 SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text,

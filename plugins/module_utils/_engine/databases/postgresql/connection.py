@@ -43,7 +43,16 @@ from ...errors import (
 )
 from ...model import Database, Server
 from . import settings
-from .failures import explained_refusal, translated
+from .encodings import as_bytes, as_text
+from .failures import (
+    known_refusal,
+    may_not_connect,
+    no_database,
+    other_refusal,
+    pooled,
+    sqlstate,
+    translated,
+)
 
 if TYPE_CHECKING:
     import psycopg2
@@ -54,35 +63,16 @@ Parameters = Union[Sequence[Any], Mapping[str, Any], None]
 #: NAMEDATALEN - 1: the server cuts a longer name, and would then connect to another database.
 LONGEST_NAME = 63
 _CONNECT_TIMEOUT = 15
+#: From these, other databases are looked at, renamed and dropped.
+_MAINTENANCE = ("postgres", "template1")
+_MAY_CONNECT = "SELECT has_database_privilege(oid, 'CONNECT') FROM pg_database WHERE datname = %s"
 
-#: What a session of ours needs, whatever the server, the database or the role has as a default: no time limit on the
-#: long statements of a backup, a failure instead of rows that row security left out, and no function of a user's
-#: schema in the place of a built-in one (CVE-2018-1058).
-_SESSION = (
-    "SET search_path = ''; SET statement_timeout = 0; SET lock_timeout = 0;"
-    " SET idle_in_transaction_session_timeout = 0; SET row_security = off;"
-    " SET quote_all_identifiers = off"
+#: Messages that can be understood, where this user may choose: from 15 on, the right to set one can be granted.
+_LANGUAGE = (
+    "SELECT pg_catalog.set_config('lc_messages', 'C', false)"
+    " WHERE pg_catalog.current_setting('is_superuser') OPERATOR(pg_catalog.=) 'on'"
 )
-_SESSION_SINCE = {14_00_00: "SET idle_session_timeout = 0", 17_00_00: "SET transaction_timeout = 0"}
-
-
-def _as_bytes(value: Any) -> Any:
-    """Text, or a parameter with text in it, as the driver must get it so that a server sees the bytes of UTF-8."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("latin-1")
-    if isinstance(value, Mapping):
-        return {key: _as_bytes(one) for key, one in value.items()}
-    return [_as_bytes(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def _as_text(value: Any) -> Any:
-    """The reverse of ``_as_bytes``; a byte that is not valid UTF-8 becomes a lone surrogate (PEP 383)."""
-    return value.encode("latin-1").decode("utf-8", "surrogateescape") if isinstance(value, str) else value
-
-
-def readable(text: str) -> str:
-    """Text without lone surrogates, which no manifest and no terminal can hold: ``\\xe4`` instead."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+_LANGUAGE_SINCE_15 = f"{_LANGUAGE} OR pg_catalog.has_parameter_privilege('lc_messages', 'SET')"
 
 
 def quote_identifier(name: str) -> str:
@@ -96,10 +86,34 @@ class Connection:
     def __init__(self, raw: psycopg2.extensions.connection, label: str) -> None:
         self._raw, self.label = raw, label
         self._raw.autocommit = True
+        #: What programs' sessions can begin with on this server, as this user.
+        self.further: Dict[str, str] = {}
         # Such a server hands out bytes as they are, whatever they mean. In LATIN1 every byte is a letter.
         self._bytes_as_text = raw.get_parameter_status("server_encoding") == "SQL_ASCII"
         if self._bytes_as_text:
             raw.set_client_encoding("LATIN1")
+
+    def begin(self) -> None:
+        """Make a session fit for our work, once it is known to be one of the server itself."""
+        # A pooler answers with a number of its own, and what is set here would be left to an application.
+        if self._raw.get_backend_pid() != self.value("SELECT pg_catalog.pg_backend_pid()"):
+            raise pooled(self.label)
+        for name in settings.limits_since(self.version):
+            self.run(f"SET {name} = 0")
+        for name, value in settings.attention_since(self.version):
+            self._attend(name, value)
+        if self.rows(_LANGUAGE_SINCE_15 if self.version >= 15_00_00 else _LANGUAGE):
+            self.further["lc_messages"] = "C"
+
+    def _attend(self, name: str, value: str) -> None:
+        try:
+            self.run(f"SET {name} = '{value}'")
+        except EngineError as error:
+            # The server's system cannot tell.
+            if sqlstate(error) != "22023":
+                raise
+        else:
+            self.further[name] = value
 
     @property
     def version(self) -> int:
@@ -139,12 +153,12 @@ class Connection:
             return self._received(cursor.fetchall()) if cursor.description else None
 
     def _sent(self, value: Any) -> Any:
-        return _as_bytes(value) if self._bytes_as_text else value
+        return as_bytes(value) if self._bytes_as_text else value
 
     def _received(self, rows: List[Tuple[Any, ...]]) -> List[Tuple[Any, ...]]:
         if not self._bytes_as_text:
             return rows
-        return [tuple(_as_text(value) for value in row) for row in rows]
+        return [tuple(as_text(value) for value in row) for row in rows]
 
     def cancel(self) -> None:
         """Make the running statement fail, from any thread. A server that is gone has nothing to cancel."""
@@ -235,31 +249,50 @@ class Access:
         Raises Unreachable, PermissionDenied, or NotFound when there is no such database.
         """
         psycopg2 = _driver()
-        # Of a keyword that is said twice, the last one counts.
-        string = self.connection_string(database) + " client_encoding='UTF8'"
-        if self.password:
-            string += " " + _written({"password": self.password.content.decode("utf-8")})
         try:
-            with _acting_as(self.account):
-                raw = psycopg2.connect(string)
+            raw = self._opened(psycopg2, database, own_path)
         except psycopg2.OperationalError as error:
-            raise explained_refusal(str(error), database, self.user, self.label) from None
+            raise self._refused(psycopg2, str(error), database) from None
         connection = Connection(raw, f'database "{database}" on {self.label}')
         try:
-            connection.run(_SESSION)
-            for version, setting in _SESSION_SINCE.items():
-                if connection.version >= version:
-                    connection.run(setting)
-            if not own_path:
-                connection.run("RESET search_path")
+            connection.begin()
         except BaseException:
             connection.close()
             raise
         return connection
 
+    def _opened(self, psycopg2: Any, database: str, own_path: bool = True) -> Any:
+        # Of a keyword that is said twice, the last one counts.
+        string = self.connection_string(database, settings.for_own(own_path)) + " client_encoding='UTF8'"
+        if self.password:
+            string += " " + _written({"password": self.password.content.decode("utf-8")})
+        with _acting_as(self.account):
+            return psycopg2.connect(string)
+
+    def _refused(self, psycopg2: Any, said: str, database: str) -> EngineError:
+        """Why a session could not be opened. Where the server said it in another language, its catalogue says it."""
+        known = known_refusal(said, database, self.user, self.label)
+        if known is not None:
+            return known
+        for other in _MAINTENANCE:
+            if other == database:
+                continue
+            try:
+                raw = self._opened(psycopg2, other)
+            except psycopg2.OperationalError:
+                continue
+            with Connection(raw, self.label) as connection:
+                connection.begin()
+                found = connection.rows(_MAY_CONNECT, [database])
+            if not found:
+                return no_database(database, self.label)
+            if not found[0][0]:
+                return may_not_connect(database, self.user, self.label)
+        return other_refusal(said, self.user, self.label)
+
     def administer(self, database: str) -> Connection:
         """Open a session in another database than this one, from which it can be renamed and dropped."""
-        places = [name for name in ("postgres", "template1") if name != database]
+        places = [name for name in _MAINTENANCE if name != database]
         try:
             return self.connect(places[0])
         except (NotFound, PermissionDenied):

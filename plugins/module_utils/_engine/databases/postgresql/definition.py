@@ -15,7 +15,8 @@ from typing import Any, List, Mapping, Optional, Tuple
 from ...errors import BadManifest
 from ...shapes import Misshapen, known
 from . import settings
-from .connection import Connection, quote_identifier, readable
+from .connection import Connection, quote_identifier
+from .encodings import readable
 
 _DATABASE = """
 SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_get_userbyid(d.datdba), t.spcname,

@@ -6,13 +6,19 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Iterator
+from typing import TYPE_CHECKING, Iterator, Optional
 
 from ...errors import BadInput, EngineError, Locked, NoSpace, NotFound, PermissionDenied, Unreachable
+from ...messages import of_server
 
 if TYPE_CHECKING:
     import psycopg2
+
+
+#: A server's answer: libpq writes its severity, in any language, a colon and two spaces before it.
+_ANSWER = re.compile(r"\S:  \S")
 
 
 def sqlstate(error: BaseException) -> str:
@@ -36,9 +42,10 @@ def translated(label: str) -> Iterator[None]:
 
 
 def _explained(error: psycopg2.Error, label: str) -> EngineError:
-    # The message alone: the full text of an error quotes the statement, and a statement may hold a password's hash.
-    said = (error.diag.message_primary or str(error)).strip()
     state = error.pgcode or ""
+    # Without a SQLSTATE, the client library says what became of the connection.
+    primary = error.diag.message_primary
+    said = of_server(primary, state) if primary else (str(error).strip().splitlines() or ["no reason given"])[0]
     if state == "42501":
         return PermissionDenied(f"{label}: {said}. Grant what is missing, or log in as the owner or a superuser.")
     if state in ("55P03", "55006", "40P01"):
@@ -54,34 +61,66 @@ def _explained(error: psycopg2.Error, label: str) -> EngineError:
     return EngineError(f"{label}: {said} (SQLSTATE {state}). See the server's log for more.")
 
 
-def explained_refusal(said: str, database: str, user: str, where: str) -> EngineError:
-    """Why a session could not be opened. Here libpq gives no SQLSTATE, only text."""
-    # Behind a tab stands libpq's own advice, which ours replaces.
-    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("\t")]
-    text = " ".join(lines).rstrip(".")
+def known_refusal(said: str, database: str, user: str, where: str) -> Optional[EngineError]:
+    """Why a session could not be opened, or None where a server gave a reason in words that are not known.
+
+    libpq gives no SQLSTATE here, only text.
+    """
+    text = _in_one_line(said)
     low = text.lower()
     if f'database "{database}" does not exist'.lower() in low:
-        return NotFound(
-            f'database "{database}" does not exist on {where}. Check the name, and that this is the right server.'
-        )
+        return no_database(database, where)
     if "permission denied for database" in low:
-        return PermissionDenied(
-            f'database "{database}" on {where} does not let user "{user}" connect. Grant it CONNECT on the database.'
-        )
+        return may_not_connect(database, user, where)
+    if "unsupported startup parameter" in low:
+        return pooled(where)
     if "peer authentication failed" in low:
         return Unreachable(
             f'{where} refused to log in user "{user}": {text}. '
             "It lets in who the operating system says: run as that account, or let become_user name it."
         )
-    if "authentication failed" in low or "no password supplied" in low or "pg_hba.conf" in low or "role" in low:
+    if "authentication failed" in low or "no password supplied" in low or "pg_hba.conf" in low or 'role "' in low:
         return Unreachable(
             f'{where} refused to log in user "{user}": {text}. '
             "Check login_user, login_password and the server's pg_hba.conf."
         )
+    if _ANSWER.search(text):
+        return None
     if "ssl" in low or "certificate" in low:
         return Unreachable(f"{where} cannot be reached over TLS: {text}. Check ssl_mode and ca_cert.")
-    if "fatal:" in low:
-        return Unreachable(f"{where} refused the session: {text}. See the server's log, and try again.")
     return Unreachable(
         f"{where} does not answer: {text}. Check login_host and login_port, and that PostgreSQL runs there."
     )
+
+
+def other_refusal(said: str, user: str, where: str) -> EngineError:
+    """What is left when a server gave a reason that is not known."""
+    return Unreachable(
+        f'{where} refused a session of user "{user}": {_in_one_line(said)}. See the server\'s log, and try again.'
+    )
+
+
+def no_database(database: str, where: str) -> EngineError:
+    return NotFound(
+        f'database "{database}" does not exist on {where}. Check the name, and that this is the right server.'
+    )
+
+
+def may_not_connect(database: str, user: str, where: str) -> EngineError:
+    return PermissionDenied(
+        f'database "{database}" on {where} does not let user "{user}" connect. Grant it CONNECT on the database.'
+    )
+
+
+def pooled(where: str) -> EngineError:
+    """What is said of a connection pooler; nothing was set in the session that it lent."""
+    return BadInput(
+        f"{where} is reached through a connection pooler, which snapshots and locks of a session do not survive. "
+        "Let login_host and login_port name the server itself."
+    )
+
+
+def _in_one_line(said: str) -> str:
+    # Behind a tab stands libpq's own advice, which ours replaces.
+    lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("\t")]
+    return " ".join(lines).rstrip(".")

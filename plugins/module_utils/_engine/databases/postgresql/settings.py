@@ -12,13 +12,35 @@ hinder a load, and none of its results, come after it.
 
 from __future__ import annotations
 
-from typing import Dict, Mapping
+from typing import Dict, List, Mapping, Tuple
 
 #: The text of money depends on this one alone. "C" is on every host and never changes, unlike any other locale.
 _MEANING = {"lc_monetary": "C"}
 
 #: With array_nulls off, the NULL elements that pg_dump writes would become words.
 _LOADING = {**_MEANING, "array_nulls": "on", "default_transaction_read_only": "off"}
+
+#: The server asks after a silent client, and lets go of what it held within three minutes of losing it; by itself it
+#: asks after two hours. No tcp_user_timeout: that would end a dump which waits for a slow repository (tcp(7)).
+_VIGILANCE = {"tcp_keepalives_idle": "60", "tcp_keepalives_interval": "15", "tcp_keepalives_count": "8"}
+
+#: A session of ours that holds a snapshot says something every minute.
+_SILENCE = "600s"
+
+#: What every session of ours begins with, whatever the server, the database or the role has as a default: a failure
+#: instead of rows that row security left out, and no function of a user's schema in the place of a built-in one
+#: (CVE-2018-1058). The driver would set another DateStyle by itself.
+_OWN = {
+    "row_security": "off",
+    "quote_all_identifiers": "off",
+    "default_transaction_read_only": "off",
+    "idle_in_transaction_session_timeout": _SILENCE,
+    "DateStyle": "ISO",
+}
+_OWN_SINCE = {14_00_00: "idle_session_timeout", 17_00_00: "transaction_timeout"}
+
+#: A server without POLLRDHUP has it, and accepts no other value than 0 (PostgreSQL manual, "TCP Settings").
+_ATTENTION = {14_00_00: ("client_connection_check_interval", "30s")}
 
 #: No time limit on the long statements of a backup. Programs of PostgreSQL's set the same, once they have connected.
 _PATIENCE = {"statement_timeout": "0", "lock_timeout": "0"}
@@ -53,14 +75,30 @@ def is_for_loading(name: str) -> bool:
     return name.lower() not in _AFTER_LOADING
 
 
+def for_own(own_path: bool) -> Dict[str, str]:
+    """What a session of ours begins with. Without ``own_path`` it has the search path that applications see."""
+    path = {"search_path": ""} if own_path else {}
+    return {**_PATIENCE, **_VIGILANCE, **_OWN, **path}
+
+
+def limits_since(version: int) -> List[str]:
+    """Further limits on the time of a session that a server of this version knows."""
+    return [name for since, name in _OWN_SINCE.items() if version >= since]
+
+
+def attention_since(version: int) -> List[Tuple[str, str]]:
+    """What makes a server of this version notice during a statement that its client is gone."""
+    return [setting for since, setting in _ATTENTION.items() if version >= since]
+
+
 def for_dump() -> Dict[str, str]:
     """What pg_dump's session begins with."""
-    return {**_PATIENCE, **_MEANING}
+    return {**_PATIENCE, **_VIGILANCE, **_MEANING}
 
 
 def for_load() -> Dict[str, str]:
     """What pg_restore's session begins with."""
-    return {**_PATIENCE, **_LOADING}
+    return {**_PATIENCE, **_VIGILANCE, **_LOADING}
 
 
 def written(settings: Mapping[str, str]) -> str:

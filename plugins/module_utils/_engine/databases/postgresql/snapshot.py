@@ -31,6 +31,8 @@ from .tools import Tool, dumper
 
 _LOCKED_AT_ONCE = 500
 _ATTEMPTS = 5
+#: Seconds, well below the silence that settings.py allows.
+_PULSE = 60.0
 _UNDEFINED = ("42P01", "3F000")
 
 _NO_PASSWORDS = (
@@ -58,7 +60,7 @@ class PostgresqlSnapshot(Snapshot):
         if options.globals:
             dump_all = dumper("pg_dumpall", major)
             passwords = held.value("SELECT has_table_privilege('pg_authid', 'SELECT')")
-            self.globals = _globals(dump_all, access, database, passwords)
+            self.globals = _globals(dump_all, held, access, database, passwords)
             tools["pg_dumpall"] = dump_all.version
             warnings += [] if passwords else [_NO_PASSWORDS]
         self.facts = DumpFacts(
@@ -98,10 +100,35 @@ def hold(access: Access, database: str, options: DumpOptions) -> Iterator[Postgr
     with access.connect(database) as held:
         snapshot = PostgresqlSnapshot(held, access, database, options)
         try:
-            yield snapshot
+            with _Pulse(held):
+                yield snapshot
         finally:
             # psycopg2 closes a session only after its running statement.
             snapshot.cancel_fingerprint()
+
+
+class _Pulse(threading.Thread):
+    """Says something in a session now and then: the server ends a silent one, so that a lost host holds no locks."""
+
+    def __init__(self, held: Connection) -> None:
+        super().__init__(daemon=True)
+        self._held, self._over = held, threading.Event()
+
+    def run(self) -> None:
+        while not self._over.wait(_PULSE):
+            try:
+                self._held.run("SELECT 1")
+            except EngineError:
+                # pg_dump and the fingerprint say what became of the session.
+                return
+
+    def __enter__(self) -> _Pulse:
+        self.start()
+        return self
+
+    def __exit__(self, *_unused: object) -> None:
+        # Not joined: it may wait for a count to end, and ends with the session.
+        self._over.set()
 
 
 def server_version(connection: Connection) -> str:
@@ -160,7 +187,7 @@ def _dump(
     if standby:
         arguments.append("--no-unlogged-table-data")
     arguments += ["--exclude-table=" + as_argument(held, one.identifier) for one in selection.left_out]
-    arguments.append(f"--dbname={access.connection_string(database, settings.for_dump())}")
+    arguments.append(f"--dbname={access.connection_string(database, {**settings.for_dump(), **held.further})}")
     return access.command("pg_dump", tuple(arguments))
 
 
@@ -188,12 +215,12 @@ def _well_buffered(program: str) -> Tuple[str, ...]:
     return (*buffered, program)
 
 
-def _globals(tool: Tool, access: Access, database: str, passwords: bool) -> Command:
+def _globals(tool: Tool, held: Connection, access: Access, database: str, passwords: bool) -> Command:
     arguments: Tuple[str, ...] = (tool.path, "--globals-only", "--no-password", "--encoding=UTF8")
     if not passwords:
         arguments += ("--no-role-passwords",)
     # Of --dbname, pg_dumpall drops the empty parts; of --database it takes a connection string as it is.
-    arguments += (f"--database={access.connection_string(database)}",)
+    arguments += (f"--database={access.connection_string(database, {**settings.for_dump(), **held.further})}",)
     return access.command("pg_dumpall", arguments)
 
 

@@ -172,13 +172,15 @@ class PostgresqlStaging(Staging):
             number += 1
 
     def _restorer(self, further: Tuple[Argument, ...], access: Optional[Access] = None) -> Command:
-        access = access or self._access
-        tool = tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
+        access, control = access or self._access, self._control()
+        tool = tools.restorer(dumped_by(self._manifest), control.version // 10000)
+        # What this user may set, another one may not.
+        session = {**settings.for_load(), **(control.further if access is self._access else {})}
         arguments: List[Argument] = [
             tool.path,
             "--exit-on-error",
             "--no-password",
-            f"--dbname={access.connection_string(self._staged, settings.for_load())}",
+            f"--dbname={access.connection_string(self._staged, session)}",
         ]
         if self._owner is not None:
             arguments += ["--no-owner", f"--role={self._owner}", "--no-acl"]
