@@ -22,6 +22,12 @@ options:
     description: The name of the database; for SQLite the absolute path of its file.
     type: str
     required: true
+  become_user:
+    description:
+      - For SQLite, the account that works on the database's file. By default, the owner of the directory that it is in.
+      - For PostgreSQL, the account that connects to the server's socket, for peer authentication.
+      - Only root can become another account. The backups belong to the account that runs the task.
+    type: str
   login_host:
     description:
       - The host of the database server.

@@ -80,6 +80,7 @@ DATABASE = ArgumentSpec(
     {
         "engine": {"type": "str", "required": True, "choices": [name.value for name in EngineName]},
         "database": {"type": "str", "required": True},
+        "become_user": {"type": "str"},
         **_SERVER,
     }
 )
@@ -292,6 +293,7 @@ def read_server(params: Mapping[str, Any]) -> Server:
         unix_socket=params["login_unix_socket"],
         ssl_mode=params["ssl_mode"],
         ca_cert=params["ca_cert"],
+        become_user=params.get("become_user"),
     )
 
 

@@ -349,12 +349,12 @@ def test_the_end_of_the_time_while_a_failed_backup_is_removed_leaves_the_error_a
     real = LocalWriter.close
 
     def slow(writer: LocalWriter) -> None:
-        time.sleep(3)
+        time.sleep(8)
         real(writer)
 
     monkeypatch.setattr(LocalWriter, "close", slow)
     with pytest.raises(NoSpace, match="small is full"):
-        world.backup(repositories=(LocalRepository(small_disk),), timeout=2.0)
+        world.backup(repositories=(LocalRepository(small_disk),), timeout=6.0)
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
     assert running(world.host) == []
 

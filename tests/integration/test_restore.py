@@ -327,7 +327,7 @@ def test_a_full_disk_on_the_way_leaves_the_target_as_it_was(world: World) -> Non
     world.backup()
     small = world.root / "small"
     small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(small)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", str(small)], check=True)
     try:
         target = replace(world.database, name=str(small / "shop.db"))
         with pytest.raises(NoSpace, match="small"):

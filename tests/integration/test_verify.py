@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
+import tempfile
 import time
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, Iterator
 
 import pytest
 
@@ -324,14 +326,26 @@ def test_a_sample_reaches_every_backup_although_one_never_passes(world: World) -
     assert sorted(sampled) == sorted(result.manifest.id for result in made)
 
 
-def test_nothing_is_left_in_the_scratch_directory(world: World) -> None:
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory that the account which verifies can reach."""
+    directory = Path(tempfile.mkdtemp(prefix="verify-test-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+def test_nothing_is_left_in_the_scratch_directory(world: World, scratch: Path) -> None:
     world.backup()
-    scratch = world.root / "scratch"
-    scratch.mkdir()
     for level in Level:
         assert only(world, level=level, scratch=Scratch(scratch)).outcome is Outcome.PASSED
     assert list(scratch.iterdir()) == []
     assert only(world, level=Level.RESTORE, scratch=Scratch(world.root / "missing")).outcome is Outcome.UNVERIFIABLE
+    if os.geteuid() == 0:
+        (scratch / "private").mkdir(mode=0o700)
+        check = only(world, level=Level.RESTORE, scratch=Scratch(scratch / "private"))
+        assert check.outcome is Outcome.UNVERIFIABLE
+        assert f"chmod o+x {scratch}/private" in check.detail
 
 
 def verify_in_a_child(world: World, at_the_copy: Callable[..., object], **changes: object) -> int:
@@ -359,22 +373,19 @@ def expect_killed(child: int) -> None:
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
 
 
-def test_what_a_killed_verification_left_decrypted_is_removed_by_the_next_one(world: World) -> None:
+def test_what_a_killed_verification_left_decrypted_is_removed_by_the_next_one(world: World, scratch: Path) -> None:
     world.backup()
-    scratch = world.root / "scratch"
-    scratch.mkdir()
     for _attempt in range(2):
         expect_killed(verify_in_a_child(world, die, scratch=Scratch(scratch)))
         (left,) = scratch.iterdir()
-        assert [path for path in left.iterdir() if path.stat().st_size > 4096]
+        # The process that works on the copy removes it when its parent is gone, unless it is killed too.
+        (left / "work" / "copy").write_bytes(bytes(5000))
     assert only(world, level=Level.RESTORE, scratch=Scratch(scratch)).outcome is Outcome.PASSED
     assert list(scratch.iterdir()) == []
 
 
-def test_the_scratch_copy_of_a_living_verification_is_left_alone(world: World) -> None:
+def test_the_scratch_copy_of_a_living_verification_is_left_alone(world: World, scratch: Path) -> None:
     world.backup()
-    scratch = world.root / "scratch"
-    scratch.mkdir()
     child = verify_in_a_child(world, wait, scratch=Scratch(scratch))
     try:
         while not [path for path in scratch.rglob("*") if path.is_file() and path.stat().st_size > 4096]:
@@ -391,11 +402,11 @@ def test_the_scratch_copy_of_a_living_verification_is_left_alone(world: World) -
     assert list(scratch.iterdir()) == []
 
 
-def test_nothing_but_what_a_verification_of_this_account_left_is_removed(world: World) -> None:
+def test_nothing_but_what_a_verification_of_this_account_left_is_removed(world: World, scratch: Path) -> None:
     world.backup()
-    scratch, elsewhere = world.root / "scratch", world.root / "elsewhere"
+    elsewhere = world.root / "elsewhere"
     unlocked, foreign = scratch / "fleet-backup-verify-unlocked", scratch / "fleet-backup-verify-foreign"
-    for directory in (scratch, elsewhere, unlocked, foreign):
+    for directory in (elsewhere, unlocked, foreign):
         directory.mkdir()
         (directory / "data").write_text("data")
     for directory in (elsewhere, foreign):

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from _engine.databases import open_engine
 from _engine.databases.base import DumpOptions
+from _engine.databases.sqlite.engine import SqliteEngine
 from _engine.databases.sqlite.file import Kind, classify, kind_of, parse_header, pinned, read_start, resolve
 from _engine.errors import BadInput, Damaged, EngineError, NotADatabase, NotFound
 from _engine.model import Database, EngineName, FingerprintKind
@@ -31,8 +32,8 @@ NOISE = bytes(random.Random(2).choices(range(256), k=5000))
 OPTIONS = DumpOptions(FingerprintKind.COUNTS)
 
 
-def engine_for(path: Path):
-    return open_engine(Database(EngineName.SQLITE, str(path)))
+def engine_for(path: Path) -> SqliteEngine:
+    return SqliteEngine(Database(EngineName.SQLITE, str(path)))
 
 
 def make_database(path: Path, *statements: str) -> Path:

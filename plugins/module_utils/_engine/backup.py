@@ -10,13 +10,12 @@ import hashlib
 import threading
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Tuple
 
 from . import __version__
 from .catalogue import place_of
 from .cipher import Sealer, Stage, sealed_for
-from .command import Command, program_version
+from .command import Channel, Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
 from .errors import BadInput, Damaged, Shrunk, ToolFailed
@@ -284,8 +283,11 @@ class _Run:
             if sealing.transform:
                 store(sealing.transform.finish())
             count = plain.count
-        if isinstance(stream, Path) and count != stream.stat().st_size:
-            raise Damaged(f"Of the copy {stream}, {count} bytes could be read. It was not published; run this again.")
+        if isinstance(stream, Channel) and count != stream.bytes:
+            raise stream.verdict() or Damaged(
+                f"Of the copy of {self._request.database.name}, {count} of {stream.bytes} bytes came. "
+                "It was not published; run this again."
+            )
         return stored, digest.hexdigest(), count
 
     def refuse_shrunk(self, manifest: Manifest) -> None:

@@ -12,9 +12,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, field
-from typing import Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
-from .errors import BadInput, MissingTool, PermissionDenied
+from .errors import BadInput, EngineError, MissingTool, PermissionDenied
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Status:
 
 Argument = Union[str, Secret]
 
+#: The group that owns nothing, on every Linux.
+_NO_GROUP = 65534
+
 
 @dataclass(frozen=True)
 class Account:
@@ -69,6 +72,14 @@ def find_account(name: str) -> Account:
     return Account(name, found.pw_uid, found.pw_gid, groups, found.pw_dir)
 
 
+def account_of(uid: int) -> Account:
+    """The account of this number. One that passwd(5) does not know, as a container's, is in no group of this host."""
+    try:
+        return find_account(pwd.getpwuid(uid).pw_name)
+    except KeyError:
+        return Account(f"user {uid}", uid, _NO_GROUP, (_NO_GROUP,), "/")
+
+
 @dataclass(frozen=True)
 class Command:
     """A program to run. ``name`` is what messages call it; ``environment`` is added to the caller's own.
@@ -84,6 +95,38 @@ class Command:
     terminal_answers: Tuple[Secret, ...] = ()
     account: Optional[Account] = None
     status: Optional[Status] = None
+
+
+class Channel:
+    """Our end of a pipe whose other end a child has, which may hang, crash or lie. Who uses it takes it, and closes it.
+
+    ``connect`` says how many bytes the child announces, which are the most that is taken; what ends the child, so that
+    who waits at the pipe goes on; and what tells how the child failed, if it did.
+    """
+
+    #: What an error of writing to the child is called.
+    NAME = "the process that takes the copy"
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: Optional[int] = descriptor
+        self.bytes = 0
+        self.kill: Callable[[], None] = lambda: None
+        self.verdict: Callable[[], Optional[EngineError]] = lambda: None
+
+    def connect(self, size: int, kill: Callable[[], None], verdict: Callable[[], Optional[EngineError]]) -> None:
+        self.bytes, self.kill, self.verdict = size, kill, verdict
+
+    def take(self) -> int:
+        """The descriptor, once."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is None:
+            raise ValueError("this end of a pipe is taken")
+        return descriptor
+
+    def close(self) -> None:
+        """Close it where it was not taken."""
+        if self._descriptor is not None:
+            os.close(self.take())
 
 
 def find_program(name: str, package: str, purpose: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Iterator, Optional, Union
 
 from .cipher import Stage, explain_opening
-from .command import Command
+from .command import Channel, Command
 from .databases.base import Engine, Staging, differing
 from .errors import Damaged, EngineError, Mismatch, ToolFailed, Unverifiable, WrongKey
 from .model import Artefact, Backup, Encryption, Manifest
@@ -37,7 +37,7 @@ def load(
     backup: Backup,
     artefact: Artefact,
     stage: Stage,
-    target: Union[Command, Path],
+    target: Union[Command, Channel, Path],
     engine: Engine,
     progress: Progress,
     check: bool = True,

@@ -109,7 +109,8 @@ class Server:
     ssl_mode: Optional[str] = None
     ca_cert: Optional[str] = None
     #: The account of this host that the server sees at the other end of its socket: peer authentication asks for it
-    #: (PostgreSQL manual, "Peer Authentication"). Only root can be another one.
+    #: (PostgreSQL manual, "Peer Authentication"). For SQLite, the account that works on the database's file, by default
+    #: the owner of its directory. Only root can be another one.
     become_user: Optional[str] = None
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import pwd
 import shutil
 import stat
 import tempfile
@@ -20,9 +21,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Iterator, Optional, Tuple
 
+from .command import Account, find_account
 from .leftovers import lock_of_the_dead
 
-_LOCK = "lock"
+_LOCK, _WORK = "lock", "work"
+_ACCOUNTS = ("fleet-backup-scratch", "nobody")
+_NOBODY = 65534
 
 
 @contextmanager
@@ -40,6 +44,43 @@ def private_directory(prefix: str, parent: Optional[Path] = None) -> Iterator[Pa
     finally:
         _remove(directory)
         os.close(lock)
+
+
+@contextmanager
+def unprivileged_directory(prefix: str, parent: Optional[Path] = None) -> Iterator[Path]:
+    """A new directory within a private one, for work on what others have made, which no process of root may do.
+
+    As root, it belongs to an account without rights: ``fleet-backup-scratch``, which has no other work, or where that
+    does not exist ``nobody``. Raises OSError.
+    """
+    with private_directory(prefix, parent) as outer:
+        directory = outer / _WORK
+        directory.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            account = scratch_account()
+            _require_passage(outer.parent, account)
+            os.chown(directory, account.uid, account.gid)
+            # It may pass, and see nothing but its own.
+            outer.chmod(0o711)
+        yield directory
+
+
+def _require_passage(directory: Path, account: Account) -> None:
+    """Raise PermissionError where an account cannot come to a directory."""
+    for above in (directory, *directory.parents):
+        if not above.stat().st_mode & stat.S_IXOTH and above.stat().st_uid != account.uid:
+            why = f"{account.name} verifies there and cannot pass; run chmod o+x {above}, or choose another directory"
+            raise PermissionError(errno.EACCES, why, str(directory))
+
+
+def scratch_account() -> Account:
+    """Who works on what others have made, where root would have to."""
+    for name in _ACCOUNTS:
+        try:
+            return find_account(pwd.getpwnam(name).pw_name)
+        except KeyError:
+            continue
+    return Account("nobody", _NOBODY, _NOBODY, (_NOBODY,), "/")
 
 
 def _make(prefix: str, parent: Path) -> Tuple[Path, int]:
@@ -93,13 +134,16 @@ def _is_own(directory: Path) -> bool:
 def _remove(directory: Path) -> None:
     """Remove a directory whose lock is held; the lock last, so that what a kill leaves of it is still abandoned."""
     for path in directory.iterdir():
-        if path.name == _LOCK:
-            continue
-        if path.is_dir() and not path.is_symlink():
+        if path.name == _WORK:
+            # Its account may be at work in it; what this cannot remove, the next one does. It follows no links.
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_dir() and not path.is_symlink():
             # It follows no link, whatever the account that owns what is in there has put there.
             shutil.rmtree(path)
-        else:
+        elif path.name != _LOCK:
             path.unlink()
+    if (directory / _WORK).exists():
+        return
     (directory / _LOCK).unlink()
     # Empty for a moment, it looks abandoned to another process.
     with suppress(FileNotFoundError):

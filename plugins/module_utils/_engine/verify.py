@@ -47,7 +47,7 @@ from .model import (
 )
 from .names import MANIFEST, PROOF, id_of_file
 from .repositories.base import Repository
-from .scratch import private_directory
+from .scratch import unprivileged_directory
 from .state import Host, Progress, audit, audit_failure, locked
 from .timespan import format_span
 
@@ -342,7 +342,7 @@ def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
     if request.database.engine is EngineName.SQLITE:
         with ExitStack() as stack:
             try:
-                directory = stack.enter_context(private_directory(_SCRATCH, request.scratch.path))
+                directory = stack.enter_context(unprivileged_directory(_SCRATCH, request.scratch.path))
             except OSError as error:
                 raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
             yield open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db")))

@@ -13,9 +13,9 @@ from .base import Engine
 def open_engine(database: Database) -> Engine:
     """The engine that protects a database. Nothing is connected yet."""
     if database.engine is EngineName.SQLITE:
-        from .sqlite.engine import SqliteEngine
+        from .sqlite.client import SqliteClient
 
-        return SqliteEngine(database)
+        return SqliteClient(database)
     from .postgresql.engine import PostgresqlEngine
 
     return PostgresqlEngine(database)

@@ -5,7 +5,7 @@
 """What every database engine can do. One file an engine stands beside this one.
 
 An engine says what there is, gives a consistent snapshot to dump, and stages a dump beside its target until it is
-known to be good. It runs no pipe and knows no repository: it hands out commands and paths, and a verb joins them.
+known to be good. It runs no pipe and knows no repository: it hands out commands and descriptors, and a verb joins them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
 
-from ..command import Command
+from ..command import Channel, Command
 from ..errors import BadInput, EngineError
 from ..model import Fingerprint, FingerprintKind, Manifest, Scratch
 
-#: Where a dump comes from or goes to: a program's standard output or input, or a file.
-Stream = Union[Command, Path]
+#: Where a dump comes from or goes to: a program's standard output or input, a child's end of a pipe, or a file.
+Stream = Union[Command, Channel, Path]
 
 
 @dataclass(frozen=True)

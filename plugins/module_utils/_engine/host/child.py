@@ -52,7 +52,7 @@ _TIDYING, _SIGNAL = 10.0, 2.0
 _MOST_BYTES = 16 << 20
 _MOST_PARTS = 600_000
 _MOST_DIGITS = 20
-_MOST_QUESTIONS = 100_000
+_MOST_QUESTIONS = 2_000
 _MESSAGE_LENGTH = 4000
 
 #: Children that no signal ended: they are in an uninterruptible sleep, and end when they wake up.
@@ -84,6 +84,7 @@ class Child:
     ) -> None:
         self._label, self._answers = label, dict(answers or {})
         self._failure: Optional[ChildFailed] = None
+        self._given_up = False
         self._control, theirs = socket.socketpair()
         try:
             self._popen = _spawn(theirs.fileno(), descriptors)
@@ -123,12 +124,14 @@ class Child:
 
     def abort(self) -> None:
         """Make a pending ``ask`` fail, and the child end. From any thread."""
+        self._given_up = True
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
 
-    @property
-    def failure(self) -> Optional[ChildFailed]:
-        """How the child failed by itself, where it did."""
+    def verdict(self) -> Optional[ChildFailed]:
+        """How the child failed, where it ended by itself. Its pipes end a moment before it does, so this waits."""
+        if self._failure is None and not self._given_up and self._ended(_SIGNAL):
+            self._failed(self._ending())
         return self._failure
 
     def kill(self) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Iterator, List, Optional, Tuple, Type, Union
 
-from ..command import Command
+from ..command import Channel, Command
 from ..errors import Damaged, EngineError, NoSpace, ToolFailed
 from ..process import Process
 
@@ -29,6 +29,8 @@ _HELD = 256 << 10
 _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 #: How long to let a pipe fill, in seconds, when little was in it.
 _PAUSE = 0.0005
+#: How long to wait, in seconds, for a copier whose child may hang.
+_LEFT_BEHIND = 2.0
 
 
 class TooLong(Damaged):
@@ -36,11 +38,15 @@ class TooLong(Damaged):
 
 
 class Copier(threading.Thread):
-    """Moves bytes from one descriptor to another and counts them; both are closed at the end."""
+    """Moves bytes from one descriptor to another and counts them; both are closed at the end.
 
-    def __init__(self, source: int, target: int, label: str, limit: Optional[int] = None) -> None:
+    More than ``limit`` bytes are an error, and with ``needed``, so is a target that takes no more of them.
+    """
+
+    def __init__(self, source: int, target: int, label: str, limit: Optional[int] = None, needed: bool = False) -> None:
         super().__init__(daemon=True)
-        self._source, self._target, self._label, self._limit = source, target, label, limit
+        self._source, self._target, self._label = source, target, label
+        self._limit, self._needed = limit, needed
         # splice(2) moves pages between a pipe and anything else without a copy through this process (Python 3.10).
         self._splice = hasattr(os, "splice")
         self._little = _capacity(source) // 4
@@ -57,9 +63,10 @@ class Copier(threading.Thread):
                 # pg_dump writes 4 KiB at a time. To wake up for each would cost both sides more than the copying.
                 if moved < self._little:
                     time.sleep(_PAUSE)
-        except BrokenPipeError:
-            # The program downstream is gone. Its own status says why, and is looked at.
-            pass
+        except BrokenPipeError as error:
+            # A program downstream that is gone has a status that says why, and that is looked at.
+            if self._needed:
+                self.error = _explained(error, self._label)
         except OSError as error:
             self.error = _explained(error, self._label)
         except BaseException as error:
@@ -113,6 +120,7 @@ class Pipe:
         self._processes: List[Process] = []
         self._copiers: List[Copier] = []
         self._descriptors: List[int] = []
+        self._channels: List[Channel] = []
         self._label = label
         self._policy: Optional[int] = None
 
@@ -129,17 +137,27 @@ class Pipe:
             process.stop()
         self._close_all()
         for copier in self._copiers:
-            copier.join()
+            copier.join(_LEFT_BEHIND if self._channels else None)
+        if any(copier.is_alive() for copier in self._copiers):
+            # It waits for a child that hangs, and if not even SIGKILL ends that one, is left behind with it.
+            for channel in self._channels:
+                channel.kill()
+            for copier in self._copiers:
+                copier.join(_LEFT_BEHIND)
 
-    def source(self, stream: Union[Command, Path]) -> int:
-        """The descriptor from which a program's output, or a file, is to be read."""
+    def source(self, stream: Union[Command, Channel, Path]) -> int:
+        """The descriptor from which a program's or a child's output, or a file, is to be read."""
+        if isinstance(stream, Channel):
+            return self._take(stream)
         if isinstance(stream, Path):
             return self._keep(os.open(stream, os.O_RDONLY | os.O_CLOEXEC))
         return self._start(stream, None)
 
-    def counted_source(self, stream: Union[Command, Path]) -> Tuple[int, Union[Copier, Offset]]:
+    def counted_source(self, stream: Union[Command, Channel, Path]) -> Tuple[int, Union[Copier, Offset]]:
         """``source``, and what counts the bytes that were read of it, which holds once all has ended."""
         source = self.source(stream)
+        if isinstance(stream, Channel):
+            return self.counted(source, stream.bytes)
         if not isinstance(stream, Path):
             return self.counted(source)
         # Whoever comes next reads the file itself: one pipe less to go through.
@@ -163,9 +181,11 @@ class Pipe:
         copier = self._copy(source, writing, self._label, limit)
         return reading, copier
 
-    def into(self, stream: Union[Command, Path], source: int) -> None:
-        """Let the bytes end in a program's input or in an existing file, which is overwritten from its beginning."""
-        if isinstance(stream, Path):
+    def into(self, stream: Union[Command, Channel, Path], source: int) -> None:
+        """Let the bytes end in a program's or child's input or in an existing file, overwritten from its beginning."""
+        if isinstance(stream, Channel):
+            self._copy(source, self._take(stream), stream.NAME, needed=True)
+        elif isinstance(stream, Path):
             target = self._keep(os.open(stream, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
             self._copy(source, target, str(stream))
         else:
@@ -228,10 +248,10 @@ class Pipe:
             self._close(source)
         return reading
 
-    def _copy(self, source: int, target: int, label: str, limit: Optional[int] = None) -> Copier:
+    def _copy(self, source: int, target: int, label: str, limit: Optional[int] = None, needed: bool = False) -> Copier:
         for descriptor in (source, target):
             self._descriptors.remove(descriptor)
-        copier = Copier(source, target, label, limit)
+        copier = Copier(source, target, label, limit, needed)
         self._copiers.append(copier)
         copier.start()
         return copier
@@ -242,6 +262,10 @@ class Pipe:
         with suppress(OSError):
             fcntl.fcntl(writing, _F_SETPIPE_SZ, _HELD)
         return self._keep(reading), self._keep(writing)
+
+    def _take(self, channel: Channel) -> int:
+        self._channels.append(channel)
+        return self._keep(channel.take())
 
     def _keep(self, descriptor: int) -> int:
         self._descriptors.append(descriptor)

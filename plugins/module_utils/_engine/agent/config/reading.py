@@ -143,7 +143,7 @@ def _job(fields: Fields, name: str, host: str) -> Job:
 def _database(fields: Fields) -> Database:
     engine = fields.choice("engine", EngineName)
     database = Database(engine, fields.required("database"), _server(fields))
-    if engine is EngineName.SQLITE and database.server != Server():
+    if engine is EngineName.SQLITE and database.server != Server(become_user=database.server.become_user):
         raise fields.wrong("login_*", "an SQLite database is a file, and has no server")
     try:
         # The engine refuses a name that can be none.

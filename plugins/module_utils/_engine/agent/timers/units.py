@@ -225,7 +225,8 @@ def _files(job: Job, work: Work, where: str) -> List[str]:
 
 def _rights(job: Job, work: Work) -> List[str]:
     servers = (job.database.server, job.verification.scratch.server)
-    becomes = any(server and server.become_user for server in servers)
+    # For SQLite, the agent becomes the owner of the database's directory, or who verifies without rights.
+    becomes = job.database.engine is EngineName.SQLITE or any(server and server.become_user for server in servers)
     if work is Work.VERIFY and _rehearses(job):
         return _confining(job)
     if work is Work.ROTATE or not becomes:

@@ -85,15 +85,26 @@ def access_of_replaced(descriptor: int, owner: Optional[Owner]) -> Access:
 
 
 def require_grantable(target: Path, owner: Optional[Owner]) -> None:
-    """Raise PermissionDenied where this account can be seen not to be able to give the file to its owner."""
-    try:
-        uid = os.stat(target).st_uid if owner is None else owner.uid
-    except FileNotFoundError:
+    """Raise PermissionDenied where this account can be seen not to be able to give the file to its owner and group."""
+    me = os.geteuid()
+    if me == 0:
         return
-    if os.geteuid() not in (0, uid):
+    try:
+        status: Optional[os.stat_result] = os.stat(target)
+    except FileNotFoundError:
+        status = None
+    uid = owner.uid if owner else status.st_uid if status else me
+    if uid != me:
         raise PermissionDenied(
-            f"Cannot restore to {target}: only root can give it to its owner, user {uid}. "
-            "Run this as root or as that user."
+            f"Cannot restore to {target}: only root can give it to its owner, user {uid}, and restores as the "
+            f"directory's owner, user {me}. Run chown {me} {target}, leave owner out, "
+            "or restore to another path."
+        )
+    gid = owner.gid if owner and owner.gid is not None else status.st_gid if status else os.getegid()
+    if gid not in (os.getegid(), *os.getgroups()):
+        raise PermissionDenied(
+            f"Cannot restore to {target}: user {me} is not in its group {gid}, and only root could give it to that. "
+            f"Add the user to the group, run chgrp {os.getegid()} {target}, or restore to another path."
         )
 
 

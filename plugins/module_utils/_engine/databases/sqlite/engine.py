@@ -26,14 +26,24 @@ from ..base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snap
 from .access import parse_mode, parse_owner, require_grantable
 from .connect import Cancellation
 from .copy import copy_plain
-from .file import Kind, classify, raise_os_error, require, require_space, resolve, size_of
+from .file import (
+    Kind,
+    classify,
+    raise_os_error,
+    require,
+    require_ordinary_logs,
+    require_space,
+    resolve,
+    size_of,
+)
 from .opaque import copy_opaque
 from .scratch import BACKUP, RESTORING, ScratchFile, examination_file, scratch_file, sweep
 from .staging import SqliteExamination, SqliteStaging
 from .swap import Swap, drop_half_done, target_exists
 from .tables import count_tables, problems
 
-_TEMPORARY = "SQLITE_TMPDIR"
+#: SQLite's own variable for the directory of temporary files.
+TEMPORARY = "SQLITE_TMPDIR"
 
 
 class SqliteSnapshot(Snapshot):
@@ -86,6 +96,7 @@ class SqliteEngine(Engine):
         """Raises BadInput, NotFound, NotADatabase, PermissionDenied, and NoSpace where the copy would not fit."""
         _refuse_options(options)
         require(self._path)
+        require_ordinary_logs(self._path)
         inspection = self._inspection()
         require_space(_copies_directory(self._path), inspection.bytes, f"The backup of {self._path}")
         return inspection
@@ -129,6 +140,7 @@ class SqliteEngine(Engine):
             raise_os_error(error, f"Cannot restore to {target}")
         if exists and not replace:
             raise target_exists(target)
+        require_ordinary_logs(target)
         _require_writable(directory, f"Cannot restore to {target}", "")
         require_grantable(target, asked)
         require_space(directory, manifest.main.plain_bytes, f"The restore of {manifest.id}")
@@ -174,11 +186,11 @@ def _refuse_options(options: DumpOptions) -> None:
 
 def _copies_directory(source: Path) -> Path:
     """Where the private copy goes: SQLITE_TMPDIR where it is set, else beside the database."""
-    chosen = os.environ.get(_TEMPORARY)
+    chosen = os.environ.get(TEMPORARY)
     directory = Path(chosen) if chosen else source.parent
     if not directory.is_dir():
-        raise NotFound(f"{_TEMPORARY} names {directory}, which is not a directory. Make it, or unset the variable.")
-    hint = f" or set {_TEMPORARY} to a private directory with room for a copy of the database,"
+        raise NotFound(f"{TEMPORARY} names {directory}, which is not a directory. Make it, or unset the variable.")
+    hint = f" or set {TEMPORARY} to a private directory with room for a copy of the database,"
     _require_writable(directory, f"Cannot make a private copy of {source}", hint)
     return directory
 

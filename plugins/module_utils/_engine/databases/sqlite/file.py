@@ -123,6 +123,21 @@ def classify(path: Path) -> Optional[Kind]:
     return kind_of(start, status.st_size, path)
 
 
+def require_ordinary_logs(path: Path) -> None:
+    """Raise NotADatabase where what SQLite would open beside a database is no file: a pipe is read for ever, and a link
+    leads elsewhere."""
+    for suffix in (WAL, SHM, JOURNAL):
+        log = beside(path, suffix)
+        try:
+            mode = os.lstat(log).st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise_os_error(error, f"Cannot look at {log}")
+        if not stat.S_ISREG(mode):
+            raise NotADatabase(f"{log} is {_kind_of_inode(mode)}, where SQLite keeps a log. Remove it.")
+
+
 def require(path: Path) -> Kind:
     """What a database is. Raises NotFound where there is none, and what ``classify`` raises."""
     kind = classify(path)
@@ -246,7 +261,12 @@ def _known_format(start: bytes) -> Optional[str]:
 
 
 def _kind_of_inode(mode: int) -> str:
-    kinds = ((stat.S_ISDIR, "a directory"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
+    kinds = (
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISLNK, "a link"),
+    )
     return next((name for test, name in kinds if test(mode)), "a device")
 
 

@@ -27,7 +27,7 @@ from typing import Iterator, List, Optional
 from ...errors import EngineError, Locked, NotADatabase, Refused, TargetExists
 from .access import Owner, access_of_new, access_of_replaced, grant
 from .copy import recover
-from .file import JOURNAL, SHM, WAL, Kind, beside, kind_of, pinned, raise_os_error, read_start
+from .file import JOURNAL, SHM, WAL, Kind, beside, kind_of, pinned, raise_os_error, read_start, require_ordinary_logs
 from .lock import Deadline, own_database, users_of
 from .opaque import has_journal
 from .wal import apply_log, read_log
@@ -143,6 +143,7 @@ def _owned(target: Path) -> Iterator[int]:
     """The target's descriptor while nobody else has it open and no crashed transaction is left in it."""
     deadline = Deadline(LOCK_WAIT)
     while True:
+        require_ordinary_logs(target)
         _roll_back(target, deadline)
         with ExitStack() as stack:
             descriptor = os.open(target, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

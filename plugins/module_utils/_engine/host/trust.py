@@ -1,0 +1,188 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which account may work on a path: one that could go wherever the path leads by itself.
+
+Root that opens a path which another account can change is led wherever that account likes: to a file of somebody else
+through a link, or to one that its own program removes. So root works only on paths that root alone can change, and
+otherwise becomes the one account that can, whose own files are all that it can then be led to. Here is only looked,
+never opened. Sources: path_resolution(7), inode(7) on the sticky bit, acl(5).
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import stat
+import struct
+from dataclasses import dataclass
+from typing import List, Optional, Set, Tuple
+
+from ..command import Account, account_of, find_account
+from ..errors import NotFound, Refused
+
+_MOST_LINKS = 40
+_ACL = "system.posix_acl_access"
+_ACL_USER, _ACL_GROUP_OWNER, _ACL_GROUP, _ACL_WRITE = 0x02, 0x04, 0x08, 0x02
+_OTHERS_WRITE = 0o022
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Something on the way."""
+
+    path: str
+    status: os.stat_result
+
+
+def account_for(path: str, become_user: Optional[str]) -> Optional[Account]:
+    """Whom to become to work on the file of this path: who is named, else the owner of its directory.
+
+    None where this process is no root, and stays what it is. Raises Refused where others than root and that account
+    can change where the path leads, NotFound for one that leads nowhere, and what ``find_account`` raises.
+    """
+    named = find_account(become_user) if become_user else None
+    if os.geteuid() != 0:
+        return None
+    steps, directory = _walk(path)
+    account = named or account_of(directory.status.st_uid)
+    _check_all(steps, directory, account, path)
+    return account
+
+
+def check_trust(path: str, account: Optional[Account]) -> None:
+    """Raise Refused where others than root and an account, by default this process's, can change where a path leads."""
+    steps, directory = _walk(path)
+    _check_all(steps, directory, account or account_of(os.geteuid()), path)
+
+
+def _check_all(steps: List[_Step], directory: _Step, account: Account, path: str) -> None:
+    for step in steps:
+        _check(step, account, path, final=step is directory)
+    _check_file(steps[-1], account)
+
+
+def _walk(path: str) -> Tuple[List[_Step], _Step]:
+    """All that is passed on the way to a file, links included, and the directory that it is in."""
+    steps = [_Step("/", os.lstat("/"))]
+    here, directory, links = "/", steps[0], 0
+    left = path.split("/")[::-1]
+    while left:
+        name = left.pop()
+        if name in ("", "."):
+            continue
+        if name == "..":
+            here = os.path.dirname(here)
+            directory = next(step for step in reversed(steps) if step.path == here)
+            continue
+        found = os.path.join(here, name)
+        try:
+            step = _Step(found, os.lstat(found))
+        except (FileNotFoundError, NotADirectoryError):
+            break
+        steps.append(step)
+        if stat.S_ISLNK(step.status.st_mode):
+            links += 1
+            if links > _MOST_LINKS:
+                raise NotFound(f"{path} leads through too many links. Write the path of the file itself.")
+            target = os.readlink(found)
+            if target.startswith("/"):
+                here, directory = "/", steps[0]
+            left += target.split("/")[::-1]
+        elif stat.S_ISDIR(step.status.st_mode):
+            here, directory = found, step
+        else:
+            break
+    return steps, directory
+
+
+def _check(step: _Step, account: Account, path: str, final: bool) -> None:
+    """Raise Refused where something on the way is in the hand of others."""
+    trusted = (0, account.uid)
+    if stat.S_ISREG(step.status.st_mode):
+        return
+    if step.status.st_uid not in trusted:
+        _refuse(path, account, f"{step.path} belongs to {_name(step.status.st_uid)}")
+    if not stat.S_ISDIR(step.status.st_mode) or not step.status.st_mode & _OTHERS_WRITE:
+        return
+    # In a sticky directory others can make files and cannot touch those of this account. Beside a database, though, a
+    # file that others have made is its journal.
+    if _is_sticky(step.status) and not final:
+        return
+    writers = _writers(step, account)
+    if writers:
+        _refuse(path, account, f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}")
+
+
+def _check_file(step: _Step, account: Account) -> None:
+    """Raise Refused where root would read a file that another account can fill as it likes."""
+    owner = step.status.st_uid
+    if account.uid == 0 and owner != 0 and stat.S_ISREG(step.status.st_mode):
+        raise Refused(
+            f"{step.path} belongs to {_name(owner)} in a directory of root's, and root does not read what others can "
+            f"write. Set become_user to {_name(owner)}, or give that account a directory of its own for it."
+        )
+
+
+def _refuse(path: str, account: Account, why: str, fix: str = "") -> None:
+    first = f"Run {fix}, or " if fix else ""
+    advice = f"{first}name in become_user the account that owns all of the path, or move the database."
+    raise Refused(
+        f"{path} cannot be worked on as {account.name}: {why}, who could lead {account.name} to files of its own. "
+        f"{advice[:1].upper()}{advice[1:]}"
+    )
+
+
+def _is_sticky(status: os.stat_result) -> bool:
+    return bool(status.st_mode & stat.S_ISVTX)
+
+
+def _writers(step: _Step, account: Account) -> str:
+    """Who besides root and the account may make and remove files in a directory; empty for no one."""
+    mode = step.status.st_mode
+    if mode & stat.S_IWOTH:
+        return "every account"
+    entries = _access_list(step.path)
+    if entries is None:
+        return _members(step.status.st_gid, account)
+    for tag, bits, who in entries:
+        if not bits & _ACL_WRITE:
+            continue
+        if tag == _ACL_USER and who not in (0, account.uid):
+            return _name(who)
+        if tag in (_ACL_GROUP_OWNER, _ACL_GROUP):
+            others = _members(step.status.st_gid if tag == _ACL_GROUP_OWNER else who, account)
+            if others:
+                return others
+    return ""
+
+
+def _access_list(path: str) -> Optional[List[Tuple[int, int, int]]]:
+    """The entries of an access control list as tag, permissions and id; None where there is no list."""
+    try:
+        packed = os.getxattr(path, _ACL, follow_symlinks=False)
+    except OSError:
+        return None
+    return [struct.unpack_from("<HHI", packed, offset) for offset in range(4, len(packed) - 7, 8)]
+
+
+def _members(gid: int, account: Account) -> str:
+    """The members of a group besides root and the account, for a message."""
+    try:
+        group = grp.getgrgid(gid)
+    except KeyError:
+        return f"group {gid}, which this host does not know"
+    found: Set[str] = set(group.gr_mem)
+    found |= {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
+    others = sorted(found - {"root", account.name})
+    rest = "" if len(others) <= 3 else f" and {len(others) - 3} more"
+    return f"the members of group {group.gr_name} ({', '.join(others[:3])}{rest})" if others else ""
+
+
+def _name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"
