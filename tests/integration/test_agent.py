@@ -299,3 +299,33 @@ def test_the_version_needs_nothing_and_a_closed_pipe_is_no_traceback(agent: Agen
     done = subprocess.run(["bash", "-c", f"{command} | true"], stderr=subprocess.PIPE, text=True, check=False)
     assert done.stderr == ""
     assert stat.S_IMODE(agent.program.stat().st_mode) == 0o755
+
+
+def test_neither_the_environment_nor_the_current_directory_puts_code_into_the_agent(
+    agent: Agent, tmp_path: Path
+) -> None:
+    agent.job("shop")
+    planted = tmp_path / "planted"
+    planted.mkdir()
+    for name in ("argparse", "sitecustomize", "sqlite3"):
+        (planted / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    done = subprocess.run(
+        agent.command("run", "shop"),
+        cwd=planted,
+        env={**os.environ, "PYTHONPATH": str(planted), "PYTHONUSERBASE": str(planted)},
+        check=False,
+    )
+    assert done.returncode == 0 and not (tmp_path / "ran").exists()
+
+
+def test_a_hook_sees_no_secret_of_the_job_and_no_process_can_leave_a_core_file(agent: Agent, tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    said = tmp_path / "said"
+    hook.write_text(f"#!/bin/sh\nenv >{said}\ngrep 'Max core' /proc/$$/limits /proc/$PPID/limits >>{said}\n")
+    hook.chmod(0o755)
+    agent.job("shop", hooks={"before": [[str(hook)]]})
+    agent.run("run", "shop", ORDERS_PASSWORD="s3cret")
+    text = said.read_text()
+    assert "s3cret" not in text and "FLEET_BACKUP_JOB=shop" in text
+    limits = [line.split()[-3:-1] for line in text.splitlines() if "Max core" in line]
+    assert limits == [["0", "0"], ["0", "0"]]

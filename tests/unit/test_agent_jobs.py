@@ -195,7 +195,7 @@ def test_a_secret_in_the_environment_or_from_systemd(tmp_path: Path, monkeypatch
 
 def test_the_same_source_gives_the_same_agent_byte_for_byte() -> None:
     assert build(ENGINE, "/usr/bin/python3") == build(ENGINE, "/usr/bin/python3")
-    assert build(ENGINE, "/usr/bin/python3").startswith(b"#!/usr/bin/python3\nPK")
+    assert build(ENGINE, "/usr/bin/python3").startswith(b"#!/usr/bin/python3 -I\nPK")
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,18 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from _engine.command import Command, Secret, find_program, program_version
+from _engine import process as process_module
+from _engine.command import Command, Secret, find_account, find_program, program_version
 from _engine.errors import MissingTool, ToolFailed
-from _engine.process import Process, run
+from _engine.process import Process, output_of, run
 
 PYTHON = sys.executable
 
@@ -107,3 +110,96 @@ def test_a_stopped_program_is_gone() -> None:
 
 def test_the_version_of_a_program_is_found() -> None:
     assert program_version(find_program("zstd", "zstd", "x"))[0].isdigit()
+
+
+def test_a_program_gets_nothing_of_the_environment_that_may_be_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ORDERS_PASSWORD", "PGPASSWORD", "CREDENTIALS_DIRECTORY", "PYTHONPATH", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "s3cret")
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    command = Command("env", ("/usr/bin/env",), {"FLEET_BACKUP_JOB": "shop"})
+    said = dict(line.split("=", 1) for line in output_of(command).splitlines())
+    assert "s3cret" not in said.values()
+    assert said["TZ"] == "Europe/Berlin" and said["LC_ALL"] == "C.UTF-8" and said["FLEET_BACKUP_JOB"] == "shop"
+    assert said["PATH"] == os.environ["PATH"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another account")
+def test_another_account_gets_less_and_its_own_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GNUPGHOME", "SSL_CERT_FILE", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(name, "/root/mine")
+    nobody = find_account("nobody")
+    said = output_of(Command("env", ("/usr/bin/env",), account=nobody))
+    assert "/root" not in said.replace(os.environ["PATH"], "")
+    assert f"HOME={nobody.home}" in said and "USER=nobody" in said
+
+
+@pytest.mark.parametrize("account", [None, "nobody"])
+def test_a_program_ends_when_the_process_that_started_it_is_killed(tmp_path: Path, account: str | None) -> None:
+    if account and os.geteuid() != 0:
+        pytest.skip("only root can become another account")
+    tmp_path.chmod(0o755)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            command = Command("sleep", ("/bin/sleep", "600"), account=find_account(account) if account else None)
+            os.write(writing, str(Process(command).pid).encode())
+            time.sleep(600)
+        finally:
+            os._exit(1)
+    pid = int(os.read(reading, 20))
+    os.close(reading)
+    os.close(writing)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    for _try in range(1000):
+        if not is_running(pid):
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("it goes on")
+
+
+def test_what_a_program_started_ends_with_it(tmp_path: Path) -> None:
+    script = "import subprocess, sys, time; print(subprocess.Popen(['sleep', '600']).pid, flush=True); time.sleep(600)"
+    reading, writing = os.pipe()
+    process = Process(Command("hook", (PYTHON, "-c", script)), stdout=writing)
+    os.close(writing)
+    inner = int(os.read(reading, 20))
+    os.close(reading)
+    process.stop()
+    while is_running(inner):
+        time.sleep(0.01)
+
+
+def test_a_program_can_write_without_end_and_its_last_words_are_kept() -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "from _engine.command import Command; from _engine.errors import ToolFailed; from _engine.process import run\n"
+        'talk = \'import sys; [sys.stderr.write("x" * 65536) for _ in range(500)]; sys.exit("the end")\'\n'
+        "try: run(Command('hook', (sys.executable, '-c', talk)))\n"
+        "except ToolFailed as failure: sys.exit(0 if failure.output.endswith('the end') else 3)\n"
+    )
+    # A file in memory would count as a file, and be cut at the limit.
+    engine = str(Path(process_module.__file__).parents[1])
+    assert subprocess.run([PYTHON, "-c", script, engine], check=False).returncode == 0
+
+
+def test_an_answer_that_should_be_short_is_not_read_without_end() -> None:
+    with pytest.raises(ToolFailed, match="it wrote far more than it should"):
+        output_of(Command("systemctl", ("/usr/bin/yes",)))
+
+
+def test_what_a_program_leaves_running_is_not_waited_for() -> None:
+    script = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_session=True); sys.exit('gone')"
+    with pytest.raises(ToolFailed, match="gone"):
+        run(Command("hook", (PYTHON, "-c", script)))
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie (proc(5), stat)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -4,8 +4,9 @@
 
 """The one way in which this project runs an external program.
 
-Arguments are a list and never a shell's; secrets arrive through anonymous memory files (memfd_create(2)); what the
-program writes on standard error is kept for the message; and no exit status goes unread.
+Arguments are a list and never a shell's; secrets arrive through anonymous memory files (memfd_create(2)); of this
+process's environment a program gets what every program needs, and nothing that may be a secret; the end of what it
+writes on standard error is kept for the message; no exit status goes unread; and it ends with the thread that began it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import errno
 import fcntl
 import os
 import pty
+import signal
 import subprocess
 import termios
 import threading
@@ -23,8 +25,17 @@ from typing import Dict, List, Optional, Tuple
 
 from .command import Account, Argument, Command, Secret, Status
 from .errors import MissingTool, ToolFailed
+from .host.kernel import die_with
 
 _OUTPUT_KEPT = 4000
+#: How long the end of a program's messages is waited for once it has ended: what it left running may still hold them.
+_LINGER = 1.0
+#: What a program writes that "is short", in bytes.
+_SHORT = 1 << 20
+#: What programs inherit of the environment, besides LC_*; those of another account get less.
+_INHERITED = ("LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LD_PRELOAD", "PATH", "TMPDIR", "TZ")
+_OWN = ("GNUPGHOME", "HOME", "LOGNAME", "SSL_CERT_DIR", "SSL_CERT_FILE", "USER", "XDG_RUNTIME_DIR")
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 #: The niceness of a program that makes way: it gets a tenth of the processor time of one that does not (sched(7)).
 _MODEST = 10
 
@@ -34,7 +45,7 @@ class Process:
 
     def __init__(self, command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:
         self.command = command
-        self._errors = os.memfd_create("stderr")
+        self._tail: Optional[_Tail] = _Tail()
         # Held open until the program has ended: a terminal that nobody has open hangs up, and the program with it.
         self._terminal: Optional[int] = None
         self._listener: Optional[_Listener] = None
@@ -46,9 +57,7 @@ class Process:
                 self._listener = _Listener(command.status)
                 handed_over.append(self._listener.writing)
                 arguments[1:1] = [command.status.option, str(self._listener.writing)]
-            environment = dict(os.environ, LC_ALL="C.UTF-8")
-            if account is not None:
-                environment["HOME"] = account.home
+            environment = environment_for(account)
             for key, value in command.environment.items():
                 environment[key] = _present(value, handed_over, account)
             if command.terminal_answers:
@@ -62,6 +71,8 @@ class Process:
                 os.close(descriptor)
             if self._listener:
                 self._listener.start()
+            if self._tail is not None:
+                self._tail.handed_over()
 
     def _spawn(
         self,
@@ -71,8 +82,9 @@ class Process:
         stdout: Optional[int],
         handed_over: List[int],
     ) -> subprocess.Popen[bytes]:
-        account, terminal = self.command.account, self._terminal
+        account, terminal, parent = self.command.account, self._terminal, os.getpid()
         become = account is not None and account.uid != os.geteuid()
+        errors = subprocess.DEVNULL if self._tail is None else self._tail.writing
 
         def prepare() -> None:
             if terminal is not None:
@@ -81,13 +93,15 @@ class Process:
                 os.setgroups(account.groups)
                 os.setgid(account.gid)
                 os.setuid(account.uid)
+            # Last, since to become another account takes it back.
+            die_with(parent)
 
         try:
             return subprocess.Popen(
                 arguments,
                 stdin=subprocess.DEVNULL if stdin is None else stdin,
                 stdout=subprocess.DEVNULL if stdout is None else stdout,
-                stderr=self._errors,
+                stderr=errors,
                 env=environment,
                 pass_fds=handed_over,
                 # A session of its own: the terminal's Ctrl-C reaches this project, which then ends its programs in
@@ -97,7 +111,7 @@ class Process:
                 cwd="/" if become else None,
                 # Other threads run meanwhile, but these are single system calls that need no lock of theirs, and only
                 # the program's own process can make them.
-                preexec_fn=prepare if become or terminal is not None else None,  # noqa: PLW1509
+                preexec_fn=prepare,  # noqa: PLW1509
             )
         except FileNotFoundError:
             raise MissingTool(
@@ -152,26 +166,63 @@ class Process:
     def stop(self) -> None:
         """End the program, politely first, and forget what it said."""
         if self._popen.poll() is None:
-            self._popen.terminate()
+            self._signal(signal.SIGTERM)
             try:
                 self._popen.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                self._popen.kill()
+                self._signal(signal.SIGKILL)
                 self._popen.wait()
         self._take_output()
 
+    def _signal(self, number: int) -> None:
+        """Tell the program, and what it has started in its session."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._popen.pid, number)
+
     def _take_output(self) -> str:
-        if self._errors < 0:
+        if self._tail is None:
             return ""
-        size = os.fstat(self._errors).st_size
-        kept = os.pread(self._errors, _OUTPUT_KEPT, max(0, size - _OUTPUT_KEPT))
-        os.close(self._errors)
-        self._errors = -1
+        kept = self._tail.end()
+        self._tail = None
         if self._terminal is not None:
             os.close(self._terminal)
             self._terminal = None
             self._typist.join()
         return kept.decode("utf-8", "replace").strip()
+
+
+class _Tail(threading.Thread):
+    """Keeps the end of what a program writes, in constant memory whatever it writes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._reading, self.writing = os.pipe()
+        self._kept = b""
+        try:
+            self.start()
+        except RuntimeError:
+            os.close(self._reading)
+            self.handed_over()
+            raise
+
+    def handed_over(self) -> None:
+        """Let go of the end that a program has by now, or that none will have."""
+        if self.writing >= 0:
+            os.close(self.writing)
+            self.writing = -1
+
+    def run(self) -> None:
+        try:
+            for block in iter(lambda: os.read(self._reading, 1 << 16), b""):
+                self._kept = (self._kept + block)[-_OUTPUT_KEPT:]
+        finally:
+            os.close(self._reading)
+
+    def end(self) -> bytes:
+        """What it wrote last. Waits until all is there, but not for what the program has left running."""
+        self.handed_over()
+        self.join(_LINGER)
+        return self._kept
 
 
 class _Listener(threading.Thread):
@@ -229,12 +280,35 @@ def run(command: Command, stdin: Optional[int] = None, stdout: Optional[int] = N
 
 def output_of(command: Command) -> str:
     """What a program writes on its standard output, which is short. Raises what ``run`` raises."""
-    output = memory_file(b"")
-    try:
-        run(command, stdout=output)
-        return os.pread(output, os.fstat(output).st_size, 0).decode("utf-8", "replace")
-    finally:
-        os.close(output)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as output:
+        try:
+            process = Process(command, stdout=writing)
+        finally:
+            os.close(writing)
+        try:
+            said = output.read(_SHORT + 1)
+            if len(said) > _SHORT:
+                raise ToolFailed(command.name, 1, "it wrote far more than it should")
+            failure = process.failure()
+        except BaseException:
+            process.stop()
+            raise
+    if failure is not None:
+        raise failure
+    return said.decode("utf-8", "replace")
+
+
+def environment_for(account: Optional[Account]) -> Dict[str, str]:
+    """What a program gets of this process's environment. ``account`` is the one that it runs as, None for this one."""
+    names = [name for name in os.environ if name in _INHERITED or name.startswith("LC_")]
+    if account is None or account.uid == os.geteuid():
+        names += [name for name in os.environ if name in _OWN or name.lower() in _PROXIES]
+    environment = {name: os.environ[name] for name in names}
+    environment["LC_ALL"] = "C.UTF-8"
+    if account is not None:
+        environment.update(HOME=account.home, USER=account.name, LOGNAME=account.name)
+    return environment
 
 
 def memory_file(content: bytes) -> int:

@@ -37,7 +37,8 @@ def build(engine: Path, interpreter: str) -> bytes:
             entry.create_system = 3  # Unix, whatever this runs on
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, source)
-    return b"#!" + interpreter.encode("utf-8") + b"\n" + content.getvalue()
+    # -I: neither the environment, nor the current directory, nor a user's own packages put code into it (python(1)).
+    return b"#!" + interpreter.encode("utf-8") + b" -I\n" + content.getvalue()
 
 
 def _sources(engine: Path) -> Iterator[Tuple[str, bytes]]:

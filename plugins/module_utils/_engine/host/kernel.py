@@ -6,21 +6,36 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import resource
 import signal
+from typing import Any, Tuple
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE = 1, 4
+
+
+def _load() -> Tuple[Any, Any]:
+    """The library that calls C, and prctl(2); nothing where a hardened service or a build of Python lacks it.
+
+    Then only a parent that was killed leaves its children to end by themselves, and ``unlock`` says what is left.
+    """
+    try:
+        import ctypes
+
+        return ctypes, ctypes.CDLL(None).prctl
+    except (ImportError, MemoryError, OSError, AttributeError):
+        return None, None
+
+
 # Loaded here: between fork(2) and exec(3) nothing may be imported.
-_libc = ctypes.CDLL(None, use_errno=True)
+_ctypes, _call = _load()
 
 
 def die_with(parent: int, number: int = signal.SIGTERM) -> None:
     """Have this process get a signal when the thread that forked it ends, however that goes.
 
     Changing the account takes this back, so it must come after that. ``parent`` is the process that forked it: where
-    that one is gone already, this process ends at once. Raises OSError.
+    that one is gone already, this process ends at once.
     """
     _prctl(_PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:
@@ -30,14 +45,14 @@ def die_with(parent: int, number: int = signal.SIGTERM) -> None:
 def leave_no_core() -> None:
     """Let a crash of this process, and of the programs that it starts, write no core file: it would hold secrets.
 
-    A program that it executes may be read by its own account's debuggers again, but dumps no core either.
+    A limit of zero alone does not keep the kernel from piping a core to a program (core(5)).
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _prctl(option: int, value: int) -> None:
-    zero = ctypes.c_ulong(0)
-    if _libc.prctl(ctypes.c_int(option), ctypes.c_ulong(value), zero, zero, zero) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    if _call is not None:
+        long = _ctypes.c_ulong
+        # Neither of the two can fail.
+        _call(_ctypes.c_int(option), long(value), long(0), long(0), long(0))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 
+from ..config.schedule import Work
 from ..console.exits import Exit
 from ..console.selection import add_selection, do_each
-from ..work.apart import DAY
 from ..work.running import back_up
 
 
@@ -23,4 +23,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
-    return do_each(parsed, "backup", back_up, lambda job: job.backup.timeout or DAY)
+    return do_each(parsed, "backup", back_up, lambda job: job.seconds_for(Work.BACKUP))

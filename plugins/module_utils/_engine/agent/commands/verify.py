@@ -14,9 +14,9 @@ from ...model import Encryption, Level
 from ...state import Host
 from ..config.given import GivenKeys, accepted_methods, add_accepted, add_keys, given_keys
 from ..config.jobs import Job
+from ..config.schedule import Work
 from ..console.exits import Exit
 from ..console.selection import add_selection, do_each
-from ..work.apart import DAY
 from ..work.running import Report, prove
 
 
@@ -37,7 +37,7 @@ def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
     given, level = given_keys(parsed), Level(parsed.level) if parsed.level else None
     act_on = partial(_prove_with, given, level, accepted_methods(parsed))
-    return do_each(parsed, "verify", act_on, lambda job: job.verification.timeout or DAY)
+    return do_each(parsed, "verify", act_on, lambda job: job.seconds_for(Work.VERIFY))
 
 
 def _prove_with(

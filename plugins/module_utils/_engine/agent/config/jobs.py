@@ -91,6 +91,10 @@ class Timetable:
         return tuple((work, schedule) for work, schedule in found if schedule)
 
 
+#: How long a job's work may take where nothing is said of it, in seconds.
+DAY = 86400.0
+
+
 @dataclass(frozen=True)
 class Job:
     """One database's job."""
@@ -125,6 +129,11 @@ class Job:
         """This job, to read backups of these encryption methods too. Pure."""
         own = self.backup.encryption
         return replace(self, backup=replace(self.backup, encryption=replace(own, accepted=(*own.accepted, *methods))))
+
+    def seconds_for(self, work: Work) -> float:
+        """How long a work of this job may take, all waiting included."""
+        given = {Work.BACKUP: self.backup.timeout, Work.VERIFY: self.verification.timeout}
+        return given.get(work) or DAY
 
     def opened(self) -> Job:
         """This job with its secrets. Raises what ``SecretSource.read`` raises."""

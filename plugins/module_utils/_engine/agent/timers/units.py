@@ -68,6 +68,8 @@ SystemCallErrorNumber=EPERM
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 """.splitlines()
+#: How long the look after the health of all backups may take, and what a run may need beyond its timeout, in seconds.
+_HEALTH, _EXTRA = 3600.0, 180
 #: Backups leave the processor and the disk to who needs them first.
 _MODEST = ("Nice=10", "IOSchedulingClass=best-effort", "IOSchedulingPriority=7")
 
@@ -112,7 +114,8 @@ def units(jobs: Sequence[Job], options: UnitOptions) -> Tuple[UnitFile, ...]:
 def _pair(job: Job, work: Work, schedule: Schedule, options: UnitOptions) -> Iterator[UnitFile]:
     where = f"{options.host}: job {job.name}"
     verb, description = _WORDS[work]
-    lines = _beginning(f"{_path(options.command, where)} {verb} {job.name}", options, where)
+    seconds = job.seconds_for(work)
+    lines = _beginning(f"{_path(options.command, where)} {verb} {job.name}", seconds, options, where)
     lines += [*_MODEST, *_temporary(job), *_files(job, work, where), *_rights(job, work)]
     lines += _credentials(job, work, options, where)
     name = f"fleet-backup-{work.value}-{job.name}"
@@ -123,7 +126,7 @@ def _pair(job: Job, work: Work, schedule: Schedule, options: UnitOptions) -> Ite
 
 def _health(jobs: Sequence[Job], schedule: Schedule, options: UnitOptions) -> Iterator[UnitFile]:
     where = f"{options.host}: schedule_health"
-    lines = _beginning(f"{_path(options.command, where)} status --notify", options, where)
+    lines = _beginning(f"{_path(options.command, where)} status --notify", _HEALTH, options, where)
     lines += [*_temporary(*jobs), *_capabilities(_READING)]
     about = "Check the health of this host's backups"
     name = "fleet-backup-health"
@@ -175,8 +178,11 @@ def _late() -> List[str]:
     return ["Wants=network-online.target", "After=network-online.target remote-fs.target multi-user.target"]
 
 
-def _beginning(command: str, options: UnitOptions, where: str) -> List[str]:
-    lines = ["Type=oneshot", f"ExecStart={command}", "TimeoutStartSec=infinity", "TimeoutStopSec=5min"]
+def _beginning(command: str, seconds: float, options: UnitOptions, where: str) -> List[str]:
+    # The agent ends its work itself, cleans up, and notifies. Systemd ends an agent that cannot even do that.
+    lines = ["Type=oneshot", f"ExecStart={command}", f"TimeoutStartSec={int(seconds) + _EXTRA}", "TimeoutStopSec=2min"]
+    # A core file would hold keys and rows.
+    lines.append("LimitCORE=0")
     if options.directory != DIRECTORY:
         config = f"{options.directory}/agent.json"
         lines.append(f'Environment="FLEET_BACKUP_CONFIG={_path(config, where).strip(chr(34))}"')

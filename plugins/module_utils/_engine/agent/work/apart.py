@@ -17,8 +17,6 @@ from ...repositories.base import Repository
 from ...state import Host, audit
 from .running import Report
 
-#: How long a job's work may take that says nothing of it.
-DAY = 86400.0
 #: How long a repository may take to say what is in it, in seconds.
 LOOK = 30.0
 _DEEDS = {"backup": "The backup", "verify": "The verification", "rotate": "The rotation", "restore": "The restore"}

@@ -238,7 +238,11 @@ class Access:
         return Command(name, arguments, self._environment(), account=self.account)
 
     def _environment(self) -> Dict[str, Argument]:
-        environment: Dict[str, Argument] = {"PGCLIENTENCODING": ""}
+        environment: Dict[str, Argument] = {}
+        if self.account is None or self.account.uid == os.geteuid():
+            # As libpq sees them in this process: a password file, certificates.
+            environment.update({name: value for name, value in os.environ.items() if name.startswith("PG")})
+        environment["PGCLIENTENCODING"] = ""
         if self.password:
             environment["PGPASSFILE"] = _password_file(self.password.content.decode("utf-8"))
         return environment
