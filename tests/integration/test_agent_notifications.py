@@ -11,9 +11,11 @@ import hashlib
 import hmac
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +341,26 @@ def test_a_dry_run_tells_nobody_anything(agent: Notified, web: WebServer) -> Non
     agent.run("run", "shop", "--dry-run")
     agent.run("verify", "shop", "--dry-run", status=1)
     assert web.requests == [] and agent.world.picture() == before
+
+
+def test_a_new_job_is_no_alarm_before_its_first_moment_and_one_after_it(agent: Notified, web: WebServer) -> None:
+    agent.channels(agent.hook(web))
+    later = datetime.now().astimezone() + timedelta(hours=12)
+    schedule = {"every": "daily", "at": later.strftime("%H:%M")}
+    agent.job("shop", schedule={"backup": schedule, "verify": schedule}, health={"max_proof_age": "7d", "min_free": 0})
+    assert "the first backup is not due yet" in agent.run("status", "--notify")
+    assert agent.json("status")["jobs"][0]["awaited"] == ["backup", "verify"]
+    agent.run("run", "shop")
+    agent.run("status", "--notify")
+    assert web.requests == []
+    # Both moments have come and gone, and neither work was done.
+    path, days = agent.jobs / "shop.json", 2 * 86400
+    os.utime(path, (path.stat().st_atime - days, path.stat().st_mtime - days))
+    assert "ever proven by restoring" in agent.run("status", status=1)
+    shutil.rmtree(agent.world.directory)
+    agent.run("status", "--notify", status=1)
+    (event,) = (request.json for request in web.requests)
+    assert (event["verb"], event["event"]) == ("health", "failure") and "no good backup" in event["message"]
 
 
 def test_health_is_told_when_it_changes(agent: Notified, web: WebServer) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 from ...catalogue import place_of, scan
 from ...errors import EngineError
 from ...interrupts import between_works
-from ...state import running
+from ...state import Host, running
 from ...timespan import format_size
 from ..config.jobs import Job, Target
 from ..config.reading import BrokenJob
@@ -25,6 +25,7 @@ from ..notifications.events import HEALTH, UNHEALTHY
 from ..notifications.outbox import unreachable, waiting
 from ..work.apart import look
 from ..work.concluding import Concluding
+from ..work.due import awaited
 from ..work.health import Complaint, complaints, health_of
 from ..work.running import Report
 from ..work.stoppage import complaints_by_job
@@ -42,7 +43,7 @@ def act(parsed: argparse.Namespace) -> Exit:
     """Tell; FAILED where anything is not as it should be."""
     selection = select(parsed)
     now = selection.host.now()
-    found = [_look(job, target, now) for job in selection.jobs for target in job.targets]
+    found = [_look(job, target, selection.host, now) for job in selection.jobs for target in job.targets]
     found += [_unknown(job.name, "-", Complaint("unknown", str(job.error))) for job in selection.broken]
     found = _with_stopped(found, selection, every=not parsed.jobs)
     work = list(running(selection.host))
@@ -90,7 +91,8 @@ def _notify(selection: Selection, found: Sequence[Mapping[str, Any]]) -> List[st
             wrong = [sentence for one in found if one["job"] == job.name for sentence in one["complaints"]]
             # The same thing wrong in a second repository is news.
             causes = {f"{code} {one['repository']}" for one in found if one["job"] == job.name for code in one["codes"]}
-            text = "; ".join(wrong) or "all is as it should be"
+            waits = any("backup" in one["awaited"] for one in found if one["job"] == job.name)
+            text = "; ".join(wrong) or ("the first backup is not due yet" if waits else "all is as it should be")
             error = UNHEALTHY if wrong else None
             report = Report(job.name, HEALTH, False, f"{text}.", 0.0, error, causes=tuple(sorted(causes)))
             reports.append(concluding.conclude(job if isinstance(job, Job) else None, report))
@@ -109,19 +111,20 @@ def _unsent(selection: Selection) -> List[Dict[str, Any]]:
     return found
 
 
-def _look(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
+def _look(job: Job, target: Target, host: Host, now: datetime) -> Dict[str, Any]:
     try:
-        found: Dict[str, Any] = look(target.repository, partial(_found, job, target, now))
+        found: Dict[str, Any] = look(target.repository, partial(_found, job, target, host, now))
     except EngineError as error:
         return _unknown(job.name, target.repository.label, Complaint("unknown", str(error)))
     return found
 
 
-def _found(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
+def _found(job: Job, target: Target, host: Host, now: datetime) -> Dict[str, Any]:
     target.repository.check(writing=False)
     catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
     health = health_of(catalogue, now)
-    wrong = complaints(health, catalogue, job.limits, target.repository.space(), now)
+    waits = awaited(job, host)
+    wrong = complaints(health, catalogue, job.limits, target.repository.space(), now, waits)
     proven = health.restore_proven if health else None
     return {
         "job": job.name,
@@ -130,12 +133,13 @@ def _found(job: Job, target: Target, now: datetime) -> Dict[str, Any]:
         "age_seconds": int(health.age.total_seconds()) if health and health.age is not None else None,
         "proof_age_seconds": int((now - proven).total_seconds()) if proven else None,
         **_told(wrong),
+        "awaited": sorted(work.value for work in waits) if health is None else [],
     }
 
 
 def _unknown(job: str, repository: str, complaint: Complaint) -> Dict[str, Any]:
     ages = {"backups": None, "age_seconds": None, "proof_age_seconds": None}
-    return {"job": job, "repository": repository, **ages, **_told([complaint])}
+    return {"job": job, "repository": repository, **ages, **_told([complaint]), "awaited": []}
 
 
 def _told(wrong: Sequence[Complaint]) -> Dict[str, List[str]]:
@@ -145,7 +149,8 @@ def _told(wrong: Sequence[Complaint]) -> Dict[str, List[str]]:
 def _row(found: Dict[str, Any]) -> Tuple[str, ...]:
     count = "-" if found["backups"] is None else str(found["backups"])
     ages = [age(found[name]) for name in ("age_seconds", "proof_age_seconds")]
-    return (found["job"], found["repository"], count, *ages, "; ".join(found["complaints"]) or "fine")
+    fine = "the first backup is not due yet" if "backup" in found["awaited"] else "fine"
+    return (found["job"], found["repository"], count, *ages, "; ".join(found["complaints"]) or fine)
 
 
 def _amount(fields: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Optional, Sequence, Tuple
 
@@ -114,6 +114,8 @@ class Job:
     #: The URL of a service that hears how each backup begins and ends.
     heartbeat: Optional[SecretSource] = None
     surroundings: Surroundings = Surroundings()
+    #: Since when this host has the job as it is; None where that is not known.
+    since: Optional[datetime] = None
     given: GivenKeys = field(default_factory=GivenKeys)
 
     @property

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
@@ -97,13 +97,14 @@ def read_job(document: Any, name: str, where: str, host: str) -> Job:
 def _read_file(path: Path, host: str) -> Job:
     try:
         content = path.read_bytes()
+        since = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     except OSError as error:
         raise _unreadable(path, error) from None
     try:
         document = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not JSON: {error}. Deploy the job again, or correct the file.") from None
-    return read_job(document, path.stem, str(path), host)
+    return replace(read_job(document, path.stem, str(path), host), since=since)
 
 
 def _unreadable(path: Path, error: OSError) -> PermissionDenied:

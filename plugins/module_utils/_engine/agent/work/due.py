@@ -10,19 +10,22 @@ import re
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import List, Optional, Sequence, Tuple
+from typing import FrozenSet, List, Optional, Sequence, Tuple
 
 from ...catalogue import in_future, place_of, scan
 from ...command import Command, find_program
 from ...errors import EngineError
 from ...process import output_of
-from ...state import Host
+from ...state import Host, running
 from ..config.jobs import Job, Target
 from ..config.schedule import Expression, Schedule, Work, seed_of
 from .apart import look
 
 #: The moment that systemd-analyze(1) tells: in UTC on a line of its own, unless local time is UTC.
 _NEXT = re.compile(r"^ *(?:Next elapse|\(in UTC\)): \w+ (?P<time>[0-9-]+ [0-9:]+) UTC$", re.MULTILINE)
+
+#: A timer's work may begin so much later, and a fresh one needs time to end.
+_LATE = timedelta(minutes=5)
 
 
 def due_jobs(jobs: Sequence[Job], host: Host) -> Tuple[Job, ...]:
@@ -39,16 +42,45 @@ def _due(job: Job, schedule: Schedule, host: Host) -> Optional[Job]:
     if newest is None:
         return job
     try:
-        missed = _missed(schedule, seed_of(host.name, job.name, Work.BACKUP), newest, now)
+        moment = missed(schedule, seed_of(host.name, job.name, Work.BACKUP), newest, now)
     except EngineError:
         return job
-    if missed is None:
+    if moment is None:
         return None
-    fresh = max(now - missed, job.backup.max_age or timedelta())
+    fresh = max(now - moment, job.backup.max_age or timedelta())
     return replace(job, backup=replace(job.backup, max_age=fresh))
 
 
-def _missed(schedule: Schedule, seed: str, newest: datetime, now: datetime) -> Optional[datetime]:
+def awaited(job: Job, host: Host) -> FrozenSet[Work]:
+    """The scheduled work that a new job need not have done yet: its first moment has not come, or only just has.
+
+    Nothing of a job of which it is not known since when it is there.
+    """
+    if job.since is None:
+        return frozenset()
+    until = host.now() - _LATE
+    found = {
+        work
+        for work, schedule in job.timetable.entries()
+        if _awaits(schedule, seed_of(host.name, job.name, work), job.since, until)
+    }
+    return frozenset(found | ({Work.BACKUP} if _is_running(job, host) else set()))
+
+
+def _awaits(schedule: Schedule, seed: str, since: datetime, until: datetime) -> bool:
+    try:
+        return missed(schedule, seed, since, until) is None
+    except EngineError:
+        # Where nobody can tell, what is missing is told.
+        return False
+
+
+def _is_running(job: Job, host: Host) -> bool:
+    mine = place_of(job.backup.source_host, job.database).path
+    return any(work.get("alive") and work.get("verb") == "backup" and work["subject"] == mine for work in running(host))
+
+
+def missed(schedule: Schedule, seed: str, newest: datetime, now: datetime) -> Optional[datetime]:
     """A moment at or before ``now`` at which a backup should have begun, and none later than it was taken."""
     if isinstance(schedule, Expression) and schedule.calendar and not schedule.fields:
         # Only systemd reads its calendars, and it tells the next moment of them, not the last.

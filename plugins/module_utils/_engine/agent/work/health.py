@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import List, NamedTuple, Optional
+from typing import FrozenSet, List, NamedTuple, Optional
 
 from ...catalogue import Catalogue, in_future
 from ...info import DatabaseHealth, judge
 from ...model import Space
 from ...timespan import format_size, format_span
 from ..config.jobs import Limits
+from ..config.schedule import Work
 
 
 class Complaint(NamedTuple):
@@ -29,16 +30,27 @@ def health_of(catalogue: Catalogue, now: datetime) -> Optional[DatabaseHealth]:
 
 
 def complaints(
-    health: Optional[DatabaseHealth], catalogue: Catalogue, limits: Limits, space: Optional[Space], now: datetime
+    health: Optional[DatabaseHealth],
+    catalogue: Catalogue,
+    limits: Limits,
+    space: Optional[Space],
+    now: datetime,
+    awaited: FrozenSet[Work] = frozenset(),
 ) -> List[Complaint]:
-    """What is not as it should be. ``space`` is the repository's, where that is known."""
+    """What is not as it should be. ``space`` is the repository's, where that is known.
+
+    ``awaited`` is the work that a new job need not have done yet: that it is missing is no fault.
+    """
+    if health is None and Work.BACKUP in awaited:
+        return []
     if health is None or health.newest is None:
         return [Complaint("no_backup", "there is no good backup")]
     found: List[Complaint] = []
     if limits.age is not None and health.age is not None and health.age > limits.age:
         text = f"the newest backup is {format_span(health.age)} old, and may be {format_span(limits.age)}"
         found.append(Complaint("stale", text))
-    found += _unproven(health, limits.proof_age, now)
+    if health.restore_proven is not None or Work.VERIFY not in awaited:
+        found += _unproven(health, limits.proof_age, now)
     if health.bad:
         found.append(Complaint("bad", f"{health.bad} of {health.backups} backups are known to be bad"))
     future = [backup for backup in catalogue.backups if in_future(backup, now)]
