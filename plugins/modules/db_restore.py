@@ -404,6 +404,8 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         before=f"{name}: as it is now\n" if plan.replaces else "",
         after=f"{name}: {plan.backup.id}\n",
         warnings=result.warnings if result else plan.warnings,
+        failure=str(result.failure) if result and result.failure else None,
+        error=result.failure.code if result and result.failure else None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Dict, List, Mapping, Optional, Tuple
 
@@ -63,10 +63,17 @@ class BackupRequest:
     min_size_ratio: float = 0.5
     lock_timeout: float = 60.0
     timeout: Optional[float] = None
+    #: The name that ``database`` has right now, where that is another: it was replaced.
+    renamed: Optional[str] = None
 
     @property
     def place(self) -> Place:
         return place_of(self.source_host, self.database)
+
+    @property
+    def present(self) -> Database:
+        """The database as it is to be found now."""
+        return self.database if self.renamed is None else replace(self.database, name=self.renamed)
 
     @property
     def dump_options(self) -> DumpOptions:
@@ -108,7 +115,7 @@ def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     _check_request(request)
     found = survey(request.repositories, request.place)
     fresh = found.fresh(request.max_age, host.now(), request.encryption.method)
-    engine = open_engine(request.database)
+    engine = open_engine(request.present)
     inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
     leftovers: List[str] = []
     if not fresh:
@@ -152,7 +159,7 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
             raise partly_done(f"Backup {plan.fresh.id} is", labels, found.failures)
         return BackupResult(False, plan.fresh.manifest, labels)
     tidied = _tidy(request, host, found)
-    engine = open_engine(request.database)
+    engine = open_engine(request.present)
     with Progress(host, "backup", request.place.path) as progress:
         progress.stage("snapshot")
         # Taken before the snapshot: all that was committed by then is in the backup.

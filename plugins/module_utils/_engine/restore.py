@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
 from . import keys
-from .backup import BackupRequest, take_backup
+from .backup import BackupRequest, plan_backup, take_backup
 from .catalogue import Catalogue, choose, place_of, scan, whole
 from .cipher import Sealer, check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
-from .errors import BadInput, EngineError, NotFound, Refused, Unverifiable, WeakerEncryption
+from .errors import BadInput, EngineError, NotFound, PartlyDone, Refused, Unverifiable, WeakerEncryption
 from .interrupts import finish, interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .model import (
@@ -91,7 +91,8 @@ class RestorePlan:
 class RestoreResult:
     """What a run did. ``durations`` are seconds by stage, ``unverified`` what could not be checked of the copy.
 
-    ``notes`` say what the user has to know of the restored database, or to do before it serves.
+    ``notes`` say what the user has to know of the restored database, or to do before it serves. ``failure`` is what the
+    restored database is no full success for, although it is in its place.
     """
 
     plan: RestorePlan
@@ -100,6 +101,7 @@ class RestoreResult:
     kept_as: Optional[str] = None
     unverified: Optional[str] = None
     notes: Tuple[str, ...] = ()
+    failure: Optional[EngineError] = None
 
     @property
     def warnings(self) -> Tuple[str, ...]:
@@ -143,7 +145,9 @@ def restore(request: RestoreRequest, host: Host) -> RestoreResult:
             "opened_with": opened_with(request.encryption, backup.manifest),
             "safety_backup": result.safety_backup,
         }
-        audit(host, "restore", subject, "done", facts)
+        if result.failure:
+            facts["reason"] = str(result.failure)
+        audit(host, "restore", subject, result.failure.code if result.failure else "done", facts)
         return result
 
 
@@ -164,12 +168,23 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         load(repository, backup, manifest.main, stage, staging.load, engine, progress, request.verify_checksum)
         staging.loaded()
         unverified = _check(staging, manifest, progress)
-        safety = _save_target(request, host, plan) if plan.replaces and request.safety_backup else None
+        safety = _Safety(request, host, plan) if plan.replaces and request.safety_backup else None
+        if safety:
+            safety.check()
         progress.stage("swap")
         finish()
-        # What came into being meanwhile was not saved, and is not replaced.
-        kept_as = staging.promote(request.replace and plan.replaces, request.keep_replaced)
-    return RestoreResult(plan, tuple(progress.durations.items()), safety, kept_as, unverified, staging.notes)
+        # What came into being meanwhile is not replaced.
+        replaces = request.replace and plan.replaces
+        kept_as = staging.promote(replaces, request.keep_replaced, safety.take if safety else None)
+    return RestoreResult(
+        plan=plan,
+        durations=tuple(progress.durations.items()),
+        safety_backup=safety.backup if safety else None,
+        kept_as=kept_as,
+        unverified=unverified,
+        notes=staging.notes,
+        failure=_unsaved(request, staging, kept_as),
+    )
 
 
 def _check(staging: Staging, manifest: Manifest, progress: Progress) -> Optional[str]:
@@ -202,26 +217,53 @@ def _globals_of(backup: Backup) -> Artefact:
     return artefact
 
 
-def _save_target(request: RestoreRequest, host: Host, plan: RestorePlan) -> str:
-    """Back up what is about to be replaced; the id of that backup."""
-    safety = BackupRequest(
-        database=request.database,
-        repositories=(plan.repository,),
-        encryption=_safety_encryption(request.safety_encryption or request.encryption),
-        source_host=host.name,
-        tier=SAFETY_TIER,
-        labels={"before_restore_of": plan.backup.id},
-        # What is replaced may well be a ruin: that is no reason not to keep it.
-        min_size_ratio=0.0,
-        lock_timeout=request.lock_timeout,
-    )
-    try:
-        return take_backup(safety, host).manifest.id
-    except EngineError as error:
-        raise Refused(
-            f"{request.database.name} was not replaced, because the safety backup of it failed: {error} "
+class _Safety:
+    """The backup of what is replaced. ``backup`` is its id, once it is taken."""
+
+    def __init__(self, request: RestoreRequest, host: Host, plan: RestorePlan) -> None:
+        self.backup: Optional[str] = None
+        self._host = host
+        self._name = request.database.name
+        self._request = BackupRequest(
+            database=request.database,
+            repositories=(plan.repository,),
+            encryption=_safety_encryption(request.safety_encryption or request.encryption),
+            source_host=host.name,
+            tier=SAFETY_TIER,
+            labels={"before_restore_of": plan.backup.id},
+            # What is replaced may well be a ruin: that is no reason not to keep it.
+            min_size_ratio=0.0,
+            lock_timeout=request.lock_timeout,
+        )
+
+    def check(self) -> None:
+        """Raise Refused where it cannot be taken, as far as that shows while nothing is replaced."""
+        try:
+            plan_backup(self._request, self._host)
+        except EngineError as error:
+            raise self._refusal(error) from error
+
+    def take(self, renamed: Optional[str]) -> None:
+        """Take it, of the database under the name that it has by now. Raises Refused."""
+        try:
+            self.backup = take_backup(replace(self._request, renamed=renamed), self._host).manifest.id
+        except EngineError as error:
+            raise self._refusal(error) from error
+
+    def _refusal(self, error: EngineError) -> Refused:
+        return Refused(
+            f"{self._name} was not replaced, because the safety backup of it failed: {error} "
             "To replace it without one, set safety_backup to false; keep_replaced keeps it beside the restored one."
-        ) from error
+        )
+
+
+def _unsaved(request: RestoreRequest, staging: Staging, kept_as: Optional[str]) -> Optional[EngineError]:
+    if staging.unsaved is None:
+        return None
+    return PartlyDone(
+        f"{request.database.name} is restored, but the safety backup of what it replaced failed: "
+        f"{staging.unsaved.__cause__ or staging.unsaved} It is kept as {kept_as}: back it up, or drop it."
+    )
 
 
 def _check_safety(request: RestoreRequest) -> None:

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..command import Channel, Command
 from ..errors import BadInput, EngineError
@@ -22,6 +22,10 @@ from ..model import Fingerprint, FingerprintKind, Manifest, Scratch
 
 #: Where a dump comes from or goes to: a program's standard output or input, a child's end of a pipe, or a file.
 Stream = Union[Command, Channel, Path]
+
+
+#: Backs up the database that is about to be replaced, or was; it gets the name that it has now, None for its own.
+Save = Callable[[Optional[str]], None]
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,8 @@ class Staging(Loading):
     label: str
     #: What the user has to know of the copy, or to do before it serves, a sentence each. Complete once it is loaded.
     notes: Tuple[str, ...] = ()
+    #: Why what was replaced could not be saved; it is then kept.
+    unsaved: Optional[BaseException] = None
 
     @abstractmethod
     def check_integrity(self) -> None:
@@ -107,10 +113,13 @@ class Staging(Loading):
         """All rows of a read-only query on the copy. Raises Mismatch when the query fails."""
 
     @abstractmethod
-    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+    def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
         """Put the copy in the target's place at once and wholly, or raise and leave the target as it was.
 
-        Returns the name under which the replaced database is kept, where it is.
+        ``save`` backs up what is replaced. The engine calls it when no writer can reach that any more, so that every
+        commit is in the backup or in the promoted database: while it keeps writers out before the swap, when an error
+        of ``save`` leaves the target as it was; or after the swap, when the replaced database is kept until it is
+        saved, and an error is in ``unsaved``. Returns the name under which the replaced database is kept, where it is.
         """
 
 

@@ -186,9 +186,14 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
     text = f"{prospect.request.database.name} is restored from {result.plan.backup.id}"
     detail = {**_told(job, prospect.request, result, host), **_units(stopped)}
     warnings = (*_warnings(prospect), *filter(None, [result.unverified]), *result.notes)
+    failure = result.failure
+    if failure:
+        text = str(failure)
     if late:
         # The database is there, and yet the application may not be running again: that is no success.
         return Done(True, f"{text}, but {' '.join(late)}", ToolFailed.code, warnings, detail)
+    if failure:
+        return Done(True, text, failure.code, warnings, detail)
     return Done(True, text, None, warnings, detail)
 
 

@@ -130,6 +130,25 @@ def drop(control: Connection, name: str) -> None:
         control.run(f"DROP DATABASE IF EXISTS {quote_identifier(name)}")
 
 
+def free_name(control: Connection, database: str, purpose: str, backup: str) -> str:
+    """A name that ``beside`` makes and no database has."""
+    number = 1
+    while True:
+        name = beside(database, purpose, backup if number == 1 else f"{backup}-{number}")
+        if not exists(control, name):
+            return name
+        number += 1
+
+
+def discard(control: Connection, name: str, database: str, backup: str) -> None:
+    """Drop a replaced database; under a name that the next restore drops, should this end in the middle."""
+    if not is_beside(name, database, DISCARDED):
+        discarded = free_name(control, database, DISCARDED, backup)
+        control.run(_rename(name, discarded))
+        name = discarded
+    drop(control, name)
+
+
 def require_replaceable(control: Connection, name: str) -> None:
     """Raise when this user may not replace a database, or when it has what a restore must not end."""
     mine = control.value(

@@ -26,6 +26,7 @@ from ...command import Command, Secret
 from ...errors import EngineError
 from ...model import Manifest, Scratch
 from ...process import output_of, run
+from ..base import Save
 from . import cluster, definition, staging, tools
 from .cluster import Cluster, Needs
 from .connection import Access, Connection, quote_identifier
@@ -69,7 +70,7 @@ class RehearsalStaging(staging.PostgresqlStaging):
         # Everything that follows only looks.
         self._access = self._plain
 
-    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+    def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
         raise AssertionError("a rehearsal is not promoted")
 
     def leave(self) -> None:

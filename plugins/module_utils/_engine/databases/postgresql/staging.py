@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from ...command import Argument, Command
-from ...errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, TargetExists, Unreachable
+from ...errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, Stopped, TargetExists, Unreachable
 from ...model import Fingerprint, Manifest
 from ...process import run
 from ...scratch import private_directory
-from ..base import Staging, differing
+from ..base import Save, Staging, differing
 from . import catalogue, definition, fingerprint, promotion, settings, subscriptions, tools
 from .connection import Access, Connection, quote_identifier
 from .definition import Properties
@@ -104,7 +104,7 @@ class PostgresqlStaging(Staging):
             )
         return rows
 
-    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+    def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
         control = self._control()
         occupied = promotion.exists(control, self._target)
         if occupied and not replace:
@@ -114,16 +114,33 @@ class PostgresqlStaging(Staging):
             )
         if occupied:
             promotion.require_replaceable(control, self._target)
-        aside = self._aside(control, keep_replaced) if occupied else None
+        # Until it is saved, what is replaced has a name under which no later restore drops it.
+        keep = keep_replaced or save is not None
+        aside = self._aside(control, promotion.REPLACED if keep else promotion.DISCARDED) if occupied else None
         opening = definition.opening(self._properties, self._staged)
         promotion.swap(self._access, control, self._staged, self._target, aside, opening)
         self._here = False
-        if aside is None or keep_replaced:
+        if aside is None:
+            return None
+        if save is not None and not self._saved(save, aside):
             return aside
+        return aside if keep_replaced else self._discarded(aside)
+
+    def _saved(self, save: Save, aside: str) -> bool:
+        """Back up what was replaced: no writer knows its name, and none was in it when it got that."""
         try:
-            promotion.drop(self._control(), aside)
+            save(aside)
+        except (EngineError, Stopped) as error:
+            self.unsaved = error
+            return False
+        return True
+
+    def _discarded(self, aside: str) -> Optional[str]:
+        """Drop what was replaced; its name, where that fails."""
+        try:
+            promotion.discard(self._control(), aside, self._target, self._manifest.id)
         except EngineError:
-            # The new database serves; the old one is reported as kept, and the next restore drops it.
+            # The new database serves; the old one is reported as kept.
             return aside
         return None
 
@@ -161,15 +178,8 @@ class PostgresqlStaging(Staging):
                 raise Locked(f"{self.label} was taken over by another restore. Restore again.")
         return self._session
 
-    def _aside(self, control: Connection, keep: bool) -> str:
-        purpose = promotion.REPLACED if keep else promotion.DISCARDED
-        number = 1
-        while True:
-            suffix = "" if number == 1 else f"-{number}"
-            name = promotion.beside(self._target, purpose, self._manifest.id + suffix)
-            if not promotion.exists(control, name):
-                return name
-            number += 1
+    def _aside(self, control: Connection, purpose: str) -> str:
+        return promotion.free_name(control, self._target, purpose, self._manifest.id)
 
     def _restorer(self, further: Tuple[Argument, ...], access: Optional[Access] = None) -> Command:
         access, control = access or self._access, self._control()

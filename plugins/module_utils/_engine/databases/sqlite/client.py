@@ -20,7 +20,7 @@ from ...host.child import START, Child
 from ...host.inside import Serve
 from ...model import Database, EngineName, Fingerprint, Manifest
 from ...scratch import unprivileged_directory
-from ..base import DumpOptions, Engine, Examination, Inspection, Snapshot, Staging
+from ..base import DumpOptions, Engine, Examination, Inspection, Save, Snapshot, Staging
 from . import servant
 from .answers import (
     read_facts,
@@ -85,7 +85,9 @@ class ClientStaging(Staging):
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         return read_rows(self._child.ask("query", sql))
 
-    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+    def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
+        if save is not None:
+            save(None)
         return read_optional_text(self._child.ask("promote", replace, keep_replaced, limit=_PROMOTION))
 
 

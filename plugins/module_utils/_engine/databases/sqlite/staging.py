@@ -13,7 +13,7 @@ from typing import Any, List, Optional, Tuple
 
 from ...errors import Damaged, Mismatch, NotADatabase, Unverifiable
 from ...model import Fingerprint
-from ..base import Examination, Staging
+from ..base import Examination, Save, Staging
 from .connect import private
 from .scratch import ScratchFile
 from .swap import Swap, promote
@@ -52,7 +52,9 @@ class SqliteStaging(Staging):
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise Mismatch(f"The query failed on the restored copy: {error}. The query was: {sql}") from error
 
-    def promote(self, replace: bool, keep_replaced: bool) -> Optional[str]:
+    def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
+        if save is not None:
+            save(None)
         kept = promote(self._swap, replace, keep_replaced)
         return None if kept is None else str(kept)
 
