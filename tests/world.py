@@ -14,10 +14,10 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Callable
 
-from _engine import keys
+from _engine import binding, keys
 from _engine.backup import BackupRequest, BackupResult, take_backup
 from _engine.catalogue import Catalogue, place_of, scan
-from _engine.manifest import sealed
+from _engine.manifest import read_manifest, sealed
 from _engine.model import Database, EncryptionSettings, EngineName, Place, Policy
 from _engine.repositories.base import Repository
 from _engine.repositories.local import LocalRepository
@@ -117,11 +117,20 @@ class World:
     def manifest(self, result: BackupResult) -> Path:
         return self.directory / f"{result.manifest.id}.manifest.json"
 
-    def rewrite(self, path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-        """Let a manifest say something else, with a checksum that is right, as a forger would."""
+    def rewrite(self, path: Path, change: Callable[[dict[str, Any]], Any], bind: bool = False) -> None:
+        """Let a manifest say something else, with a checksum that is right, as a forger would.
+
+        With ``bind``, it is bound to its artefacts anew, as only one who has their data keys can.
+        """
         document = json.loads(path.read_text(encoding="utf-8"))
         del document["sha256"]
         change(document)
+        if bind:
+            manifest = read_manifest(sealed(document), str(path))
+            identities = keys.load_identities((self.private,))
+            for one in document["binding"]:
+                data_key = keys.unwrap(manifest.key_slots, manifest.origin(one["artefact"]), identities, None)
+                one["hmac"] = binding._mac(binding._from_data_key(data_key), one["artefact"], manifest.facts)
         path.write_bytes(sealed(document))
 
     def files(self) -> list[str]:

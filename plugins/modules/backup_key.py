@@ -21,6 +21,8 @@ options:
       - V(rotated) puts a new pair in place of one that is older than O(max_age), or gives backups slots for exactly
         O(encryption.recipients), and for the passphrase where one is given.
       - V(absent) destroys the key pair, or removes the O(slots) of backups.
+      - To change slots takes a key that opens the backups (O(encryption.identities) or O(encryption.passphrase)). Slots
+        that are not known to open are replaced or removed.
     type: str
     choices: [present, rotated, absent]
     default: present
@@ -98,6 +100,8 @@ EXAMPLES = r"""
     repositories:
       - path: /srv/backups
     slots: ["{{ former_colleague_recipient }}"]
+    encryption:
+      identities: ["{{ vault_operators_private_key }}"]
 """
 
 RETURN = r"""

@@ -74,7 +74,9 @@ options:
     type: int
     default: 1
   verify_checksum:
-    description: Whether the stored bytes are compared with their SHA-256 first.
+    description:
+      - Whether the stored bytes are compared with their SHA-256 first.
+      - Backups with V(aes256-cbc) always are, since nothing else authenticates their bytes.
     type: bool
     default: true
   owner:

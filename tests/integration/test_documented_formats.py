@@ -22,6 +22,7 @@ from world import World
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "formats.md").read_text()
 BLOCKS = dict(re.findall(r"```sh\n# ([a-z0-9-]+)\n(.*?)```", DOCUMENT, re.DOTALL))
+BINDING = re.findall(r"```python\n# binding\n(.*?)```", DOCUMENT, re.DOTALL)[0]
 SCRIPT = re.findall(r"```python\n# aes256-gcm\n(.*?)```", DOCUMENT, re.DOTALL)[0]
 PASSPHRASE = "correct horse battery"
 
@@ -66,6 +67,7 @@ def test_every_block_is_tried() -> None:
         "aes256-cbc",
         "aes256-gcm",
         "age",
+        "binding",
         "checksum",
         "gpg",
         "gpg-passphrase",
@@ -120,6 +122,31 @@ def test_age_is_undone(world: World) -> None:
 def test_aes256_cbc_is_undone(world: World) -> None:
     settings = EncryptionSettings(method=Encryption.AES256_CBC, passphrase=PASSPHRASE)
     assert holds_the_orders(world, follow(world, "aes256-cbc", world.backup(encryption=settings)))
+
+
+def test_the_binding_of_aes256_cbc_is_checked_and_finds_every_change(world: World) -> None:
+    (world.root / "bound.py").write_text(BINDING)
+    result = world.backup(encryption=EncryptionSettings(method=Encryption.AES256_CBC, passphrase=PASSPHRASE))
+    follow(world, "binding", result)
+    manifest, artefact = world.manifest(result).read_bytes(), world.artefact(result).read_bytes()
+    world.manifest(result).write_bytes(manifest.replace(b'"host": "web1"', b'"host": "web2"'))
+    with pytest.raises(subprocess.CalledProcessError):
+        follow(world, "binding", result)
+    world.manifest(result).write_bytes(manifest)
+    world.artefact(result).write_bytes(artefact[:-1] + bytes([artefact[-1] ^ 1]))
+    with pytest.raises(subprocess.CalledProcessError):
+        follow(world, "binding", result)
+
+
+def test_the_binding_of_aes256_gcm_is_checked_by_the_script_that_decrypts(world: World) -> None:
+    result = world.backup()
+    (world.root / "open.py").write_text(SCRIPT)
+    (world.root / "key.pem").write_text(world.private)
+    manifest = world.manifest(result).read_bytes()
+    world.manifest(result).write_bytes(manifest.replace(b'"tier": null', b'"tier": "other"'))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    with pytest.raises(subprocess.CalledProcessError):
+        follow(world, "aes256-gcm", result, KEY=world.root / "key.pem", PATH=path)
 
 
 def test_the_checksum_and_the_integrity_are_looked_at(world: World) -> None:

@@ -723,10 +723,10 @@ def test_aes256_gcm_opens_for_each_recipient_alone_and_for_the_passphrase(world:
 
 def test_aes256_gcm_opens_with_the_tink_library_and_the_unwrapped_key(world: World, tmp_path: Path) -> None:
     result = world.backup()
-    name = result.manifest.main.name
-    data_key = keys.unwrap(result.manifest.key_slots, name, keys.load_identities((world.private,)), None)
+    origin = result.manifest.origin(result.manifest.main.name)
+    data_key = keys.unwrap(result.manifest.key_slots, origin, keys.load_identities((world.private,)), None)
     stored = io.BytesIO(world.artefact(result).read_bytes())
-    plain = reference(data_key).new_decrypting_stream(stored, name.encode()).read()
+    plain = reference(data_key).new_decrypting_stream(stored, origin.associated_data).read()
     assert unpacked(plain, tmp_path) == 100
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from _engine import keyfile, keys
-from _engine.errors import BadInput, EngineError, NoKey, PartlyDone, Refused, WrongKey
+from _engine.backup import BackupResult
+from _engine.errors import BadInput, BadManifest, Damaged, EngineError, NoKey, PartlyDone, Refused, WrongKey
 from _engine.model import Encryption, EncryptionSettings
 from _engine.rekey import RekeyRequest, SlotChange, plan_rekeying, rekey
 from world import World
@@ -91,6 +92,64 @@ def test_a_slot_that_is_removed_opens_no_more_and_the_last_one_only_goes_when_as
     assert not can_read(world, world.private)
 
 
+def test_removing_a_slot_takes_a_key_that_shows_who_can_still_read(world: World) -> None:
+    colleague = Person()
+    world.backup(encryption=replace(world.encryption, recipients=(world.public, colleague.public)))
+    before = {path: path.read_bytes() for path in world.directory.iterdir()}
+    with pytest.raises(NoKey):
+        rekey(change(world, SlotChange.EXCLUDE, slots=(colleague.id,), encryption=EncryptionSettings()), world.host)
+    assert {path: path.read_bytes() for path in world.directory.iterdir()} == before
+
+
+def plant_garbage(world: World, result: BackupResult, person: str) -> None:
+    """Let the slot of a recipient open with nothing, as anyone can who can write to the repository."""
+
+    def forge(document: dict[str, Any]) -> None:
+        slots = [slot for slot in document["key_slots"] if slot["recipient"] != person]
+        slots.append({**document["key_slots"][0], "recipient": person, "ciphertext": "A" * 64})
+        document["key_slots"] = slots
+
+    world.rewrite(world.manifest(result), forge)
+
+
+@pytest.mark.parametrize("kind", [SlotChange.EXACTLY, SlotChange.INCLUDE])
+def test_garbage_under_the_id_of_a_recipient_is_replaced_by_a_slot_that_opens(world: World, kind: SlotChange) -> None:
+    successor, before = Person(), artefacts(world)
+    plant_garbage(world, world.backup(), successor.id)
+    assert not before and not can_read_any(world, successor.private)
+    encryption = replace(world.encryption, recipients=(successor.public,))
+    (item,) = rekey(change(world, kind, encryption=encryption), world.host)
+    assert item.changed
+    assert can_read(world, successor.private)
+    assert can_read(world, world.private) == (kind is SlotChange.INCLUDE)
+    # Now with the successor's own key: what is there is known to open, and stays.
+    encryption = EncryptionSettings(recipients=(successor.public,), identities=(successor.private,))
+    assert not rekey(change(world, kind, encryption=encryption), world.host)[0].changed
+
+
+def can_read_any(world: World, person: str) -> bool:
+    try:
+        return can_read(world, person)
+    except Damaged:
+        return False
+
+
+def test_garbage_is_never_all_that_a_removal_leaves(world: World) -> None:
+    own, colleague = keys.recipient_id(world.public.encode()), Person()
+    plant_garbage(world, world.backup(), colleague.id)
+    with pytest.raises(Refused, match="none of the others opens it"):
+        rekey(change(world, SlotChange.EXCLUDE, slots=(own,)), world.host)
+    assert can_read(world, world.private)
+
+
+def test_a_changed_manifest_gets_no_new_slots(world: World) -> None:
+    result = world.backup()
+    world.rewrite(world.manifest(result), lambda document: document.update(tier="forged"))
+    encryption = replace(world.encryption, recipients=(Person().public,))
+    with pytest.raises(BadManifest, match="was altered"):
+        rekey(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)
+
+
 def test_removing_a_slot_that_a_backup_does_not_have_changes_nothing_and_says_so(world: World) -> None:
     world.backup()
     stranger = Person().id
@@ -132,7 +191,7 @@ def test_what_the_manifest_does_not_know_is_kept_and_the_change_is_audited(world
         document["from_the_future"] = {"a": 1}
         document["artefacts"][0]["from_the_future"] = [2]
 
-    world.rewrite(world.manifest(result), change_it)
+    world.rewrite(world.manifest(result), change_it, bind=True)
     document = json.loads(world.manifest(result).read_text())
     encryption = replace(world.encryption, recipients=(Person().public,))
     rekey(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)

@@ -190,6 +190,9 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "bytes of 400 digits": artefact(bytes=10**400),
     "a petabyte of plain bytes": artefact(plain_bytes=10**15),
     "another host": change(host="web2"),
+    "started ten years earlier": lambda document: document.update(
+        started=f"{int(document['started'][:4]) - 10}{document['started'][4:]}"
+    ),
     "another database": change(database="/data/other.db"),
     "properties is a list": change(properties=[1, 2]),
     "properties of the wrong type": change(properties={"settings": [None, {"a": 1}], "owner": 7, "extensions": "x"}),

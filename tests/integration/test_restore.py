@@ -280,12 +280,12 @@ def test_an_artefact_that_was_swapped_with_anothers_is_refused_even_with_its_che
     refused(world, Damaged, "is damaged|has .* bytes", backup=second.manifest.id)
     for path, result in ((world.manifest(first), second), (world.manifest(second), first)):
         main = {"sha256": result.manifest.main.sha256, "bytes": result.manifest.main.bytes}
-        world.rewrite(path, lambda document, main=main: document["artefacts"][0].update(main))
+        world.rewrite(path, lambda document, main=main: document["artefacts"][0].update(main), bind=True)
     refused(world, Damaged, second.manifest.main.name, backup=second.manifest.id, safety_backup=False)
 
 
 def edit(world: World, result: BackupResult, change: Callable[[dict[str, object]], object]) -> None:
-    world.rewrite(world.manifest(result), change)
+    world.rewrite(world.manifest(result), change, bind=True)
 
 
 def test_a_bad_manifest_is_refused_and_named_and_hides_no_other_backup(world: World) -> None:
@@ -296,10 +296,10 @@ def test_a_bad_manifest_is_refused_and_named_and_hides_no_other_backup(world: Wo
     refused(world, BadManifest, f"{path.name} is not whole JSON.*newest backup that can be read is {first.manifest.id}")
     refused(world, BadManifest, path.name, backup=second.manifest.id)
     path.write_bytes(good)
-    edit(world, second, lambda document: document.update(schema=2))
+    world.rewrite(path, lambda document: document.update(schema=2))
     refused(world, BadManifest, "has schema 2, and this version reads up to 1", backup=second.manifest.id)
     path.write_bytes(good)
-    edit(world, second, lambda document: document["artefacts"][0].update(name="../../../../etc/shadow"))
+    world.rewrite(path, lambda document: document["artefacts"][0].update(name="../../../../etc/shadow"))
     refused(world, BadManifest, "could lead out of the repository", backup=second.manifest.id)
     path.unlink()
     refused(world, BadManifest, "has no manifest, so it is no backup", backup=second.manifest.id)

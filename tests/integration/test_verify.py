@@ -133,7 +133,7 @@ def test_contents_that_are_no_database_fail_although_every_byte_is_there(world: 
 def test_a_missing_table_fails(world: World) -> None:
     result = world.backup()
     tables = {"customers": {"rows": 5}}
-    world.rewrite(world.manifest(result), lambda document: document["fingerprint"]["tables"].update(tables))
+    world.rewrite(world.manifest(result), lambda document: document["fingerprint"]["tables"].update(tables), bind=True)
     check = only(world, level=Level.RESTORE)
     assert (check.outcome, check.code) == (Outcome.FAILED, "mismatch")
     assert "table customers is missing" in check.detail

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
@@ -39,9 +40,12 @@ from _engine.errors import (
     Refused,
     WrongKey,
 )
-from _engine.model import KeySlot, SlotKind
+from _engine.model import KeySlot, Origin, SlotKind
 
 NAME = "shop-20260301T120000Z.dump.zst.aes"
+ORIGIN = Origin("web1", "postgresql", "shop", NAME)
+OTHER = replace(ORIGIN, artefact="other.dump.aes")
+DATA = ORIGIN.associated_data
 PASSPHRASE = "correct horse battery stäple"
 ENGINE = Path(keys.__file__).resolve().parent.parent
 
@@ -83,7 +87,7 @@ def data_key() -> bytes:
 
 @pytest.fixture(scope="module")
 def passphrase_slot(data_key: bytes) -> KeySlot:
-    (slot,) = keys.wrap(data_key, NAME, (), PASSPHRASE)
+    (slot,) = keys.wrap(data_key, ORIGIN, (), PASSPHRASE)
     return slot
 
 
@@ -271,25 +275,25 @@ def test_neither_key_nor_passphrase_shows_in_a_representation() -> None:
 
 def test_several_recipients_and_the_passphrase_open_each_alone(data_key: bytes) -> None:
     pairs = [pair() for _number in range(3)]
-    slots = keys.wrap(data_key, NAME, [recipient for recipient, _identity in pairs], PASSPHRASE)
+    slots = keys.wrap(data_key, ORIGIN, [recipient for recipient, _identity in pairs], PASSPHRASE)
     assert [slot.recipient for slot in slots] == [recipient.id for recipient, _identity in pairs] + [""]
     for _recipient, identity in pairs:
-        assert keys.unwrap(slots, NAME, [identity], None) == data_key
-    assert keys.unwrap(slots, NAME, [], PASSPHRASE) == data_key
+        assert keys.unwrap(slots, ORIGIN, [identity], None) == data_key
+    assert keys.unwrap(slots, ORIGIN, [], PASSPHRASE) == data_key
     stranger = pair()[1]
-    assert keys.unwrap(slots, NAME, [stranger, pairs[2][1]], None) == data_key
+    assert keys.unwrap(slots, ORIGIN, [stranger, pairs[2][1]], None) == data_key
 
 
 def test_each_alone_opens_its_own_slot_when_all_others_are_gone(data_key: bytes) -> None:
     pairs = [pair() for _number in range(2)]
-    slots = keys.wrap(data_key, NAME, [recipient for recipient, _identity in pairs], None)
+    slots = keys.wrap(data_key, ORIGIN, [recipient for recipient, _identity in pairs], None)
     for slot, (_recipient, identity) in zip(slots, pairs):
-        assert keys.unwrap([slot], NAME, [identity], None) == data_key
+        assert keys.unwrap([slot], ORIGIN, [identity], None) == data_key
 
 
 def test_a_recipient_given_twice_has_one_slot(data_key: bytes) -> None:
     recipient, _identity = pair()
-    assert len(keys.wrap(data_key, NAME, [recipient, recipient], None)) == 1
+    assert len(keys.wrap(data_key, ORIGIN, [recipient, recipient], None)) == 1
 
 
 def test_data_keys_are_never_the_same() -> None:
@@ -298,12 +302,12 @@ def test_data_keys_are_never_the_same() -> None:
 
 
 def test_slots_hold_plain_json_of_the_documented_shape(data_key: bytes, passphrase_slot: KeySlot) -> None:
-    (slot,) = keys.wrap(data_key, NAME, [pair()[0]], None)
-    assert {name: len(base64.b64decode(value)) for name, value in slot.parameters.items()} == {
-        "enc": 32,
-        "ciphertext": 48,
-    }
-    parameters: Dict[str, Any] = dict(passphrase_slot.parameters)
+    (slot,) = keys.wrap(data_key, ORIGIN, [pair()[0]], None)
+    parameters: Dict[str, Any] = dict(slot.parameters)
+    assert len(bytes.fromhex(parameters.pop("hmac"))) == 32
+    assert {name: len(base64.b64decode(value)) for name, value in parameters.items()} == {"enc": 32, "ciphertext": 48}
+    parameters = dict(passphrase_slot.parameters)
+    assert len(bytes.fromhex(parameters.pop("hmac"))) == 32
     assert [parameters.pop(name) for name in ("n", "r", "p")] == [1 << 17, 8, 1]
     assert {name: len(base64.b64decode(value)) for name, value in parameters.items()} == {
         "salt": 16,
@@ -319,28 +323,28 @@ def test_a_passphrase_slot_is_scrypt_and_aes_gcm_and_nothing_else(data_key: byte
     fields = passphrase_slot.parameters
     salt, nonce, ciphertext = (base64.b64decode(fields[name]) for name in ("salt", "nonce", "ciphertext"))
     key = Scrypt(salt=salt, length=32, n=fields["n"], r=fields["r"], p=fields["p"]).derive(PASSPHRASE.encode("utf-8"))
-    assert AESGCM(key).decrypt(nonce, ciphertext, NAME.encode("utf-8")) == data_key
+    assert AESGCM(key).decrypt(nonce, ciphertext, DATA) == data_key
 
 
 def test_an_x25519_slot_is_hpke_with_the_documented_info_and_the_name(data_key: bytes) -> None:
     recipient, identity = pair()
-    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    (slot,) = keys.wrap(data_key, ORIGIN, [recipient], None)
     enc, ciphertext = (base64.b64decode(slot.parameters[name]) for name in ("enc", "ciphertext"))
-    opened = hpke.open_sealed(identity.private, enc, b"fleet.backup/v1", NAME.encode("utf-8"), ciphertext)
+    opened = hpke.open_sealed(identity.private, enc, b"fleet.backup/v1", DATA, ciphertext)
     assert opened == data_key
 
 
 def test_without_any_key_the_message_says_whose_is_needed(data_key: bytes, passphrase_slot: KeySlot) -> None:
     first, second = sorted((pair()[0], pair()[0]), key=lambda recipient: recipient.id)
-    slots = keys.wrap(data_key, NAME, [second, first], None)
-    assert refusal(NoKey, keys.unwrap, slots, NAME, [], None) == (
+    slots = keys.wrap(data_key, ORIGIN, [second, first], None)
+    assert refusal(NoKey, keys.unwrap, slots, ORIGIN, [], None) == (
         f"{NAME} is encrypted for {first.id[:16]} and {second.id[:16]}; "
         "give the private key of one of them in encryption.identities."
     )
-    assert refusal(NoKey, keys.unwrap, [passphrase_slot], NAME, [], None) == (
+    assert refusal(NoKey, keys.unwrap, [passphrase_slot], ORIGIN, [], None) == (
         f"{NAME} is encrypted for a passphrase; give the passphrase in encryption.passphrase."
     )
-    both = refusal(NoKey, keys.unwrap, [*slots, passphrase_slot], NAME, [], None)
+    both = refusal(NoKey, keys.unwrap, [*slots, passphrase_slot], ORIGIN, [], None)
     assert f"{first.id[:16]}, {second.id[:16]} and a passphrase; give the private key" in both
     assert both.endswith("in encryption.identities or the passphrase in encryption.passphrase.")
 
@@ -350,53 +354,53 @@ def test_the_wrong_key_is_told_from_no_key(data_key: bytes, passphrase_slot: Key
     path = tmp_path / "old.pem"
     path.write_bytes(keys.generate())
     strangers = keys.load_identities([str(path)])
-    slots = keys.wrap(data_key, NAME, [recipient], None)
-    message = refusal(WrongKey, keys.unwrap, slots, NAME, strangers, None)
+    slots = keys.wrap(data_key, ORIGIN, [recipient], None)
+    message = refusal(WrongKey, keys.unwrap, slots, ORIGIN, strangers, None)
     assert "tried old.pem" in message and recipient.id[:16] in message and recipient.id not in message
-    message = refusal(WrongKey, keys.unwrap, [*slots, passphrase_slot], NAME, strangers, "wrong")
+    message = refusal(WrongKey, keys.unwrap, [*slots, passphrase_slot], ORIGIN, strangers, "wrong")
     assert "tried old.pem, the passphrase" in message and "wrong" not in message
     # A passphrase where only keys open, and a key where only a passphrase does.
-    refusal(WrongKey, keys.unwrap, slots, NAME, [], PASSPHRASE)
-    refusal(WrongKey, keys.unwrap, [passphrase_slot], NAME, strangers, None)
+    refusal(WrongKey, keys.unwrap, slots, ORIGIN, [], PASSPHRASE)
+    refusal(WrongKey, keys.unwrap, [passphrase_slot], ORIGIN, strangers, None)
 
 
 def test_an_altered_slot_is_damaged_and_not_a_wrong_key(data_key: bytes) -> None:
     recipient, identity = pair()
-    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    (slot,) = keys.wrap(data_key, ORIGIN, [recipient], None)
     zero_point = base64.b64encode(bytes(32)).decode("ascii")
     for altered in (
         changed(slot, ciphertext=flipped(slot.parameters["ciphertext"])),
         changed(slot, enc=flipped(slot.parameters["enc"])),
         changed(slot, enc=zero_point),
     ):
-        message = refusal(Damaged, keys.unwrap, [altered], NAME, [identity], None)
+        message = refusal(Damaged, keys.unwrap, [altered], ORIGIN, [identity], None)
         assert recipient.id[:16] in message and NAME in message
 
 
 def test_a_slot_moved_from_another_artefact_does_not_open(data_key: bytes, passphrase_slot: KeySlot) -> None:
     recipient, identity = pair()
-    (slot,) = keys.wrap(data_key, "other.dump.aes", [recipient], None)
+    (slot,) = keys.wrap(data_key, OTHER, [recipient], None)
     moved = KeySlot(NAME, slot.kind, slot.recipient, slot.parameters)
-    assert "belongs to another artefact" in refusal(Damaged, keys.unwrap, [moved], NAME, [identity], None)
-    moved = KeySlot("other.dump.aes", SlotKind.PASSPHRASE, "", passphrase_slot.parameters)
-    refusal(WrongKey, keys.unwrap, [moved], "other.dump.aes", [], PASSPHRASE)
+    assert "belongs to another artefact" in refusal(Damaged, keys.unwrap, [moved], ORIGIN, [identity], None)
+    moved = KeySlot(OTHER.artefact, SlotKind.PASSPHRASE, "", passphrase_slot.parameters)
+    refusal(WrongKey, keys.unwrap, [moved], OTHER, [], PASSPHRASE)
 
 
 def test_slots_of_other_artefacts_are_left_out(data_key: bytes) -> None:
     recipient, identity = pair()
-    other = keys.wrap(keys.new_data_key(), "globals.sql.aes", [recipient], None)
-    slots = (*other, *keys.wrap(data_key, NAME, [recipient], None))
-    assert keys.unwrap(slots, NAME, [identity], None) == data_key
-    assert "has no key slot left" in refusal(NoKey, keys.unwrap, other, NAME, [identity], None)
+    other = keys.wrap(keys.new_data_key(), OTHER, [recipient], None)
+    slots = (*other, *keys.wrap(data_key, ORIGIN, [recipient], None))
+    assert keys.unwrap(slots, ORIGIN, [identity], None) == data_key
+    assert "has no key slot left" in refusal(NoKey, keys.unwrap, other, ORIGIN, [identity], None)
 
 
 def test_a_damaged_slot_does_not_hide_another_that_opens(data_key: bytes, passphrase_slot: KeySlot) -> None:
     recipient, identity = pair()
-    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
+    (slot,) = keys.wrap(data_key, ORIGIN, [recipient], None)
     bad = changed(slot, ciphertext=flipped(slot.parameters["ciphertext"]))
-    assert keys.unwrap([bad, passphrase_slot], NAME, [identity], PASSPHRASE) == data_key
-    assert keys.unwrap([changed(slot, enc=None), slot], NAME, [identity], None) == data_key
-    refusal(Damaged, keys.unwrap, [bad, passphrase_slot], NAME, [identity], "wrong")
+    assert keys.unwrap([bad, passphrase_slot], ORIGIN, [identity], PASSPHRASE) == data_key
+    assert keys.unwrap([changed(slot, enc=None), slot], ORIGIN, [identity], None) == data_key
+    refusal(Damaged, keys.unwrap, [bad, passphrase_slot], ORIGIN, [identity], "wrong")
 
 
 @pytest.mark.parametrize(
@@ -404,8 +408,8 @@ def test_a_damaged_slot_does_not_hide_another_that_opens(data_key: bytes, passph
 )
 def test_a_slot_with_senseless_fields_is_a_bad_manifest(data_key: bytes, wrong: Dict[str, Any]) -> None:
     recipient, identity = pair()
-    (slot,) = keys.wrap(data_key, NAME, [recipient], None)
-    assert NAME in refusal(BadManifest, keys.unwrap, [changed(slot, **wrong)], NAME, [identity], None)
+    (slot,) = keys.wrap(data_key, ORIGIN, [recipient], None)
+    assert NAME in refusal(BadManifest, keys.unwrap, [changed(slot, **wrong)], ORIGIN, [identity], None)
 
 
 @pytest.mark.parametrize(
@@ -440,31 +444,31 @@ def test_a_manifest_cannot_ask_scrypt_for_more_than_a_host_has(
 ) -> None:
     # Nothing may be computed before it is refused.
     monkeypatch.setattr(hashlib, "scrypt", lambda *_a, **_k: pytest.fail("scrypt was called"))
-    message = refusal(BadManifest, keys.unwrap, [changed(passphrase_slot, **wrong)], NAME, [], PASSPHRASE)
+    message = refusal(BadManifest, keys.unwrap, [changed(passphrase_slot, **wrong)], ORIGIN, [], PASSPHRASE)
     assert NAME in message and PASSPHRASE not in message
 
 
 def test_an_empty_passphrase_is_refused_everywhere(data_key: bytes) -> None:
     recipient, identity = pair()
-    slots = keys.wrap(data_key, NAME, [recipient], None)
+    slots = keys.wrap(data_key, ORIGIN, [recipient], None)
     for call in (
-        lambda: keys.wrap(data_key, NAME, [recipient], ""),
-        lambda: keys.unwrap(slots, NAME, [identity], ""),
-        lambda: keys.rewrap(slots, NAME, [identity], None, [recipient], ""),
+        lambda: keys.wrap(data_key, ORIGIN, [recipient], ""),
+        lambda: keys.unwrap(slots, ORIGIN, [identity], ""),
+        lambda: keys.rewrap(slots, ORIGIN, data_key, [recipient], ""),
     ):
         assert "encryption.passphrase is empty" in refusal(BadInput, call)
-    assert "\\ud800" not in refusal(BadInput, keys.wrap, data_key, NAME, [], "\ud800x")
+    assert "\\ud800" not in refusal(BadInput, keys.wrap, data_key, ORIGIN, [], "\ud800x")
 
 
 def test_a_key_for_nobody_is_refused(data_key: bytes) -> None:
-    assert "encryption.recipients" in refusal(BadInput, keys.wrap, data_key, NAME, [], None)
-    slots = keys.wrap(data_key, NAME, [pair()[0]], None)
-    assert "encryption.recipients" in refusal(BadInput, keys.rewrap, slots, NAME, [], None, [], None)
+    assert "encryption.recipients" in refusal(BadInput, keys.wrap, data_key, ORIGIN, [], None)
+    slots = keys.wrap(data_key, ORIGIN, [pair()[0]], None)
+    assert "encryption.recipients" in refusal(BadInput, keys.rewrap, slots, ORIGIN, data_key, [], None)
 
 
 def test_a_recipient_whose_key_protects_nothing_is_refused(data_key: bytes) -> None:
     weak = keys.Recipient("0" * 64, "/etc/weak.pem", bytes(32))
-    assert "/etc/weak.pem" in refusal(BadInput, keys.wrap, data_key, NAME, [weak], None)
+    assert "/etc/weak.pem" in refusal(BadInput, keys.wrap, data_key, ORIGIN, [weak], None)
 
 
 def test_scrypt_that_cannot_have_its_memory_says_so() -> None:
@@ -484,9 +488,11 @@ def test_the_memory_of_scrypt_is_given_back() -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from _engine import keys\n"
         "def resident(): return int(open('/proc/self/statm').read().split()[1]) * 4096\n"
-        "keys.wrap(bytes(32), 'warm', [], 'up')\n"
+        "from _engine.model import Origin\n"
+        "origin = Origin('web1', 'sqlite', 'shop', 'name')\n"
+        "keys.wrap(bytes(32), origin, [], 'up')\n"
         "before = resident()\n"
-        "keys.wrap(bytes(32), 'name', [], 'passphrase')\n"
+        "keys.wrap(bytes(32), origin, [], 'passphrase')\n"
         "print(before, resident())\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(ENGINE)], stdout=subprocess.PIPE, check=True)
@@ -497,54 +503,94 @@ def test_the_memory_of_scrypt_is_given_back() -> None:
 # Changing slots
 
 
+def garbage(slot: KeySlot) -> KeySlot:
+    """A slot under the id of a slot's reader that opens with nothing, as anyone could write it."""
+    return changed(slot, ciphertext=base64.b64encode(os.urandom(48)).decode("ascii"))
+
+
 def test_rewrapping_keeps_the_slots_of_those_who_stay_byte_for_byte(data_key: bytes) -> None:
     (old, old_identity), (stays, stays_identity), (new, new_identity) = pair(), pair(), pair()
-    slots = keys.wrap(data_key, NAME, [old, stays], None)
-    rewrapped = keys.rewrap(slots, NAME, [old_identity], None, [stays, new], None)
+    slots = keys.wrap(data_key, ORIGIN, [old, stays], None)
+    rewrapped = keys.rewrap(slots, ORIGIN, data_key, [stays, new], None)
     assert rewrapped[0] == slots[1]
     assert [slot.recipient for slot in rewrapped] == [stays.id, new.id]
     for identity in (stays_identity, new_identity):
-        assert keys.unwrap(rewrapped, NAME, [identity], None) == data_key
-    refusal(WrongKey, keys.unwrap, rewrapped, NAME, [old_identity], None)
+        assert keys.unwrap(rewrapped, ORIGIN, [identity], None) == data_key
+    refusal(WrongKey, keys.unwrap, rewrapped, ORIGIN, [old_identity], None)
 
 
-def test_rewrapping_without_a_key_removes_recipients_and_adds_none(data_key: bytes) -> None:
-    first, second = pair()[0], pair()[0]
-    slots = keys.wrap(data_key, NAME, [first, second], None)
-    assert keys.rewrap(slots, NAME, [], None, [second], None) == slots[1:]
-    refusal(NoKey, keys.rewrap, slots, NAME, [], None, [second, pair()[0]], None)
-    refusal(WrongKey, keys.rewrap, slots, NAME, [pair()[1]], None, [pair()[0]], None)
+def test_rewrapping_writes_a_slot_anew_where_the_one_that_is_there_is_garbage(data_key: bytes) -> None:
+    (old, _old_identity), (new, new_identity) = pair(), pair()
+    slots = keys.wrap(data_key, ORIGIN, [old, new], None)
+    for planted in (garbage(slots[1]), changed(slots[1], hmac="0" * 64), changed(slots[1], hmac=None)):
+        for made in (
+            keys.rewrap([slots[0], planted], ORIGIN, data_key, [new], None),
+            keys.included([slots[0], planted], ORIGIN, data_key, [new]),
+        ):
+            assert keys.unwrap(made, ORIGIN, [new_identity], None) == data_key
+            assert len(keys.authentic(made, NAME, data_key)) == len(made)
+
+
+def test_a_slot_that_is_written_under_another_data_key_is_not_authentic(data_key: bytes) -> None:
+    recipient = pair()[0]
+    planted = keys.wrap(keys.new_data_key(), ORIGIN, [recipient], None)
+    assert keys.authentic(planted, NAME, data_key) == ()
+
+
+def test_including_keeps_what_is_authentic_and_nothing_else(data_key: bytes, passphrase_slot: KeySlot) -> None:
+    first, second, third = pair()[0], pair()[0], pair()[0]
+    slots = keys.wrap(data_key, ORIGIN, [first, second], None)
+    made = keys.included([slots[0], garbage(slots[1]), passphrase_slot], ORIGIN, data_key, [third])
+    assert made[:2] == (slots[0], passphrase_slot)
+    assert [slot.recipient for slot in made[2:]] == [third.id]
+    assert keys.included(made, ORIGIN, data_key, [third]) == made
 
 
 def test_rewrapping_with_the_same_passphrase_keeps_its_slot(data_key: bytes, passphrase_slot: KeySlot) -> None:
     recipient, identity = pair()
-    rewrapped = keys.rewrap([passphrase_slot], NAME, [], PASSPHRASE, [recipient], PASSPHRASE)
+    rewrapped = keys.rewrap([passphrase_slot], ORIGIN, data_key, [recipient], PASSPHRASE)
     assert rewrapped[0] is passphrase_slot and rewrapped[1].recipient == recipient.id
-    assert keys.unwrap(rewrapped, NAME, [identity], None) == data_key
+    assert keys.unwrap(rewrapped, ORIGIN, [identity], None) == data_key
     # Only the key is named: the passphrase goes.
-    assert keys.rewrap(rewrapped, NAME, [], None, [recipient], None) == rewrapped[1:]
+    assert keys.rewrap(rewrapped, ORIGIN, data_key, [recipient], None) == rewrapped[1:]
 
 
 def test_rewrapping_under_a_new_passphrase_ends_the_old_one(data_key: bytes, passphrase_slot: KeySlot) -> None:
-    rewrapped = keys.rewrap([passphrase_slot], NAME, [], PASSPHRASE, [], "another one")
+    rewrapped = keys.rewrap([passphrase_slot], ORIGIN, data_key, [], "another one")
     assert len(rewrapped) == 1
-    assert keys.unwrap(rewrapped, NAME, [], "another one") == data_key
-    refusal(WrongKey, keys.unwrap, rewrapped, NAME, [], PASSPHRASE)
+    assert keys.unwrap(rewrapped, ORIGIN, [], "another one") == data_key
+    refusal(WrongKey, keys.unwrap, rewrapped, ORIGIN, [], PASSPHRASE)
 
 
 def test_rewrapping_replaces_a_senseless_passphrase_slot(data_key: bytes, passphrase_slot: KeySlot) -> None:
-    recipient, identity = pair()
-    slots = (*keys.wrap(data_key, NAME, [recipient], None), changed(passphrase_slot, n=3))
-    rewrapped = keys.rewrap(slots, NAME, [identity], None, [recipient], PASSPHRASE)
+    recipient = pair()[0]
+    slots = (*keys.wrap(data_key, ORIGIN, [recipient], None), changed(passphrase_slot, n=3))
+    rewrapped = keys.rewrap(slots, ORIGIN, data_key, [recipient], PASSPHRASE)
     assert rewrapped[0] == slots[0]
-    assert keys.unwrap(rewrapped, NAME, [], PASSPHRASE) == data_key
+    assert keys.unwrap(rewrapped, ORIGIN, [], PASSPHRASE) == data_key
+
+
+@pytest.mark.parametrize("other", [{"host": "web2"}, {"engine": "sqlite"}, {"database": "bank"}, {"artefact": "x.aes"}])
+def test_a_slot_opens_for_its_own_host_engine_database_and_artefact_only(
+    data_key: bytes, passphrase_slot: KeySlot, other: Dict[str, str]
+) -> None:
+    recipient, identity = pair()
+    origin = replace(ORIGIN, **other)
+    slots = [replace(slot, artefact=origin.artefact) for slot in keys.wrap(data_key, ORIGIN, [recipient], None)]
+    refusal(Damaged, keys.unwrap, slots, origin, [identity], None)
+    refusal(WrongKey, keys.unwrap, [replace(passphrase_slot, artefact=origin.artefact)], origin, [], PASSPHRASE)
+
+
+def test_no_two_origins_are_written_the_same() -> None:
+    assert Origin("a", 'b","c', "d", "e").associated_data != Origin("a", "b", 'c","d', "e").associated_data
+    assert Origin("a\0b", "c", "d", "e").associated_data != Origin("a", "b\0c", "d", "e").associated_data
 
 
 def test_a_slot_is_removed_by_its_whole_or_short_id_and_the_others_stay(
     data_key: bytes, passphrase_slot: KeySlot
 ) -> None:
     first, second = pair()[0], pair()[0]
-    slots = (*keys.wrap(data_key, NAME, [first, second], None), passphrase_slot)
+    slots = (*keys.wrap(data_key, ORIGIN, [first, second], None), passphrase_slot)
     assert keys.without(slots, [first.id]) == slots[1:]
     assert keys.without(slots, [first.id[:16], second.id]) == slots[2:]
     assert keys.without(slots, [""]) == slots[:2]
@@ -553,21 +599,24 @@ def test_a_slot_is_removed_by_its_whole_or_short_id_and_the_others_stay(
 
 def test_a_key_slot_without_an_id_does_not_pass_for_the_passphrase(data_key: bytes) -> None:
     recipient, other = pair()[0], pair()[0]
-    slots = keys.wrap(data_key, NAME, [recipient, other], None)
+    slots = keys.wrap(data_key, ORIGIN, [recipient, other], None)
     nameless = KeySlot(NAME, SlotKind.X25519, "", slots[1].parameters)
     refusal(BadInput, keys.without, [slots[0], nameless], [""])
 
 
 def test_removing_a_slot_that_is_not_there_is_an_error(data_key: bytes) -> None:
     first = pair()[0]
-    slots = keys.wrap(data_key, NAME, [first], None)
+    slots = keys.wrap(data_key, ORIGIN, [first], None)
     for unknown in (pair()[0].id, first.id[:15], ""):
         assert first.id[:16] in refusal(BadInput, keys.without, slots, [unknown])
 
 
 def test_the_last_slot_of_an_artefact_goes_only_when_it_shall_be_destroyed(data_key: bytes) -> None:
     first, second = pair()[0], pair()[0]
-    slots = (*keys.wrap(data_key, NAME, [first, second], None), *keys.wrap(data_key, "globals.aes", [first], None))
+    slots = (
+        *keys.wrap(data_key, ORIGIN, [first, second], None),
+        *keys.wrap(data_key, replace(ORIGIN, artefact="globals.aes"), [first], None),
+    )
     message = refusal(Refused, keys.without, slots, [first.id])
     assert "globals.aes" in message and NAME not in message
     assert keys.without(slots, [first.id], destroy=True) == (slots[1],)
@@ -575,20 +624,22 @@ def test_the_last_slot_of_an_artefact_goes_only_when_it_shall_be_destroyed(data_
 
 
 def test_a_hostile_recipient_in_a_manifest_does_not_reach_a_message(data_key: bytes) -> None:
-    (slot,) = keys.wrap(data_key, NAME, [pair()[0]], None)
+    (slot,) = keys.wrap(data_key, ORIGIN, [pair()[0]], None)
     hostile = KeySlot(NAME, slot.kind, "\x1b[2J" * 20, slot.parameters)
-    assert "\x1b" not in refusal(NoKey, keys.unwrap, [hostile], NAME, [], None)
+    assert "\x1b" not in refusal(NoKey, keys.unwrap, [hostile], ORIGIN, [], None)
 
 
 def test_without_the_library_the_package_is_named() -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1]); sys.modules['cryptography'] = None\n"
         "from _engine import errors, keys\n"
+        "from _engine.model import Origin\n"
         "from _engine.stream import tink\n"
+        "origin = Origin('web1', 'sqlite', 'shop', 'name')\n"
         "for call in (keys.generate, lambda: keys.load_recipients(['-----BEGIN X-----']),\n"
         "             lambda: keys.load_identities(['-----BEGIN X-----']), lambda: keys.public_pem(b''),\n"
-        "             lambda: keys.wrap(bytes(32), 'n', [keys.Recipient('', '', b'')], None),\n"
-        "             lambda: keys.wrap(bytes(32), 'n', [], 'p'), lambda: tink.Encryptor(bytes(32), b'')):\n"
+        "             lambda: keys.wrap(bytes(32), origin, [keys.Recipient('', '', b'')], None),\n"
+        "             lambda: keys.wrap(bytes(32), origin, [], 'p'), lambda: tink.Encryptor(bytes(32), b'')):\n"
         "    try:\n        call()\n"
         "    except errors.MissingTool as error:\n        assert 'python3-cryptography' in str(error)\n"
         "    else:\n        raise AssertionError(call)\n"

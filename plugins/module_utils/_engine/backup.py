@@ -32,6 +32,7 @@ from .model import (
     FingerprintKind,
     KeySlot,
     Manifest,
+    Origin,
     Place,
     Previous,
 )
@@ -218,7 +219,7 @@ class _Run:
             self._progress.stage("fingerprint")
             fingerprint = counting.result()
         self._progress.stage("publish")
-        return Manifest(
+        manifest = Manifest(
             id=self._id,
             host=request.source_host,
             engine=request.database.engine.value,
@@ -237,6 +238,7 @@ class _Run:
             previous=Previous(self._last.id, self._last.manifest.main.sha256) if self._last else None,
             labels=request.labels,
         )
+        return self._sealer.bind(manifest)
 
     def _store(self, publication: Publication, stream: Stream, content: Content) -> Artefact:
         request = self._request
@@ -245,7 +247,8 @@ class _Run:
         compressor = compressing(request.compression, request.compression_level)
         self._progress.stage("dump" if content is Content.DATABASE else "globals", self._expected_bytes())
         publication.begin(name)
-        with self._sealer.seal(name) as sealing:
+        origin = Origin(request.source_host, request.database.engine.value, request.database.name, name)
+        with self._sealer.seal(origin) as sealing:
             self._slots += sealing.slots
             stored, digest, plain = self._stream(publication, stream, compressor, sealing)
         publication.finish()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import unicodedata
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Callable, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from . import keys
+from . import binding, keys
 from .command import Command
 from .errors import BadInput, Damaged, EngineError, ToolFailed, WeakerEncryption
-from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest
+from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest, Origin
 from .process import run
 from .stream import age, gpg, openssl
 from .stream.openpgp import EncryptedMessage
@@ -41,6 +41,7 @@ class Sealer:
     def __init__(self, settings: EncryptionSettings) -> None:
         self._settings = settings
         self.method = settings.method
+        self._data_keys: Dict[str, bytes] = {}
         _check_settings(settings)
         if self.method is Encryption.AES256_GCM:
             self._recipients = keys.load_recipients(settings.recipients)
@@ -55,13 +56,13 @@ class Sealer:
             self._try()
 
     @contextmanager
-    def seal(self, artefact: str) -> Iterator[Stage]:
-        """The stage that encrypts the artefact of this name, under a fresh key."""
+    def seal(self, origin: Origin) -> Iterator[Stage]:
+        """The stage that encrypts one artefact, under a fresh key."""
         settings = self._settings
         if self.method is Encryption.AES256_GCM:
-            data_key = keys.new_data_key()
-            slots = keys.wrap(data_key, artefact, self._recipients, settings.passphrase)
-            yield Stage(transform=Encryptor(data_key, artefact.encode("utf-8")), slots=slots)
+            data_key = self._data_keys[origin.artefact] = keys.new_data_key()
+            slots = keys.wrap(data_key, origin, self._recipients, settings.passphrase)
+            yield Stage(transform=Encryptor(data_key, origin.associated_data), slots=slots)
         elif self.method is Encryption.GPG:
             with gpg.encrypting(settings.recipients, settings.passphrase) as command:
                 yield Stage(command)
@@ -72,9 +73,21 @@ class Sealer:
         else:
             yield Stage()
 
+    def bind(self, manifest: Manifest) -> Manifest:
+        """The manifest of what was sealed, bound to it where there is a secret for it. It must not change then."""
+        names = [artefact.name for artefact in manifest.artefacts]
+        if self.method is Encryption.AES256_GCM:
+            bindings = [binding.bind_by_key(manifest, name, self._data_keys[name]) for name in names]
+        elif self.method is Encryption.AES256_CBC:
+            passphrase = self._settings.passphrase or ""
+            bindings = [binding.bind_by_passphrase(manifest, name, passphrase) for name in names]
+        else:
+            bindings = []
+        return replace(manifest, binding=tuple(bindings))
+
     def _try(self) -> None:
         """Encrypt nothing to see whether it can be done: what a program refuses, it refuses before the dump begins."""
-        with self.seal("nothing") as stage:
+        with self.seal(Origin("", "", "", "nothing")) as stage:
             # A passphrase is always accepted, and is made slow to try.
             if stage.command and self._settings.recipients:
                 try:
@@ -118,25 +131,36 @@ def check_accepted(settings: EncryptionSettings, manifest: Manifest) -> None:
 def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> Iterator[Stage]:
     """The stage that decrypts an artefact; the right key is found among those given.
 
-    Raises WeakerEncryption, NoKey and WrongKey.
+    Before anything is read, all of the manifest is known to be of the one who encrypted the artefact, where the method
+    can tell. Raises WeakerEncryption, NoKey, WrongKey and BadManifest.
     """
     check_accepted(settings, manifest)
     method = artefact.encryption
     _check_passphrase(settings.passphrase)
     if method is Encryption.AES256_GCM:
-        slots = tuple(slot for slot in manifest.key_slots if slot.artefact == artefact.name)
-        identities = keys.load_identities(settings.identities)
-        data_key = keys.unwrap(slots, artefact.name, identities, settings.passphrase)
-        yield Stage(transform=Decryptor(data_key, artefact.name.encode("utf-8"), artefact.name))
+        data_key = data_key_of(settings, manifest, artefact)
+        associated_data = manifest.origin(artefact.name).associated_data
+        yield Stage(transform=Decryptor(data_key, associated_data, artefact.name))
     elif method is Encryption.GPG:
         with gpg.decrypting(settings.passphrase, settings.identities) as command:
             yield Stage(command, EncryptedMessage(artefact.name))
     elif method is Encryption.AGE:
         yield Stage(age.decrypting(settings.passphrase, settings.identities))
     elif method is Encryption.AES256_CBC:
-        yield Stage(openssl.decrypting(settings.passphrase))
+        command = openssl.decrypting(settings.passphrase)
+        binding.check_by_passphrase(manifest, artefact, settings.passphrase or "")
+        yield Stage(command)
     else:
         yield Stage()
+
+
+def data_key_of(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> bytes:
+    """An artefact's data key, to which its manifest is bound. Raises NoKey, WrongKey, Damaged and BadManifest."""
+    slots = tuple(slot for slot in manifest.key_slots if slot.artefact == artefact.name)
+    identities = keys.load_identities(settings.identities)
+    data_key = keys.unwrap(slots, manifest.origin(artefact.name), identities, settings.passphrase)
+    binding.check_by_key(manifest, artefact, data_key)
+    return data_key
 
 
 def sealed_for(settings: EncryptionSettings, slots: Sequence[KeySlot]) -> List[str]:

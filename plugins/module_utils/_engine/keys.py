@@ -11,7 +11,8 @@ x25519      enc (32 bytes), ciphertext (48)                          HPKE, see h
 passphrase  salt (16 bytes), n, r, p, nonce (12), ciphertext (48)    scrypt (RFC 7914), then AES-256-GCM
 ```
 
-In both, the artefact's name (UTF-8) is the associated data, so that a slot opens for its own artefact only.
+In both, the associated data is the artefact's origin (model.Origin), so that a slot opens for its own artefact only;
+and ``hmac`` says that it was written by someone who had the data key (slots.py).
 """
 
 from __future__ import annotations
@@ -25,15 +26,18 @@ from typing import List, Optional, Sequence, Tuple
 
 from . import hpke
 from .errors import BadInput, BadManifest, Damaged, EngineError, NoKey, Refused, WrongKey
-from .model import KeySlot, SlotKind
+from .model import KeySlot, Origin, SlotKind
 from .pem import Identity, Recipient, generate, load_identities, load_recipients, public_pem, recipient_id
 from .primitives import cryptography_needed
+from .slots import authentic, authenticated
 from .timespan import format_size
 
 __all__ = [
     "Identity",
     "Recipient",
+    "authentic",
     "generate",
+    "included",
     "load_identities",
     "load_recipients",
     "new_data_key",
@@ -90,22 +94,22 @@ def short_id(recipient: str) -> str:
 
 
 def wrap(
-    data_key: bytes, artefact_name: str, recipients: Sequence[Recipient], passphrase: Optional[str]
+    data_key: bytes, origin: Origin, recipients: Sequence[Recipient], passphrase: Optional[str]
 ) -> Tuple[KeySlot, ...]:
     """Wrap a data key for each recipient, and under the passphrase where there is one; any one of them opens it.
 
     Raises BadInput where there is nobody to wrap for.
     """
     _check_passphrase(passphrase)
-    _require_reader(artefact_name, recipients, passphrase)
-    slots = [_wrap_for(data_key, artefact_name, recipient) for recipient in _unique(recipients)]
+    _require_reader(origin.artefact, recipients, passphrase)
+    slots = [_wrap_for(data_key, origin, recipient) for recipient in _unique(recipients)]
     if passphrase is not None:
-        slots.append(_wrap_under(data_key, artefact_name, passphrase))
-    return tuple(slots)
+        slots.append(_wrap_under(data_key, origin, passphrase))
+    return tuple(authenticated(slot, data_key) for slot in slots)
 
 
 def unwrap(
-    slots: Sequence[KeySlot], artefact_name: str, identities: Sequence[Identity], passphrase: Optional[str]
+    slots: Sequence[KeySlot], origin: Origin, identities: Sequence[Identity], passphrase: Optional[str]
 ) -> bytes:
     """The data key of an artefact, from the first of its slots that an identity or the passphrase opens.
 
@@ -114,6 +118,7 @@ def unwrap(
     """
     _check_passphrase(passphrase)
     # In this order because a passphrase takes its time.
+    artefact_name = origin.artefact
     mine = [*_select(slots, artefact_name, SlotKind.X25519), *_select(slots, artefact_name, SlotKind.PASSPHRASE)]
     if not mine:
         raise NoKey(
@@ -125,7 +130,7 @@ def unwrap(
     failure: Optional[EngineError] = None
     for slot in mine:
         try:
-            data_key = _try(slot, identities, passphrase)
+            data_key = _try(slot, origin, identities, passphrase)
         except (Damaged, BadManifest) as error:
             # Another slot may still open.
             failure = failure or error
@@ -143,32 +148,39 @@ def unwrap(
 
 def rewrap(
     slots: Sequence[KeySlot],
-    artefact_name: str,
-    identities: Sequence[Identity],
-    passphrase: Optional[str],
+    origin: Origin,
+    data_key: bytes,
     recipients: Sequence[Recipient],
-    new_passphrase: Optional[str],
+    passphrase: Optional[str],
 ) -> Tuple[KeySlot, ...]:
-    """The slots of this one artefact for exactly these recipients and, where it is given, the new passphrase.
+    """The slots of this one artefact for exactly these recipients and, where it is given, the passphrase.
 
-    Slots of those who stay are kept as they are. ``identities`` and ``passphrase`` open the data key, which is needed
-    only where somebody is added. Raises what ``wrap`` and ``unwrap`` raise.
+    A slot is kept only where it is known to open: an authentic one of a recipient, or one that the passphrase opens.
+    All others are written anew. Raises what ``wrap`` raises.
     """
-    _check_passphrase(new_passphrase)
+    _check_passphrase(passphrase)
     wanted = _unique(recipients)
-    _require_reader(artefact_name, wanted, new_passphrase)
-    present = {slot.recipient: slot for slot in _select(slots, artefact_name, SlotKind.X25519)}
+    _require_reader(origin.artefact, wanted, passphrase)
+    present = {slot.recipient: slot for slot in authentic(slots, origin.artefact, data_key)}
     kept = [present[recipient.id] for recipient in wanted if recipient.id in present]
     added = [recipient for recipient in wanted if recipient.id not in present]
-    missing_passphrase = new_passphrase
-    for slot in _select(slots, artefact_name, SlotKind.PASSPHRASE):
-        if missing_passphrase is not None and _opens(slot, missing_passphrase):
-            kept.append(slot)
-            missing_passphrase = None
-    if not added and missing_passphrase is None:
+    under = present.get("")
+    if passphrase is not None and under is not None and _opens(under, origin, data_key, passphrase):
+        kept.append(under)
+        passphrase = None
+    if not added and passphrase is None:
         return tuple(kept)
-    data_key = unwrap(slots, artefact_name, identities, passphrase)
-    return (*kept, *wrap(data_key, artefact_name, added, missing_passphrase))
+    return (*kept, *wrap(data_key, origin, added, passphrase))
+
+
+def included(
+    slots: Sequence[KeySlot], origin: Origin, data_key: bytes, recipients: Sequence[Recipient]
+) -> Tuple[KeySlot, ...]:
+    """The slots of this one artefact, and one for each of these recipients; without those that are not authentic."""
+    kept = authentic(slots, origin.artefact, data_key)
+    present = {slot.recipient for slot in kept}
+    added = [recipient for recipient in _unique(recipients) if recipient.id not in present]
+    return (*kept, *wrap(data_key, origin, added, None)) if added else kept
 
 
 def without(slots: Sequence[KeySlot], recipient_ids: Sequence[str], destroy: bool = False) -> Tuple[KeySlot, ...]:
@@ -194,24 +206,24 @@ def without(slots: Sequence[KeySlot], recipient_ids: Sequence[str], destroy: boo
     return left
 
 
-def _wrap_for(data_key: bytes, artefact_name: str, recipient: Recipient) -> KeySlot:
+def _wrap_for(data_key: bytes, origin: Origin, recipient: Recipient) -> KeySlot:
     try:
-        enc, ciphertext = hpke.seal(recipient.public, _INFO, artefact_name.encode("utf-8"), data_key)
+        enc, ciphertext = hpke.seal(recipient.public, _INFO, origin.associated_data, data_key)
     except hpke.BadPublicKey as error:
         raise BadInput(
             f"The recipient {recipient.name} is a public key that protects nothing ({error}). "
             "Give the public key of a key pair that was generated."
         ) from error
     parameters = {"enc": _text(enc), "ciphertext": _text(ciphertext)}
-    return KeySlot(artefact_name, SlotKind.X25519, recipient.id, parameters)
+    return KeySlot(origin.artefact, SlotKind.X25519, recipient.id, parameters)
 
 
-def _wrap_under(data_key: bytes, artefact_name: str, passphrase: str) -> KeySlot:
+def _wrap_under(data_key: bytes, origin: Origin, passphrase: str) -> KeySlot:
     with cryptography_needed():
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
     key = _scrypt(passphrase, salt, _COST)
-    ciphertext = AESGCM(key).encrypt(nonce, data_key, artefact_name.encode("utf-8"))
+    ciphertext = AESGCM(key).encrypt(nonce, data_key, origin.associated_data)
     parameters = {
         "salt": _text(salt),
         "n": _COST.n,
@@ -220,31 +232,31 @@ def _wrap_under(data_key: bytes, artefact_name: str, passphrase: str) -> KeySlot
         "nonce": _text(nonce),
         "ciphertext": _text(ciphertext),
     }
-    return KeySlot(artefact_name, SlotKind.PASSPHRASE, "", parameters)
+    return KeySlot(origin.artefact, SlotKind.PASSPHRASE, "", parameters)
 
 
-def _try(slot: KeySlot, identities: Sequence[Identity], passphrase: Optional[str]) -> Optional[bytes]:
+def _try(slot: KeySlot, origin: Origin, identities: Sequence[Identity], passphrase: Optional[str]) -> Optional[bytes]:
     """The data key in a slot, or None where nothing that was given is for it."""
     if slot.kind is SlotKind.PASSPHRASE:
-        return None if passphrase is None else _open_under(slot, passphrase)
+        return None if passphrase is None else _open_under(slot, origin, passphrase)
     identity = next((identity for identity in identities if identity.id == slot.recipient), None)
-    return None if identity is None else _open_for(slot, identity)
+    return None if identity is None else _open_for(slot, origin, identity)
 
 
-def _open_for(slot: KeySlot, identity: Identity) -> bytes:
+def _open_for(slot: KeySlot, origin: Origin, identity: Identity) -> bytes:
     """The data key in a slot that names this identity."""
     enc, ciphertext = _binary(slot, "enc", 32), _binary(slot, "ciphertext", _DATA_KEY + _TAG)
     try:
-        return hpke.open_sealed(identity.private, enc, _INFO, slot.artefact.encode("utf-8"), ciphertext)
+        return hpke.open_sealed(identity.private, enc, _INFO, origin.associated_data, ciphertext)
     except hpke.CannotOpen as error:
         raise Damaged(
             f"The key slot of {slot.artefact} for {short_id(slot.recipient)} does not open with that very key "
-            f"({identity.name}): it was altered, or belongs to another artefact. "
+            f"({identity.name}): it was altered, or belongs to another artefact, database or host. "
             "Use the manifest of another copy, or another backup."
         ) from error
 
 
-def _open_under(slot: KeySlot, passphrase: str) -> Optional[bytes]:
+def _open_under(slot: KeySlot, origin: Origin, passphrase: str) -> Optional[bytes]:
     """The data key in a passphrase slot, or None where it is another passphrase, which an altered slot looks like."""
     with cryptography_needed():
         from cryptography.exceptions import InvalidTag
@@ -253,14 +265,14 @@ def _open_under(slot: KeySlot, passphrase: str) -> Optional[bytes]:
     ciphertext = _binary(slot, "ciphertext", _DATA_KEY + _TAG)
     key = _scrypt(passphrase, salt, _cost(slot))
     try:
-        return AESGCM(key).decrypt(nonce, ciphertext, slot.artefact.encode("utf-8"))
+        return AESGCM(key).decrypt(nonce, ciphertext, origin.associated_data)
     except InvalidTag:
         return None
 
 
-def _opens(slot: KeySlot, passphrase: str) -> bool:
+def _opens(slot: KeySlot, origin: Origin, data_key: bytes, passphrase: str) -> bool:
     try:
-        return _open_under(slot, passphrase) is not None
+        return _open_under(slot, origin, passphrase) == data_key
     except BadManifest:
         return False
 

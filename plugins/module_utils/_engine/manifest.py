@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from .errors import BadInput, BadManifest
 from .model import (
     Artefact,
+    Binding,
     Compression,
     Content,
     Encryption,
@@ -30,7 +31,7 @@ from .model import (
     SlotKind,
     TableFingerprint,
 )
-from .names import is_id, require_component
+from .names import is_id, require_component, stamp, stamp_of
 from .shapes import LARGEST, Fields, Misshapen, boolean, choice, integer, line, mapping, moment, number, parse, sequence
 from .shapes import text as text_of
 from .timespan import format_time
@@ -42,6 +43,7 @@ MANIFEST_LIMIT = 24 << 20
 PROOFS_LIMIT = 4 << 20
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SALT = re.compile(r"[0-9a-f]{32}")
 #: The end of every manifest: the SHA-256 of the bytes before it.
 _CHECKSUM = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n\}\n')
 _CHECKSUM_SIZE = len(b',\n "sha256": ""\n}\n') + 64
@@ -50,6 +52,8 @@ _ARTEFACTS = 2
 #: Slots of one artefact: people and escrow, not a crowd; and one passphrase, since to try one takes a second.
 _SLOTS, _PASSPHRASES = 64, 1
 _TABLES = 200_000
+#: What a binding does not cover: slots change with their recipients, and it cannot cover itself.
+_UNBOUND = ("key_slots", "binding")
 #: zstd writes a block of 128 KiB that repeats one byte in 4 bytes (RFC 8878, 3.1.1.2), and nothing else is denser.
 _DENSEST, _SMALL = 1 << 16, 1 << 20
 #: Roles and tablespaces are read into memory.
@@ -68,6 +72,10 @@ TIER = _WORD
 
 def write_manifest(manifest: Manifest) -> bytes:
     """A manifest as JSON, for people too: indented, in the order of docs/formats.md."""
+    return sealed(_document(manifest))
+
+
+def _document(manifest: Manifest) -> Dict[str, Any]:
     document: Dict[str, Any] = {
         "schema": SCHEMA,
         "id": manifest.id,
@@ -79,6 +87,7 @@ def write_manifest(manifest: Manifest) -> bytes:
         "finished": _precise(manifest.finished),
         "artefacts": [_artefact_document(artefact) for artefact in manifest.artefacts],
         "key_slots": _slots_document(manifest.key_slots),
+        "binding": [_binding_document(binding) for binding in manifest.binding],
         "server_version": manifest.server_version,
         "tool_versions": dict(manifest.tool_versions),
         "fingerprint": _fingerprint_document(manifest.fingerprint),
@@ -89,7 +98,7 @@ def write_manifest(manifest: Manifest) -> bytes:
         "labels": dict(manifest.labels),
     }
     document.update(manifest.unknown)
-    return sealed(document)
+    return document
 
 
 def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
@@ -99,7 +108,8 @@ def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
     know are left out: a listing keeps thousands of manifests, and would keep millions of tables.
     """
     with _read(where):
-        fields = Fields(_parse(content))
+        document = _parse(content)
+        fields = Fields(document)
         schema = fields.take("schema", integer(1))
         if schema > SCHEMA:
             raise BadManifest(
@@ -113,16 +123,20 @@ def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
         slots = fields.maybe("key_slots", sequence(_read_slot, _ARTEFACTS * _SLOTS), ())
         _check_slots(slots, artefacts)
         fingerprint = fields.maybe("fingerprint", _read_fingerprint, None)
+        started = fields.take("started", moment)
+        if stamp_of(backup_id) != stamp(started):
+            raise Misshapen("is not the time in the id", "started")
         return Manifest(
             id=backup_id,
             host=fields.take("host", line(255)),
             engine=fields.take("engine", _WORD),
             database=fields.take("database", _NAME),
             tier=fields.maybe("tier", TIER, None),
-            started=fields.take("started", moment),
+            started=started,
             finished=fields.take("finished", moment),
             artefacts=artefacts,
             key_slots=slots,
+            binding=fields.maybe("binding", sequence(_read_binding, _ARTEFACTS), ()),
             server_version=fields.maybe("server_version", _WORD, ""),
             tool_versions=fields.maybe("tool_versions", _VERSIONS, {}),
             fingerprint=fingerprint if tables else None,
@@ -133,6 +147,7 @@ def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
             previous=fields.maybe("previous", _read_previous, None),
             labels=fields.maybe("labels", LABELS, {}),
             unknown=fields.left() if tables else {},
+            facts=_digest_without(document, *_UNBOUND) if tables else "",
         )
 
 
@@ -147,9 +162,18 @@ def with_key_slots(content: bytes, slots: Sequence[KeySlot], where: str) -> byte
 def facts_digest(content: bytes, where: str) -> str:
     """The SHA-256 of all that never changes in a manifest: of everything but its key slots. Raises BadManifest."""
     with _read(where):
-        document = dict(_parse(content))
-    document.pop("key_slots", None)
-    canonical = json.dumps(document, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        return _digest_without(_parse(content), "key_slots")
+
+
+def bound_facts(manifest: Manifest) -> str:
+    """The SHA-256 of all that is bound in a manifest that is to be written: of everything but slots and binding."""
+    return _digest_without(json.loads(json.dumps(_document(manifest))), *_UNBOUND)
+
+
+def _digest_without(document: Mapping[str, Any], *names: str) -> str:
+    """The SHA-256 of an object without some of its fields, in JSON with sorted names and without spaces (RFC 8259)."""
+    kept = {name: value for name, value in document.items() if name not in names}
+    canonical = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
 
@@ -276,6 +300,20 @@ def _read_slot(item: Any) -> KeySlot:
         kind=fields.take("kind", choice(SlotKind)),
         recipient=fields.maybe("recipient", line(64), ""),
         parameters=mapping(_read_parameter, 20)(fields.left()),
+    )
+
+
+def _binding_document(binding: Binding) -> Dict[str, Any]:
+    salt = {"salt": binding.salt} if binding.salt else {}
+    return {"artefact": binding.artefact, **salt, "hmac": binding.hmac}
+
+
+def _read_binding(item: Any) -> Binding:
+    fields = Fields(item)
+    return Binding(
+        artefact=fields.take("artefact", text_of(255)),
+        hmac=fields.take("hmac", _DIGEST),
+        salt=fields.maybe("salt", text_of(32, _SALT), ""),
     )
 
 

@@ -9,6 +9,7 @@ Times are aware datetimes in UTC, sizes are bytes, and spans are timedeltas, eve
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -198,6 +199,34 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """An artefact with what it is a backup of, all by true names. Its key slots and its stream are bound to this."""
+
+    host: str
+    engine: str
+    database: str
+    artefact: str
+
+    @property
+    def associated_data(self) -> bytes:
+        """The four as a JSON array, without spaces and in UTF-8: no other four can be written the same."""
+        names = [self.host, self.engine, self.database, self.artefact]
+        return json.dumps(names, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """An HMAC-SHA256 of all that a manifest says, under a key that only readers of an artefact have; in hexadecimal.
+
+    ``salt`` is there where that key comes from a passphrase.
+    """
+
+    artefact: str
+    hmac: str
+    salt: str = ""
+
+
+@dataclass(frozen=True)
 class KeySlot:
     """An artefact's data key, wrapped for one recipient.
 
@@ -278,6 +307,7 @@ class Manifest:
     artefacts: Tuple[Artefact, ...]
     tier: Optional[str] = None
     key_slots: Tuple[KeySlot, ...] = ()
+    binding: Tuple[Binding, ...] = ()
     server_version: str = ""
     tool_versions: Mapping[str, str] = field(default_factory=dict)
     #: None where nothing was counted, and in a manifest that was read without its tables.
@@ -292,6 +322,13 @@ class Manifest:
     labels: Mapping[str, str] = field(default_factory=dict)
     #: Fields that this version does not know; kept when the manifest is written again.
     unknown: Mapping[str, Any] = field(default_factory=dict)
+
+    #: The SHA-256 of all that is bound, in hexadecimal (manifest.py); empty where a listing read only a part.
+    facts: str = field(default="", compare=False)
+
+    def origin(self, artefact: str) -> Origin:
+        """What one of its artefacts is bound to."""
+        return Origin(self.host, self.engine, self.database, artefact)
 
     @property
     def safety(self) -> bool:

@@ -62,8 +62,18 @@ def require_component(name: str, where: str) -> str:
 
 def make_id(database: str, moment: datetime, number: int = 1) -> str:
     """The id of a backup: ``<safe database>-<YYYYMMDD>T<HHMMSS>Z``, then ``-2``, ``-3`` … within one second."""
-    stamp = moment.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    return f"{safe_name(database)}-{stamp}" + (f"-{number}" if number > 1 else "")
+    return f"{safe_name(database)}-{stamp(moment)}" + (f"-{number}" if number > 1 else "")
+
+
+def stamp(moment: datetime) -> str:
+    """A time as it stands in ids: ``<YYYYMMDD>T<HHMMSS>Z``."""
+    return moment.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+
+
+def stamp_of(backup_id: str) -> str:
+    """The time in an id, as it stands there; empty for what is not an id."""
+    match = _ID.fullmatch(backup_id)
+    return match.group("stamp") if match else ""
 
 
 def id_of_file(name: str) -> Optional[str]:

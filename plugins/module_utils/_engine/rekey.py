@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from typing import Iterator, List, Optional, Tuple
+from typing import Iterator, List, Optional, Sequence, Tuple
 
 from . import keys
-from .catalogue import scan
-from .cipher import opened_with
-from .errors import BadInput, PartlyDone
+from .catalogue import scan, whole
+from .cipher import data_key_of, opened_with
+from .errors import BadInput, PartlyDone, Refused
 from .interrupts import interruptible
 from .manifest import MANIFEST_LIMIT, with_key_slots
-from .model import Backup, Encryption, EncryptionSettings, KeySlot, Place, SlotKind
+from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Manifest, Place, SlotKind
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
 from .state import Host, audit, audit_failure, locked
@@ -116,36 +116,52 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
 
 
 def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:
+    backup = whole(repository, backup)
     manifest = backup.manifest
-    if manifest.main.encryption is not Encryption.AES256_GCM:
+    if not manifest.is_encrypted_with(Encryption.AES256_GCM):
         reason = f"It is encrypted with {manifest.main.encryption.value}, which has no key slots."
         return Rekeyed(repository.label, backup, manifest.key_slots, reason)
     if request.change is SlotChange.EXCLUDE:
         present = {slot.recipient for slot in manifest.key_slots}
         gone = [wanted for wanted in request.slots if any(_stands_for(wanted, found) for found in present)]
         left = keys.without(manifest.key_slots, gone, request.destroy) if gone else manifest.key_slots
+        if gone and not request.destroy:
+            left = _known_to_open(request, manifest, left)
         unknown = ", ".join(wanted or SlotKind.PASSPHRASE.value for wanted in request.slots if wanted not in gone)
         # Removed before, or misspelt: whoever shuts somebody out has to know which.
         reason = f"It has no slot for {unknown}; it is for {', '.join(readers(manifest.key_slots))}." if unknown else ""
         return Rekeyed(repository.label, backup, left, reason)
     slots: List[KeySlot] = []
     for artefact in manifest.artefacts:
-        slots += _wrapped(request, artefact.name, [s for s in manifest.key_slots if s.artefact == artefact.name])
+        slots += _wrapped(request, manifest, artefact)
     return Rekeyed(repository.label, backup, tuple(slots))
 
 
-def _wrapped(request: RekeyRequest, artefact: str, slots: List[KeySlot]) -> Tuple[KeySlot, ...]:
+def _wrapped(request: RekeyRequest, manifest: Manifest, artefact: Artefact) -> Tuple[KeySlot, ...]:
+    """An artefact's new slots, of which none is kept that is not known to open: each comes from the data key itself."""
     settings = request.encryption
     recipients = keys.load_recipients(settings.recipients)
-    identities = keys.load_identities(settings.identities)
+    data_key, origin = data_key_of(settings, manifest, artefact), manifest.origin(artefact.name)
     if request.change is SlotChange.EXACTLY:
-        return keys.rewrap(slots, artefact, identities, settings.passphrase, recipients, settings.passphrase)
-    present = {slot.recipient for slot in slots}
-    missing = [recipient for recipient in recipients if recipient.id not in present]
-    if not missing:
-        return tuple(slots)
-    data_key = keys.unwrap(slots, artefact, identities, settings.passphrase)
-    return (*slots, *keys.wrap(data_key, artefact, missing, None))
+        return keys.rewrap(manifest.key_slots, origin, data_key, recipients, settings.passphrase)
+    return keys.included(manifest.key_slots, origin, data_key, recipients)
+
+
+def _known_to_open(request: RekeyRequest, manifest: Manifest, left: Sequence[KeySlot]) -> Tuple[KeySlot, ...]:
+    """The slots that are left and authentic. Raises Refused where an artefact would have none, and NoKey without a key.
+
+    Otherwise garbage under somebody's id could be all that is left, and nobody could ever read the backup again.
+    """
+    known: List[KeySlot] = []
+    for artefact in manifest.artefacts:
+        found = keys.authentic(left, artefact.name, data_key_of(request.encryption, manifest, artefact))
+        if not found:
+            raise Refused(
+                f"Cannot remove these slots of {artefact.name}: none of the others opens it, so nobody could ever read "
+                "it again. Add another recipient first, or ask for its keys to be destroyed."
+            )
+        known += found
+    return tuple(known)
 
 
 def _backups(repository: Repository, place: Place) -> Tuple[Backup, ...]:

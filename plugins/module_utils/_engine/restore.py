@@ -157,7 +157,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
     engine = open_engine(request.database)
     with ExitStack() as stack:
         progress = stack.enter_context(Progress(host, "restore", subject))
-        if request.verify_checksum:
+        if _must_check(request, manifest):
             check_checksum(repository, backup, progress)
         if request.globals:
             _restore_globals(request, plan, engine, progress)
@@ -165,7 +165,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         progress.stage("prepare")
         stage = stack.enter_context(opening(request.encryption, manifest, manifest.main))
         staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel))
-        load(repository, backup, manifest.main, stage, staging.load, engine, progress, request.verify_checksum)
+        load(repository, backup, manifest.main, stage, staging.load, engine, progress, _must_check(request, manifest))
         staging.loaded()
         unverified = _check(staging, manifest, progress)
         safety = _Safety(request, host, plan) if plan.replaces and request.safety_backup else None
@@ -187,6 +187,11 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
     )
 
 
+def _must_check(request: RestoreRequest, manifest: Manifest) -> bool:
+    """Whether stored bytes are compared with their digest: where nothing else authenticates them, always."""
+    return request.verify_checksum or manifest.is_encrypted_with(Encryption.AES256_CBC)
+
+
 def _check(staging: Staging, manifest: Manifest, progress: Progress) -> Optional[str]:
     """Check what came back; what could not be known of it, where there is such a thing.
 
@@ -204,7 +209,16 @@ def _restore_globals(request: RestoreRequest, plan: RestorePlan, engine: Engine,
     backup = plan.backup
     artefact = _globals_of(backup)
     with opening(request.encryption, backup.manifest, artefact) as stage, engine.load_globals() as loading:
-        load(plan.repository, backup, artefact, stage, loading.load, engine, progress, request.verify_checksum)
+        load(
+            plan.repository,
+            backup,
+            artefact,
+            stage,
+            loading.load,
+            engine,
+            progress,
+            _must_check(request, backup.manifest),
+        )
         loading.loaded()
 
 
