@@ -81,7 +81,8 @@ def read_rows(value: Any) -> List[Tuple[Any, ...]]:
 
 
 def _table(value: Any) -> TableFingerprint:
-    if not isinstance(value, list) or len(value) != 2:
+    # Of a table here, the ends of its key are never digested by themselves.
+    if not isinstance(value, list) or len(value) != len(TableFingerprint._fields) or value[2] != 0:
         raise _unusable()
     digest = value[1]
     if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
