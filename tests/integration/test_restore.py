@@ -293,7 +293,11 @@ def test_a_bad_manifest_is_refused_and_named_and_hides_no_other_backup(world: Wo
     path = world.manifest(second)
     good = path.read_bytes()
     path.write_bytes(good[:200])
-    refused(world, BadManifest, f"{path.name} is not whole JSON.*newest backup that can be read is {first.manifest.id}")
+    refused(
+        world,
+        BadManifest,
+        f"{path.name}: does not end with its checksum.*newest backup that can be read is {first.manifest.id}",
+    )
     refused(world, BadManifest, path.name, backup=second.manifest.id)
     path.write_bytes(good)
     world.rewrite(path, lambda document: document.update(schema=2))
