@@ -115,12 +115,20 @@ unit: environment ## Run the unit tests, on every Python from 3.8 to 3.13 that i
 .PHONY: integration
 integration: environment ## Run the integration tests, against real servers and programs
 	@echo "==> Integration tests"
-	@$(PYTEST) tests/integration
+	@$(PYTEST) tests/integration tests/foreign/test_contrib.py
 
 .PHONY: faults
 faults: environment ## Run the fault tests: kills, failing calls, full disks, damage (FULL=yes: at every call)
 	@echo "==> Fault tests"
 	@FAULTS_FULL=$(FULL) $(PYTEST) $(if $(FULL),--override-ini=faulthandler_timeout=7200) tests/faults
+
+.PHONY: foreign
+foreign: environment ## Bring back databases that nobody here made: PostgreSQL's own, and those of Debian's extensions
+	@tools/packages tests/packages.txt
+	@tools/packages tests/foreign/packages.txt
+	@tools/foreign .cache/foreign
+	@echo "==> Foreign databases"
+	@$(PYTEST) --override-ini=faulthandler_timeout=1800 tests/foreign
 
 .PHONY: fleet
 fleet: ## Test whole fleets: hosts with systemd, ssh and PostgreSQL (root and podman)

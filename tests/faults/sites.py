@@ -310,8 +310,9 @@ def sqlite_site() -> Iterator[SqliteSite]:
 @contextmanager
 def postgresql_site() -> Iterator[PostgresqlSite]:
     """A shop in PostgreSQL, of whose runs also what they send to the server is counted."""
-    from postgres import running_cluster
+    from postgres import make_scratch_account, running_cluster
 
+    make_scratch_account()
     with running_cluster() as cluster, base_directory() as base, forge(base / "site", ("socket:",)) as running:
         site = PostgresqlSite(base, running, cluster, "shop")
         yield _settled(site)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -35,12 +33,10 @@ def measured(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def scratch_account() -> None:
-    """The account of throwaway servers, which the role agent makes on a host. It stays: other workers use it too."""
-    if os.geteuid() == 0:
-        options = ("--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin")
-        done = subprocess.run(["useradd", *options, "fleet-backup-scratch"], stderr=subprocess.DEVNULL, check=False)
-        # 9: it is there (useradd(8)).
-        assert done.returncode in (0, 9)
+    """The account of throwaway servers."""
+    from postgres import make_scratch_account
+
+    make_scratch_account()
 
 
 @pytest.fixture(scope="session")

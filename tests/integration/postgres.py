@@ -140,6 +140,15 @@ def running_cluster(*settings: str, standby_of: Optional[Cluster] = None) -> Ite
         shutil.rmtree(directory)
 
 
+def make_scratch_account() -> None:
+    """The account of throwaway servers, which the role agent makes on a host. It stays: other workers use it too."""
+    if os.geteuid() == 0:
+        options = ("--system", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin")
+        done = subprocess.run(["useradd", *options, "fleet-backup-scratch"], stderr=subprocess.DEVNULL, check=False)
+        # 9: it is there (useradd(8)).
+        assert done.returncode in (0, 9)
+
+
 def _initialise(cluster: Cluster, standby_of: Optional[Cluster]) -> None:
     data = str(cluster.directory / "data")
     if standby_of:
