@@ -18,7 +18,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence
@@ -98,17 +98,18 @@ def running(needs: Needs, scratch: Scratch) -> Iterator[Cluster]:
     account = _account(scratch)
     parent = scratch.path or Path(tempfile.gettempdir())
     _require_space(parent, needs)
-    try:
-        with private_directory(_PREFIX, parent) as outer:
-            inner = _given_to(account, outer)
-            confinement = Confinement(account, inner, scratch.isolated)
-            name = f"fleet_backup_{secrets.token_hex(8)}"
-            _run(confinement, _initialisation(programs, inner, name))
-            settings = _settings(needs, programs, inner)
-            with _served(confinement, programs, settings, _access(inner, name, account)) as superuser:
-                yield Cluster(superuser, account, inner)
-    except OSError as error:
-        raise Unverifiable(f"The scratch server has no directory in {parent}: {error}. Set scratch.path.") from None
+    with ExitStack() as stack:
+        try:
+            outer = stack.enter_context(private_directory(_PREFIX, parent))
+        except OSError as error:
+            raise Unverifiable(f"The scratch server has no directory in {parent}: {error}. Set scratch.path.") from None
+        inner = _given_to(account, outer)
+        confinement = Confinement(account, inner, scratch.isolated)
+        name = f"fleet_backup_{secrets.token_hex(8)}"
+        _run(confinement, _initialisation(programs, inner, name))
+        settings = _settings(needs, programs, inner)
+        superuser = stack.enter_context(_served(confinement, programs, settings, _access(inner, name, account)))
+        yield Cluster(superuser, account, inner)
 
 
 def _programs(major: int) -> Path:

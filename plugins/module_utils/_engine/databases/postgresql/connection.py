@@ -146,6 +146,11 @@ class Connection:
         """The only column of a query's only row."""
         return self.rows(sql, parameters)[0][0]
 
+    def copy_out(self, sql: str, sink: Any) -> None:
+        """Run a COPY … TO STDOUT; ``sink.write`` gets one row of bytes at a time. Raises a typed error."""
+        with translated(self.label), self._raw.cursor() as cursor:
+            cursor.copy_expert(self._sent(sql), sink)
+
     def rows_or_none(self, sql: str) -> Optional[List[Tuple[Any, ...]]]:
         """All rows of a statement, or None when it is one that returns no rows at all."""
         with translated(self.label), self._raw.cursor() as cursor:

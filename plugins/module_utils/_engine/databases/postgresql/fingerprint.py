@@ -13,10 +13,15 @@ Counts alone would not notice values that were misread, which is how a setting h
 ``counts`` digests as well what costs next to nothing: the smallest tables whole, and of each larger one the rows at
 both ends of its primary key, which an index finds at once. Only columns of built-in types are part of these digests:
 the text of others may change with the version of an extension.
+
+To plan a query on a table, the server evaluates what can be evaluated in the expressions of its indexes and extended
+statistics: it would run functions of the table's owner with this session's rights, and fail where they need another
+search path. Such tables are not queried but copied, as pg_dump copies them, and counted here.
 """
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Mapping, Sequence, Set
 
@@ -41,7 +46,9 @@ _MODULUS = 1 << 64
 _SMALL_BYTES = 16 << 20
 _ROWS_AT_AN_END = 100
 #: How a table is counted: its rows alone, with a digest of all of them, or of this many at each end of its key.
-_COUNTED, _WHOLE = 0, -1
+_COUNTED, _WHOLE, _COPIED = 0, -1, -2
+#: How the digest of a copied table begins: it is made of other text than the others.
+_COPY_MARK = "copy:"
 #: A value of more bytes is hashed by itself, or with counts stands for its length: that is known without reading it.
 _LONG = 65536
 
@@ -64,6 +71,16 @@ SELECT a.attrelid, a.attname, b.typname, b.typlen, b.typcollation <> 0,
  WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
  ORDER BY a.attrelid, a.attname COLLATE "C"
 """
+#: Tables whose indexes or statistics hold functions or operators that initdb did not make.
+_UNPLANNED = """
+SELECT i.indrelid FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+ WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND i.indrelid = ANY (%(tables)s::oid[])
+UNION
+SELECT s.stxrelid FROM pg_statistic_ext s JOIN pg_depend d
+    ON d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid
+ WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND s.stxrelid = ANY (%(tables)s::oid[])
+"""
+
 #: Types of any length whose text is never long, and those whose length is known without reading them.
 _SHORT = ("numeric", "inet", "cidr", "macaddr")
 _MEASURABLE = ("text", "varchar", "bpchar", "bytea")
@@ -126,6 +143,9 @@ def count(connection: Connection, tables: Iterable[Relation], kind: FingerprintK
     whole = affordable(connection, wanted, kind)
     samples = connection.version >= _DIGESTS_SINCE * 10000
     manners = {one.label: _WHOLE if one.label in whole else _ROWS_AT_AN_END if samples else _COUNTED for one in wanted}
+    unplanned = _unplanned(connection, wanted)
+    copied = _COPIED if kind is FingerprintKind.DIGEST else _COUNTED
+    manners.update((one.label, copied) for one in wanted if one.oid in unplanned)
     return _counted_so(connection, wanted, kind, manners)
 
 
@@ -133,7 +153,8 @@ def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerp
     """Count these tables as those of ``like`` were counted."""
     manners = {}
     for label, table in like.tables.items():
-        manners[label] = _COUNTED if table.digest is None else table.ends or _WHOLE
+        copied = table.digest is not None and table.digest.startswith(_COPY_MARK)
+        manners[label] = _COPIED if copied else _COUNTED if table.digest is None else table.ends or _WHOLE
     return _counted_so(connection, list(tables), like.kind, manners)
 
 
@@ -146,8 +167,13 @@ def _counted_so(
     if digests or any(manners.values()):
         connection.run(_TEXT_FORM)
         columns = _columns(connection, tables)
+    unplanned = _unplanned(connection, tables)
     for table in tables:
         manner = manners.get(table.label, _COUNTED)
+        if manner == _COPIED or (manner == _COUNTED and table.oid in unplanned):
+            named = columns.get(table.oid) or _columns(connection, [table]).get(table.oid, [])
+            counted[table.label] = _copied(connection, table, named, manner == _COPIED)
+            continue
         counted[table.label] = _measure(connection, table, columns.get(table.oid, []), manner, digests)
     large = _counted(connection, _LARGE_OBJECT_DIGEST if digests else _LARGE_OBJECT_COUNT)
     if large.rows:
@@ -199,6 +225,35 @@ def _measure(
     up, down = (", ".join(one.identifier + direction for one in key) for direction in ("", " DESC"))
     question = _SAMPLE_DIGEST.format(table=table.identifier, hash=line, up=up, down=down, rows=int(manner))
     return _counted(connection, question)._replace(ends=manner)
+
+
+class _CopiedRows:
+    """Where the rows of a COPY arrive, one after the other: they are counted, and hashed where that is wanted."""
+
+    def __init__(self, hashed: bool) -> None:
+        self.rows, self.sum = 0, 0
+        self._hashed = hashed
+
+    def write(self, row: bytes) -> int:
+        # A line break within a value is escaped (PostgreSQL manual, COPY, "Text Format").
+        self.rows += row.count(b"\n")
+        if self._hashed:
+            self.sum += int.from_bytes(hashlib.sha256(row).digest()[:8], "big")
+        return len(row)
+
+
+def _copied(connection: Connection, table: Relation, columns: List[_Column], hashed: bool) -> TableFingerprint:
+    """Count a table without a query. For a count alone, the shortest column stands for a row."""
+    if not hashed:
+        columns = sorted(columns, key=lambda one: (one.length < 0, one.length))[:1]
+    names = f"({', '.join(quote_identifier(one.name) for one in columns)})" if columns else ""
+    arrived = _CopiedRows(hashed)
+    connection.copy_out(f"COPY {table.identifier} {names} TO STDOUT", arrived)
+    return TableFingerprint(arrived.rows, f"{_COPY_MARK}{arrived.sum % _MODULUS:016x}" if hashed else None)
+
+
+def _unplanned(connection: Connection, tables: Sequence[Relation]) -> Set[int]:
+    return {oid for (oid,) in connection.rows(_UNPLANNED, {"tables": [one.oid for one in tables]})}
 
 
 def _counted(connection: Connection, question: str) -> TableFingerprint:
