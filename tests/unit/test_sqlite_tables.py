@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -85,8 +87,8 @@ def test_every_table_is_counted_under_its_true_name(tmp_path: Path) -> None:
     assert set(count_tables(path, DIGEST).tables) == set(count_tables(path, COUNTS).tables)
 
 
-def test_a_digest_sees_generated_columns_and_keyed_tables(tmp_path: Path) -> None:
-    script = "CREATE TABLE c (a INT, b AS (a {0})); INSERT INTO c (a) VALUES (3);"
+def test_a_digest_sees_stored_columns_and_keyed_tables(tmp_path: Path) -> None:
+    script = "CREATE TABLE c (a INT, b AS (a {0}) STORED); INSERT INTO c (a) VALUES (3);"
     keyed = "CREATE TABLE k (a PRIMARY KEY, b) WITHOUT ROWID; INSERT INTO k VALUES (1, {0});"
     digests = set()
     for change in ("+ 1", "+ 2"):
@@ -194,13 +196,117 @@ def test_a_virtual_table_whose_module_is_missing_does_not_hide_the_others(tmp_pa
     assert problems(path, complete=True) == []
 
 
-def test_a_table_that_cannot_be_read_is_unverifiable_and_not_left_out(tmp_path: Path) -> None:
+def with_own_function(path: Path) -> Path:
+    with closing(sqlite3.connect(str(path))) as connection:
+        connection.create_function("own", 1, lambda value: value * 2, deterministic=True)
+        connection.executescript(
+            "CREATE TABLE t (a, b AS (own(a)), c); CREATE INDEX i ON t (own(a));"
+            "INSERT INTO t (a, c) VALUES (1, 'x'), (2, 'y');"
+        )
+    return path
+
+
+def test_functions_of_the_application_hide_no_row(tmp_path: Path) -> None:
+    path = with_own_function(tmp_path / "a.db")
+    assert problems(path, complete=False) == []
+    assert count_tables(path, COUNTS).tables["t"].rows == 2
+    digest = count_tables(path, DIGEST)
+    with closing(sqlite3.connect(str(path))) as connection:
+        connection.create_function("own", 1, lambda value: value * 2, deterministic=True)
+        connection.execute("UPDATE t SET c = 'z' WHERE a = 2")
+        connection.commit()
+    assert digest.differences(count_tables(path, DIGEST)) == ["table t has other contents"]
+    with pytest.raises(Unverifiable, match=r"own\(\), which only the application knows"):
+        problems(path, complete=True)
+
+
+def test_a_view_of_a_newer_sqlite_hides_no_row_and_is_told(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "a.db",
+        "CREATE TABLE t (a); INSERT INTO t VALUES (1); PRAGMA writable_schema = ON;"
+        "INSERT INTO sqlite_master VALUES ('view', 'v', 'v', 0, 'CREATE VIEW v AS SELECT ORDER BY');",
+    )
+    for kind in (COUNTS, DIGEST):
+        assert count_tables(path, kind).tables["t"].rows == 1
+    with pytest.raises(Unverifiable, match="does not understand all of the schema"):
+        problems(path, complete=False)
+
+
+def test_what_breaks_a_definition_was_stored_like_that(tmp_path: Path) -> None:
+    path = make(
+        tmp_path / "a.db",
+        "CREATE TABLE t (a); INSERT INTO t VALUES (NULL), (NULL), (NULL), (NULL), (NULL), (NULL);"
+        "PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = 'CREATE TABLE t (a NOT NULL)';",
+    )
+    assert problems(path, complete=True) == problems(path, complete=False) == []
+
+
+def test_an_index_out_of_step_is_told_and_condemns_nothing(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v); CREATE INDEX i ON t (v) WHERE id < 16;")
+    with closing(sqlite3.connect(str(path))) as connection:
+        connection.executemany("INSERT INTO t (v) VALUES (?)", ((n,) for n in range(20)))
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute("UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (v)' WHERE name = 'i'")
+        connection.commit()
+    assert problems(path, complete=False) == []
+    with pytest.raises(Unverifiable, match="indexes are not.*row 16 missing from index i.*REINDEX"):
+        problems(path, complete=True)
+
+
+def test_names_that_are_not_utf8_are_counted_or_told(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.db", "CREATE TABLE t (abcd); INSERT INTO t VALUES (1), ('x');")
+    path.write_bytes(path.read_bytes().replace(b"abcd", b"a\xff\xfed"))
+    for kind in (COUNTS, DIGEST):
+        assert count_tables(path, kind).tables["t"].rows == 2
+    path = make(tmp_path / "b.db", "CREATE TABLE tables (a);")
+    path.write_bytes(path.read_bytes().replace(b"tables", b"ta\xff\xfees"))
+    with pytest.raises(Unverifiable, match="not UTF-8"):
+        count_tables(path, COUNTS)
+
+
+def test_a_long_value_is_digested_in_pieces_and_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {}
+    for encoding in ("UTF-8", "UTF-16le"):
+        path = make(
+            tmp_path / f"{encoding}.db",
+            f"PRAGMA encoding = '{encoding}'; CREATE TABLE t (a, b, d);"
+            "CREATE TABLE r (rowid, _rowid_, x); INSERT INTO r VALUES (1, 2, 3);",
+        )
+        with closing(sqlite3.connect(str(path))) as connection:
+            rows = [("ü" * 3_000_000, b"\xff" * 5_000_000, None), ("a", b"b", 1.5), (7, "é" * 600_000, "z" * 4_500_000)]
+            connection.executemany("INSERT INTO t (a, b, d) VALUES (?, ?, ?)", rows)
+            connection.commit()
+        whole = []
+        for limit in (1 << 20, 1 << 30):
+            monkeypatch.setattr("_engine.databases.sqlite.digest._WHOLE", limit)
+            whole.append(count_tables(path, DIGEST))
+        assert whole[0] == whole[1]
+        digests[encoding] = whole[0]
+    assert digests["UTF-8"] == digests["UTF-16le"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python reads in pieces since 3.11")
+def test_a_huge_value_takes_little_memory(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     with closing(sqlite3.connect(str(path))) as connection:
-        connection.create_function("own", 1, lambda value: value, deterministic=True)
-        connection.executescript("CREATE TABLE t (a, b AS (own(a))); INSERT INTO t (a) VALUES (1);")
-    with pytest.raises(Unverifiable, match="own"):
-        count_tables(path, DIGEST)
+        connection.execute("PRAGMA journal_mode = OFF")
+        connection.execute("CREATE TABLE t (a, b)")
+        connection.execute("INSERT INTO t VALUES (zeroblob(400000000), 'x')")
+        connection.commit()
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from _engine.databases.sqlite.tables import count_tables, problems\n"
+        "from _engine.model import FingerprintKind\n"
+        "assert problems(Path(sys.argv[2]), complete=False) == []\n"
+        "assert count_tables(Path(sys.argv[2]), FingerprintKind.DIGEST).tables['t'].rows == 1\n"
+        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])\n"
+    )
+    engine = str(Path(__file__).resolve().parents[2] / "plugins" / "module_utils")
+    done = subprocess.run([sys.executable, "-c", code, engine, str(path)], stdout=subprocess.PIPE, check=True)
+    assert int(done.stdout) < 150_000, "KiB"
 
 
 def test_a_schema_of_a_newer_sqlite_is_unverifiable(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
                 manifest = run.store(publication)
                 run.refuse_shrunk(manifest)
                 publication.publish(manifest)
-                warnings = (*snapshot.facts.warnings, *run.row_warnings(manifest))
+                warnings = (*snapshot.facts.warnings, *snapshot.doubts, *run.row_warnings(manifest))
                 return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), warnings)
 
 

@@ -66,6 +66,8 @@ class Snapshot(ABC):
     dump: Stream
     #: What to read roles and tablespaces from, where that was asked for.
     globals: Optional[Command] = None
+    #: What could not be checked or counted of it, known once ``fingerprint`` has returned.
+    doubts: Tuple[str, ...] = ()
 
     @abstractmethod
     def fingerprint(self) -> Optional[Fingerprint]:

@@ -49,15 +49,12 @@ def read_facts(value: Any) -> Tuple[DumpFacts, int]:
     """What the manifest records of the database, and how many bytes its copy has."""
     fields = _mapping(value)
     version = _version(fields.get("version"))
-    warnings = fields.get("warnings")
-    if not isinstance(warnings, list) or len(warnings) > 100:
-        raise _unusable()
     facts = DumpFacts(
         server_version=version,
         tool_versions={"sqlite": version},
         opaque=_flag(fields.get("opaque")),
         properties=_properties(fields.get("properties")),
-        warnings=tuple(read_text(warning) for warning in warnings),
+        warnings=_texts(fields.get("warnings")),
     )
     return facts, _size(fields.get("bytes"))
 
@@ -71,6 +68,13 @@ def read_fingerprint(value: Any) -> Optional[Fingerprint]:
     if kind not in [one.value for one in FingerprintKind]:
         raise _unusable()
     return Fingerprint(FingerprintKind(kind), {name: _table(table) for name, table in tables.items()})
+
+
+def read_counted(value: Any) -> Tuple[Optional[Fingerprint], Tuple[str, ...]]:
+    """The tables that were counted, and what could not be."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise _unusable()
+    return read_fingerprint(value[0]), _texts(value[1])
 
 
 def read_rows(value: Any) -> List[Tuple[Any, ...]]:
@@ -123,6 +127,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise _unusable()
     return value
+
+
+def _texts(value: Any) -> Tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > 100:
+        raise _unusable()
+    return tuple(read_text(text) for text in value)
 
 
 def _flag(value: Any) -> bool:

@@ -23,6 +23,7 @@ from ...scratch import unprivileged_directory
 from ..base import DumpOptions, Engine, Examination, Inspection, Save, Snapshot, Staging
 from . import servant
 from .answers import (
+    read_counted,
     read_facts,
     read_fingerprint,
     read_inspection,
@@ -55,7 +56,8 @@ class ClientSnapshot(Snapshot):
 
     def fingerprint(self) -> Optional[Fingerprint]:
         """Raises Damaged with what SQLite found, and ChildFailed."""
-        return read_fingerprint(self._child.ask("fingerprint"))
+        found, self.doubts = read_counted(self._child.ask("fingerprint"))
+        return found
 
     def cancel_fingerprint(self) -> None:
         self._child.abort()

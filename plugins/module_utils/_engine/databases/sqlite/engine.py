@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional
 
-from ...errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied
+from ...errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied, Unverifiable
 from ...model import Database, Fingerprint, FingerprintKind, Manifest
 from ..base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snapshot, Staging
 from .access import parse_mode, parse_owner, require_grantable
@@ -58,14 +58,20 @@ class SqliteSnapshot(Snapshot):
         self._cancellation = Cancellation()
 
     def fingerprint(self) -> Optional[Fingerprint]:
-        """Check the copy's structure, then count its tables; for kind NONE only check it. None for an opaque copy.
+        """Check the copy's structure, then count its tables; for kind NONE only check it. None for an opaque copy, and
+        for one that SQLite here cannot read all of, which is said in ``doubts``.
 
         Raises Damaged with what SQLite found: copying a page does not look into it, so that without this check a
         damaged database would be backed up over and over.
         """
         if self.facts.opaque:
             return None
-        found = problems(self.dump, complete=False, cancellation=self._cancellation)
+        try:
+            found = problems(self.dump, complete=False, cancellation=self._cancellation)
+        except Unverifiable as error:
+            # The copy is whole, whatever of it cannot be understood here.
+            self.doubts += (str(error),)
+            found = []
         if found:
             raise Damaged(
                 f"{self._source} is damaged. SQLite's quick_check says: {'; '.join(found)}. Restore an older backup, "
@@ -73,7 +79,11 @@ class SqliteSnapshot(Snapshot):
             )
         if self._kind is FingerprintKind.NONE:
             return None
-        return count_tables(self.dump, self._kind, self._cancellation)
+        try:
+            return count_tables(self.dump, self._kind, self._cancellation)
+        except Unverifiable as error:
+            self.doubts += (f"The rows of {self._source} were not counted: {error}",)
+            return None
 
     def cancel_fingerprint(self) -> None:
         self._cancellation.cancel()

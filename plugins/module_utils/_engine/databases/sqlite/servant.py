@@ -82,7 +82,7 @@ def copy(_ask: Asking, target: Target, options: DumpOptions, pipe: int) -> Itera
             "warnings": list(facts.warnings),
         }
         threading.Thread(target=_pour, args=(source, pipe, size), daemon=True).start()
-        calls = {"fingerprint": lambda: _fingerprint(snapshot.fingerprint())}
+        calls = {"fingerprint": lambda: [_fingerprint(snapshot.fingerprint()), list(snapshot.doubts)]}
         yield Offer(greeting, calls, snapshot.cancel_fingerprint)
 
 

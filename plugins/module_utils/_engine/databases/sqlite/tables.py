@@ -10,44 +10,102 @@ Sources: "PRAGMA integrity_check", "PRAGMA quick_check" (sqlite.org/pragma.html)
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sqlite3
-import struct
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
 
 from ...errors import Damaged, NotADatabase, Unverifiable
 from ...model import Fingerprint, FingerprintKind, TableFingerprint
 from .connect import Cancellation, is_damage, is_schema_error, private
+from .digest import digest_table, quoted
 from .file import MAGIC
 
 T = TypeVar("T")
 
 _MISSING_COLLATION = re.compile(r"no such collation sequence: (.+)")
-_PROBLEMS_SHOWN = 5
+_MISSING_FUNCTION = re.compile(r"(?:no such|unknown) function: ([^()]+)(?:\(\))?")
+_NOT_UNDERSTOOD = re.compile(r"malformed database schema \((.*?)\) - ")
+_PROBLEMS_SHOWN, _PROBLEMS_KEPT = 5, 20
+#: More than any file has; the pragma would else say no more than a hundred.
+_ALL_PROBLEMS = 0x7FFFFFFF
+#: What is not as a definition has it, and was stored like that.
+_AS_STORED = re.compile(r"(?:NULL|NUMERIC|TEXT|non-[A-Z]+) value in |CHECK constraint failed in ")
+#: What is wrong with an index alone.
+_INDEX_ONLY = re.compile(r"row \d+ missing from index |wrong # of entries in index |non-unique entry in index ")
 
 
-class _Text(bytes):
-    """A value of type TEXT, kept apart from a BLOB of the same bytes."""
+class _StandIns:
+    """What only the application has, or only another version of SQLite, and stands in for it while a file is read.
+
+    Reading calls no collation, and of functions only what checks an index or computes a column. ``schema`` is what
+    SQLite does not understand of the schema; the rest of it is used.
+    """
+
+    def __init__(self) -> None:
+        self.collations: Set[str] = set()
+        self.functions: Set[str] = set()
+        self.schema: Optional[str] = None
+
+    @property
+    def names(self) -> str:
+        return ", ".join(sorted([*self.collations, *(f"{name}()" for name in self.functions)]))
+
+    def prepare(self, connection: sqlite3.Connection) -> None:
+        if self.schema is not None:
+            # What it cannot parse it then leaves out, instead of refusing all (sqlite.org/pragma.html).
+            connection.execute("PRAGMA writable_schema = ON")
+            # A view or trigger holds no rows. Of a table it must understand all.
+            named = _NOT_UNDERSTOOD.match(self.schema)
+            kind = "SELECT type FROM sqlite_master WHERE name = ?"
+            found = connection.execute(kind, (named.group(1),)).fetchall() if named else []
+            if found not in ([("view",)], [("trigger",)]):
+                raise sqlite3.DatabaseError(self.schema)
+        for name in self.collations:
+            connection.create_collation(name, _no_order)
+        for name in self.functions:
+            connection.create_function(name, -1, _no_value, deterministic=True)
+
+    def take(self, error: sqlite3.DatabaseError) -> bool:
+        """Whether something can stand in for what was missing, and did not yet."""
+        text = str(error)
+        collation, function = _MISSING_COLLATION.fullmatch(text), _MISSING_FUNCTION.fullmatch(text)
+        if collation and collation.group(1) not in self.collations:
+            self.collations.add(collation.group(1))
+        elif function and function.group(1) not in self.functions:
+            self.functions.add(function.group(1))
+        elif is_schema_error(error) and self.schema is None:
+            self.schema = text
+        else:
+            return False
+        return True
 
 
 def problems(path: Path, complete: bool, cancellation: Optional[Cancellation] = None) -> List[str]:
     """What SQLite finds wrong with a file, the first few; nothing when it is sound.
 
-    ``complete`` also compares every index with its table, which takes some ten times as long. CHECK constraints are
-    left out: rows that break one were stored like that. Raises Unverifiable where the order of an index is only known
-    to the application (a collation of its own), and only after all else was found sound.
+    ``complete`` also compares every index with its table, which takes some ten times as long. CHECK constraints, NULLs
+    and types that a definition forbids are left out: such rows were stored like that, and their application reads them.
+    Raises Unverifiable where not all can be judged, and only after all else was found sound: where the order or content
+    of an index is only known to the application, where the schema is not understood, and where nothing is wrong but
+    indexes that do not fit their tables.
     """
-    stand_ins: Set[str] = set()
+    stand_ins = _StandIns()
 
     def check(connection: sqlite3.Connection) -> List[str]:
         connection.execute("PRAGMA ignore_check_constraints = ON")
         connection.execute("PRAGMA cell_size_check = ON")
-        # An unknown collation makes every comparison meaningless; quick_check makes none.
-        pragma = "integrity_check" if complete and not stand_ins else "quick_check"
-        found = [str(row[0]) for row in connection.execute(f"PRAGMA {pragma}({_PROBLEMS_SHOWN})")]
-        return [] if found == ["ok"] else found
+        # With a stand-in every comparison is meaningless; quick_check makes none.
+        pragma = "integrity_check" if complete and not stand_ins.names else "quick_check"
+        connection.text_factory = lambda text: text.decode("utf-8", "replace")
+        found: List[str] = []
+        for (text,) in connection.execute(f"PRAGMA {pragma}({_ALL_PROBLEMS})"):
+            if text != "ok" and not _AS_STORED.match(text):
+                found.append(str(text))
+                if len(found) >= _PROBLEMS_SHOWN and not all(map(_INDEX_ONLY.match, found)):
+                    break
+                del found[_PROBLEMS_KEPT:]
+        return found
 
     try:
         found = _with_stand_ins(path, check, stand_ins, cancellation)
@@ -55,12 +113,28 @@ def problems(path: Path, complete: bool, cancellation: Optional[Cancellation] = 
         if is_damage(error):
             return [str(error)]
         raise _unverifiable(error) from error
-    if complete and stand_ins and not found:
+    if found and not all(map(_INDEX_ONLY.match, found)):
+        return [text for text in found if not _INDEX_ONLY.match(text)][:_PROBLEMS_SHOWN]
+    if found:
         raise Unverifiable(
-            f"The indexes of {path.name} could not be checked: they are sorted by {', '.join(sorted(stand_ins))}, "
+            f"The tables of {path.name} are sound, and indexes are not, as they were when the backup was taken: "
+            f"{'; '.join(found[:_PROBLEMS_SHOWN])}. Rebuild them with REINDEX."
+        )
+    _refuse_unjudged(path, complete, stand_ins)
+    return []
+
+
+def _refuse_unjudged(path: Path, complete: bool, stand_ins: _StandIns) -> None:
+    if stand_ins.schema is not None:
+        raise Unverifiable(
+            f"SQLite {sqlite3.sqlite_version} does not understand all of the schema of {path.name} "
+            f"({stand_ins.schema}): it is damaged, or uses what only a newer SQLite knows. All else is sound."
+        )
+    if complete and stand_ins.names:
+        raise Unverifiable(
+            f"The indexes of {path.name} could not be checked: they are sorted by {stand_ins.names}, "
             "which only the application knows. All else is sound; check the indexes with the application."
         )
-    return found
 
 
 def require_sqlite(path: Path) -> None:
@@ -79,79 +153,52 @@ def count_tables(path: Path, kind: FingerprintKind, cancellation: Optional[Cance
     """
 
     def count(connection: sqlite3.Connection) -> Dict[str, TableFingerprint]:
-        measure = _digest if kind is FingerprintKind.DIGEST else _count
-        return {name: measure(connection, name) for name in _table_names(connection)}
+        return {name: _measure(connection, name, kind) for name in _table_names(connection)}
 
     try:
-        return Fingerprint(kind, _with_stand_ins(path, count, set(), cancellation))
+        return Fingerprint(kind, _with_stand_ins(path, count, _StandIns(), cancellation))
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise Damaged(f"SQLite cannot read {path.name} to its end: {error}. Restore an older backup.") from error
         raise _unverifiable(error) from error
+    except UnicodeError:
+        raise Unverifiable(
+            f"A table of {path.name} has a name that is not UTF-8, so that its rows cannot be counted from here. "
+            "All of it is in the backup."
+        ) from None
 
 
 def _table_names(connection: sqlite3.Connection) -> List[str]:
-    rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name")
-    return [name for (name,) in rows if not name.lower().startswith("sqlite_")]
-
-
-def _count(connection: sqlite3.Connection, table: str) -> TableFingerprint:
-    (rows,) = connection.execute(f"SELECT count(*) FROM {_quoted(table)} NOT INDEXED").fetchone()
-    return TableFingerprint(rows=int(rows))
-
-
-def _digest(connection: sqlite3.Connection, table: str) -> TableFingerprint:
-    """The SHA-256 of the number of rows and the sum of every row's SHA-256, modulo 2^256.
-
-    A sum does not depend on the order of rows, and unlike an exclusive or does not lose rows that occur twice.
-    """
-    # Of a table that is sorted by an unknown collation, SQLite names that collation only when asked to count.
-    _count(connection, table)
-    connection.text_factory = _Text
-    rows = total = 0
+    connection.text_factory = lambda text: text.decode("utf-8")
     try:
-        for row in connection.execute(f"SELECT * FROM {_quoted(table)} NOT INDEXED"):
-            content = b"".join(map(_encoded, row))
-            total += int.from_bytes(hashlib.sha256(content).digest(), "big")
-            rows += 1
+        rows = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND rootpage > 0 ORDER BY name")
+        return [name for (name,) in rows if not name.lower().startswith("sqlite_")]
     finally:
         connection.text_factory = str
-    summary = f"{rows}:{total % (1 << 256):064x}"
-    return TableFingerprint(rows=rows, digest=hashlib.sha256(summary.encode("ascii")).hexdigest())
 
 
-def _encoded(value: Any) -> bytes:
-    """A value with its storage class, so that no two rows of different values have the same bytes."""
-    if value is None:
-        return b"n"
-    if isinstance(value, int):
-        return b"i%d;" % value
-    if isinstance(value, float):
-        return b"r" + struct.pack(">d", value)
-    if isinstance(value, _Text):
-        return b"t%d:" % len(value) + value
-    return b"b%d:" % len(value) + bytes(value)
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
+def _measure(connection: sqlite3.Connection, table: str, kind: FingerprintKind) -> TableFingerprint:
+    # Of a table that is sorted by an unknown collation, SQLite names that collation only when asked to count.
+    (rows,) = connection.execute(f"SELECT count(*) FROM {quoted(table)} NOT INDEXED").fetchone()
+    return digest_table(connection, table) if kind is FingerprintKind.DIGEST else TableFingerprint(rows=int(rows))
 
 
 def _with_stand_ins(
-    path: Path, work: Callable[[sqlite3.Connection], T], stand_ins: Set[str], cancellation: Optional[Cancellation]
+    path: Path, work: Callable[[sqlite3.Connection], T], stand_ins: _StandIns, cancellation: Optional[Cancellation]
 ) -> T:
-    """Read a file whose application sorts by collations of its own: they must exist, and reading never calls them."""
+    """Do something with a file whose application has collations and functions of its own, or a newer SQLite."""
     while True:
         with private(path, cancellation) as connection:
             try:
-                for name in stand_ins:
-                    connection.create_collation(name, _no_order)
+                stand_ins.prepare(connection)
                 return work(connection)
-            except sqlite3.OperationalError as error:
-                missing = _MISSING_COLLATION.fullmatch(str(error))
-                if missing is None or missing.group(1) in stand_ins:
+            except sqlite3.DatabaseError as error:
+                if not stand_ins.take(error):
                     raise
-                stand_ins.add(missing.group(1))
+
+
+def _no_value(*_arguments: Any) -> None:
+    """The value of a function that only the application has."""
 
 
 def _no_order(first: str, second: str) -> int:

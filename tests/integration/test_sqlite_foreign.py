@@ -1,0 +1,88 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""SQLite files that their applications read and the SQLite of this host does not: backed up, said, and brought back."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from _engine.errors import Unverifiable
+from _engine.model import FingerprintKind, Level, Outcome
+from world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "world")
+
+
+def write(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.create_function("twice", 1, lambda value: value * 2, deterministic=True)
+        for statement in ("CREATE TABLE t (abcd, v)", "INSERT INTO t VALUES (NULL, 1), (2, 2), (3, 3)", *statements):
+            connection.execute(statement)
+
+
+SCHEMA = "PRAGMA writable_schema = ON"
+CASES = {
+    "newer view": (
+        SCHEMA,
+        "INSERT INTO sqlite_master VALUES ('view', 'v', 'v', 0, 'CREATE VIEW v AS SELECT string_agg(v, 1 ORDER BY v)')",
+    ),
+    "newer table": (SCHEMA, "UPDATE sqlite_master SET sql = sql || ' FUTURISTIC'"),
+    "null": (SCHEMA, "UPDATE sqlite_master SET sql = 'CREATE TABLE t (abcd NOT NULL, v)'"),
+    "function": ("CREATE TABLE f (a, b AS (twice(a)))", "CREATE INDEX i ON f (twice(a))", "INSERT INTO f VALUES (1)"),
+    "index": (
+        "CREATE INDEX i ON t (v) WHERE v < 2",
+        SCHEMA,
+        "UPDATE sqlite_master SET sql = 'CREATE INDEX i ON t (v)' WHERE name = 'i'",
+    ),
+    "odd column": (),
+    "odd table": ("CREATE TABLE tables (a)",),
+}
+#: Where this host cannot say that a restored copy is good, and what it cannot read of it.
+UNKNOWN = {
+    "newer view": "does not understand all of the schema",
+    "newer table": "no fingerprint|newer SQLite",
+    "function": "only the application knows",
+    "index": "REINDEX",
+    "odd table": "no fingerprint|not UTF-8",
+}
+
+
+@pytest.mark.parametrize("kind", [FingerprintKind.COUNTS, FingerprintKind.DIGEST])
+@pytest.mark.parametrize("case", CASES)
+def test_what_its_application_reads_is_backed_up_and_comes_back(world: World, case: str, kind: FingerprintKind) -> None:
+    write(world.path, *CASES[case])
+    if case.startswith("odd"):
+        name = b"abcd" if case == "odd column" else b"tables"
+        world.path.write_bytes(world.path.read_bytes().replace(name, b"a\xff\xfe" + name[3:]))
+    content = world.path.read_bytes()
+    result = world.backup(fingerprint=kind)
+    assert result.changed
+    if case in ("newer view", "newer table", "odd table"):
+        assert result.warnings, "what was not counted or understood is said"
+    (check,) = world.verify(level=Level.RESTORE).checks
+    expected = Outcome.UNVERIFIABLE if case in UNKNOWN else Outcome.PASSED
+    assert check.outcome is expected, check.detail
+    world.path.unlink()
+    assert bool(world.restore().unverified) == (case in UNKNOWN)
+    assert world.path.read_bytes()[100:] == content[100:]
+
+
+def test_the_reason_why_something_is_not_verified_is_said(world: World) -> None:
+    for case, says in UNKNOWN.items():
+        world.path.unlink(missing_ok=True)
+        write(world.path, *CASES[case])
+        if case == "odd table":
+            world.path.write_bytes(world.path.read_bytes().replace(b"tables", b"ta\xff\xfees"))
+        world.backup()
+        (check,) = world.verify(level=Level.RESTORE).checks
+        assert check.code == Unverifiable.code
+        assert any(part in check.detail for part in says.split("|")), (case, check.detail)
