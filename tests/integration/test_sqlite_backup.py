@@ -215,7 +215,7 @@ def test_a_database_of_any_name_is_backed_up(tmp_path: Path, name: str) -> None:
     with engine_for(path).snapshot(options()) as snapshot:
         fingerprint = snapshot.fingerprint()
         assert fingerprint is not None
-        assert fingerprint.rows == 1
+        assert fingerprint.totals.rows == 1
     assert listing(tmp_path) == [name]
 
 

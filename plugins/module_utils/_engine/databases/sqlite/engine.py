@@ -26,6 +26,7 @@ from ..base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snap
 from .access import parse_mode, parse_owner, require_grantable
 from .connect import Cancellation
 from .copy import copy_plain
+from .elsewhere import refuse_opened_elsewhere, refuse_other_names
 from .file import (
     Kind,
     classify,
@@ -100,6 +101,7 @@ class SqliteEngine(Engine):
     def inspect(self) -> Inspection:
         if classify(self._path) is None:
             return Inspection(exists=False, bytes=0, server_version=sqlite3.sqlite_version)
+        refuse_other_names(self._path)
         return self._inspection()
 
     def check_dump(self, options: DumpOptions) -> Inspection:
@@ -107,6 +109,7 @@ class SqliteEngine(Engine):
         _refuse_options(options)
         require(self._path)
         require_ordinary_logs(self._path)
+        refuse_other_names(self._path)
         inspection = self._inspection()
         require_space(_copies_directory(self._path), inspection.bytes, f"The backup of {self._path}")
         return inspection
@@ -120,8 +123,11 @@ class SqliteEngine(Engine):
         if _is_writable(self._path.parent):
             self._clean_up_restores()
         kind = require(self._path)
+        refuse_opened_elsewhere(self._path, kind, options.lock_timeout)
         with scratch_file(directory, self._path.name, BACKUP) as copy:
             properties = _copy(kind, self._path, copy, options.lock_timeout)
+            # Who came under another name meanwhile does not wait for readers of this one.
+            refuse_opened_elsewhere(self._path, kind, options.lock_timeout)
             facts = DumpFacts(
                 server_version=sqlite3.sqlite_version,
                 tool_versions={"sqlite": sqlite3.sqlite_version},
@@ -151,6 +157,7 @@ class SqliteEngine(Engine):
         if exists and not replace:
             raise target_exists(target)
         require_ordinary_logs(target)
+        refuse_other_names(target)
         _require_writable(directory, f"Cannot restore to {target}", "")
         require_grantable(target, asked)
         require_space(directory, manifest.main.plain_bytes, f"The restore of {manifest.id}")

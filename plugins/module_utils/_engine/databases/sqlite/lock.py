@@ -95,6 +95,12 @@ def locked_by_other(descriptor: int, area: Range) -> bool:
     return _conflict(descriptor, area) is not None
 
 
+def read_by_other(descriptor: int) -> bool:
+    """Whether anybody else holds the lock of a reader on a database file."""
+    answer = fcntl.fcntl(descriptor, _OFD_GETLK, _request(fcntl.F_WRLCK, SHARED))
+    return bool(struct.unpack(_FLOCK, answer)[0] == fcntl.F_RDLCK)
+
+
 def share_database(descriptor: int) -> bool:
     """Take the lock of a reader on a database file, in SQLite's own steps, or return False."""
     # Who holds PENDING waits for readers to leave; passing it by would starve that writer.

@@ -27,6 +27,7 @@ from typing import Iterator, List, Optional
 from ...errors import EngineError, Locked, NotADatabase, Refused, TargetExists
 from .access import Owner, access_of_new, access_of_replaced, grant
 from .copy import recover
+from .elsewhere import refuse_other_names, replaced_prefix, second_names
 from .file import JOURNAL, SHM, WAL, Kind, beside, kind_of, pinned, raise_os_error, read_start, require_ordinary_logs
 from .lock import Deadline, own_database, users_of
 from .opaque import has_journal
@@ -35,8 +36,6 @@ from .wal import apply_log, read_log
 #: How long to wait for everybody to let go of a database that is to be replaced, in seconds.
 LOCK_WAIT = 10.0
 
-_REPLACED = ".replaced-"
-_NAME_BYTES = 200
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
@@ -68,6 +67,7 @@ def promote(swap: Swap, replace: bool, keep_replaced: bool) -> Optional[Path]:
             return None
         if not replace:
             raise target_exists(target)
+        refuse_other_names(target)
         with _owned(target) as old:
             _bring_log_home(target, old)
             grant(swap.descriptor, access_of_replaced(old, swap.owner))
@@ -78,18 +78,9 @@ def promote(swap: Swap, replace: bool, keep_replaced: bool) -> Optional[Path]:
 
 def drop_half_done(target: Path) -> None:
     """Remove the second name of a database whose replacement was killed before it began."""
-    prefix = _replaced_prefix(target)
-    for name in os.listdir(target.parent):
-        other = target.with_name(name)
-        if name.startswith(prefix) and _is_second_name(other, target):
+    for other in second_names(target):
+        with suppress(FileNotFoundError):
             other.unlink()
-
-
-def _is_second_name(other: Path, target: Path) -> bool:
-    try:
-        return os.path.samestat(os.lstat(other), os.stat(target))
-    except FileNotFoundError:
-        return False
 
 
 def _appear(staged: Path, target: Path) -> None:
@@ -125,7 +116,7 @@ def _replace(staged: Path, target: Path, old: int, keep: bool) -> Optional[Path]
 
 def _keep(target: Path) -> Path:
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    kept = target.with_name(f"{_replaced_prefix(target)}{stamp}-{secrets.token_hex(2)}")
+    kept = target.with_name(f"{replaced_prefix(target)}{stamp}-{secrets.token_hex(2)}")
     try:
         os.link(target, kept)
     except OSError as error:
@@ -249,10 +240,6 @@ def target_exists(target: Path) -> TargetExists:
     return TargetExists(
         f"Cannot restore to {target}: it exists. Set replace to replace it, or restore to another path."
     )
-
-
-def _replaced_prefix(target: Path) -> str:
-    return os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES]) + _REPLACED
 
 
 def _sync_directory(directory: Path) -> None:
