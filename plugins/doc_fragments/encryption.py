@@ -40,7 +40,9 @@ options:
         description: A passphrase that encrypts and decrypts.
         type: str
       identities:
-        description: Private keys, inline or as paths. Needed only to read.
+        description:
+          - Private keys, inline or as paths. Needed only to read.
+          - A file that others than its owner can read or write is refused.
         type: list
         elements: str
         default: []

@@ -67,6 +67,7 @@ from typing import Any, NoReturn
 
 from ansible.utils.display import Display
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import EngineError
+from ansible_collections.fleet.backup.plugins.module_utils._engine.host.private_file import require_private
 from ansible_collections.fleet.backup.plugins.module_utils._engine.pem import load_recipients, public_pem
 from ansible_collections.fleet.backup.plugins.plugin_utils.refusal import Refusal
 
@@ -250,6 +251,10 @@ def _in_clear(private: Path, public: str | None, where: str) -> bool:
     text = _content(private)
     if not is_private(text) or "ENCRYPTED PRIVATE KEY" in text:
         return False
+    try:
+        require_private(os.stat(private), f"The private key {private}")
+    except EngineError as error:
+        _refuse(where, str(error))
     try:
         belongs = public is None or public_pem(text.encode()).decode("ascii").split() == public.split()
     except EngineError as error:

@@ -40,6 +40,7 @@ class Agent:
         self.program.chmod(0o755)
         (self.root / "ops.pub").write_text(world.public)
         (self.root / "ops.pem").write_text(world.private)
+        (self.root / "ops.pem").chmod(0o600)
         settings = {"host": "web1", "state": str(world.host.state)}
         (self.root / "agent.json").write_text(json.dumps(settings))
 

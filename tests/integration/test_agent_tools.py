@@ -97,6 +97,7 @@ def test_a_host_without_keys_says_that_it_cannot_verify_and_does_so_with_one(age
     assert "passed (contents)" in agent.run("verify", "shop", "--level", "contents", *key)
     wrong = World(agent.world.root / "elsewhere").private
     (agent.root / "wrong.pem").write_text(wrong)
+    (agent.root / "wrong.pem").chmod(0o600)
     assert "Nothing that was given opens" in agent.run(
         "verify", "shop", "--identity", str(agent.root / "wrong.pem"), status=1
     )

@@ -37,6 +37,14 @@ ENGINE = Path(keys.__file__).resolve().parent.parent
 NAME = "shop-20260301T120000Z.db.zst"
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Private keys are read only where none but their owner can read them."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     made = World(tmp_path / "world")

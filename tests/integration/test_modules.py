@@ -42,6 +42,7 @@ class Ansible:
         parent.mkdir(parents=True)
         (parent / "backup").symlink_to(ROOT)
         (directory / "ops.pem").write_text(world.private)
+        (directory / "ops.pem").chmod(0o600)
         (directory / "ops.pub").write_text(world.public)
         self.output = ""
         self.defaults: dict[str, Any] = {

@@ -71,6 +71,7 @@ class Fleet:
         world.make_shop()
         self.worlds[host] = world
         (world.root / "key.pem").write_text(world.private)
+        (world.root / "key.pem").chmod(0o600)
         (world.root / "tmp").mkdir()
         (world.root / "units").mkdir()
         self.hosts[host] = {

@@ -50,6 +50,14 @@ PASSPHRASE = "correct horse battery stäple"
 ENGINE = Path(keys.__file__).resolve().parent.parent
 
 
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Private keys are read only where none but their owner can read them."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 def openssl(*arguments: str, content: bytes = b"") -> bytes:
     done = subprocess.run(["openssl", *arguments], input=content, stdout=subprocess.PIPE, check=True)
     return done.stdout

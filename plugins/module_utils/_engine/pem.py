@@ -19,6 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple, TypeVar
 
 from .errors import BadInput, NotFound, PermissionDenied
+from .host.private_file import read_private
 from .primitives import cryptography_needed
 
 if TYPE_CHECKING:
@@ -168,6 +169,8 @@ def _is_path(text: str) -> bool:
 
 def _read_file(path: str, role: _Role, called: str) -> bytes:
     try:
+        if role is _Role.IDENTITY:
+            return read_private(path, f"The {called}")
         with open(path, "rb") as file:
             content = file.read(_FILE_LIMIT + 1)
     except FileNotFoundError:

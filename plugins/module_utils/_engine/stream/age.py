@@ -13,6 +13,7 @@ from typing import List, Optional, Sequence
 
 from ..command import Argument, Command, Secret, find_program
 from ..errors import BadInput, Damaged, EngineError, NoKey, ToolFailed, WrongKey
+from ..host.private_file import read_private
 
 
 def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Command:
@@ -111,7 +112,7 @@ def _identity(identity: str) -> bytes:
         return identity.encode("utf-8") + b"\n"
     path = Path(identity).expanduser()
     try:
-        return path.read_bytes()
+        return read_private(str(path), f"The identity {path.name}")
     except OSError as error:
         raise BadInput(
             f"The identity {path.name} cannot be read: {error.strerror}. Check encryption.identities."

@@ -23,6 +23,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ..command import Argument, Command, Secret, Status, find_program
 from ..errors import BadInput, Damaged, EngineError, NoKey, NoSpace, PermissionDenied, ToolFailed, WrongKey
+from ..host.private_file import read_private
 from ..leftovers import lock_of_the_dead, take_lock
 from ..process import run
 
@@ -269,7 +270,7 @@ def _no_room(base: str) -> NoSpace:
 def _read(identity: str) -> bytes:
     path = Path(identity).expanduser()
     try:
-        return path.read_bytes()
+        return read_private(str(path), f"The identity {path.name}")
     except OSError as error:
         raise BadInput(
             f"The identity {path.name} cannot be read: {error.strerror}. Check encryption.identities."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 from ...errors import BadInput
+from ...host.private_file import read_private
 from ...model import Encryption, EncryptionSettings
 from .secrets import SecretKind, SecretSource
 
@@ -90,11 +91,11 @@ def given_keys(parsed: argparse.Namespace) -> GivenKeys:
 
 
 def identity_at(file: str) -> str:
-    """The absolute path of a private key's file. Raises BadInput where it cannot be read."""
+    """The absolute path of a private key's file. Raises BadInput where it cannot be read, and PermissionDenied."""
     path = Path(os.path.abspath(os.path.expanduser(file)))
     try:
-        with path.open("rb"):
-            return str(path)
+        read_private(str(path), f"The private key {path}")
+        return str(path)
     except OSError as error:
         raise BadInput(f"The private key {path} cannot be read: {error.strerror}. Give another path.") from None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
 
 from ...catalogue import in_future, place_of, scan
-from ...errors import BadInput, EngineError, NoKey, NotFound, Refused, WrongKey
+from ...errors import BadInput, EngineError, NoKey, NotFound, PermissionDenied, Refused, WrongKey
 from ...model import Backup, Database, Encryption, EngineName
 from ...repositories.base import Repository
 from ...state import Host
@@ -177,7 +177,7 @@ def _ask_key(job: Job) -> GivenKeys:
         path = ask("Path of the private key's file (Enter where a passphrase opens it): ")
         try:
             identities = (identity_at(path),) if path else ()
-        except BadInput as error:
+        except (BadInput, PermissionDenied) as error:
             say_line(str(error))
             continue
         if identities and not own_ring:
