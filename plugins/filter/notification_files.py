@@ -126,10 +126,21 @@ def _part_secrets(document: dict[str, Any], where: str, beginning: str) -> list[
             raise Refusal(f"{where}: {option} is empty. See where it should come from.")
         if option == "url" and document.get("type") != "apprise" and not is_web_address(value):
             raise Refusal(f"{where}: url is no URL that begins with https:// or http://. Correct it.")
+        if option == "url" and _is_exposed(document, value):
+            raise Refusal(
+                f"{where}: url begins with http://, so that the token would cross the network unencrypted. "
+                "Use https://, or set allow_http to true."
+            )
         path = f"{beginning}.{option}"
         files.append({"path": path, "content": f"{value}\n"})
         document[option] = {"file": path}
     return files
+
+
+def _is_exposed(document: Mapping[str, Any], url: str) -> bool:
+    """Whether a credential would be sent unencrypted, and nobody asked for that."""
+    secret = document.get("token") or "@" in url.partition("//")[2].partition("/")[0]
+    return url.startswith("http://") and bool(secret) and document.get("allow_http") is not True
 
 
 def _check_names(jobs: Any, host: str, names: tuple[str, ...]) -> None:

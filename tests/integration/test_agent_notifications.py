@@ -494,19 +494,42 @@ def test_every_kind_of_web_hook_gets_what_it_reads(agent: Notified, web: WebServ
         agent.hook(
             web,
             token=agent.secret("token", f"token {SECRET}"),
+            allow_http=True,
             signing_key=agent.secret("signing", "signed and sealed"),
         ),
     )
-    agent.job("shop", hooks={"before": [["/bin/sh", "-c", "echo '<!channel> @everyone' >&2; exit 1"]]})
+    agent.job(
+        "shop",
+        hooks={
+            "before": [["/bin/sh", "-c", "echo '<!channel> @everyone ``` [here](https://evil.example)' >&2; exit 1"]]
+        },
+    )
     agent.run("run", "shop", status=1)
     slack = next(one.json["text"] for one in web.requests if "text" in one.body.decode() and "content" not in one.json)
     assert "&lt;!channel&gt;" in slack and "<!channel>" not in slack
     discord = next(one.json for one in web.requests if "allowed_mentions" in one.json)
     assert discord["allowed_mentions"] == {"parse": []} and "shop" in discord["content"]
+    for text in (slack, discord["content"]):
+        # Within a block of code, neither service makes a link or a mention of anything.
+        _sign, code, end = text.split("```")
+        assert "[here](https://evil.example)" in code and not end and "`" not in code
     signed = next(one for one in web.requests if "event" in one.json)
     digest = hmac.new(b"signed and sealed", signed.body, hashlib.sha256).hexdigest()
     assert signed.headers["X-Fleet-Backup-Signature"] == f"sha256={digest}"
     assert signed.headers["Authorization"] == f"Bearer token {SECRET}"
+
+
+def test_a_token_crosses_the_network_unencrypted_only_where_that_is_asked_for(agent: Notified, web: WebServer) -> None:
+    url = agent.secret("odd", f"http://me:{SECRET}@127.0.0.1:{web.port}/")
+    with_token = agent.hook(web, token=agent.secret("token", SECRET))
+    for channel in (with_token, {"name": "hook", "type": "webhook", "url": url}):
+        agent.channels(channel)
+        told = agent.run("notify", status=1)
+        assert "allow_http" in told and SECRET not in told
+    assert web.requests == []
+    agent.channels({**with_token, "allow_http": True})
+    agent.run("notify")
+    assert len(web.requests) == 1
 
 
 def test_nobody_is_followed_elsewhere_and_an_address_is_never_told(agent: Notified, web: WebServer) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..config.fields import Fields
 from .base import Channel
-from .events import Event
+from .events import Event, as_code
 from .options import read_address
 from .slack import SIGNS
 from .web import Address
@@ -27,7 +27,7 @@ class Discord(Channel):
     address: Address
 
     def send(self, event: Event) -> None:
-        text = f"{SIGNS.get(event.kind, '')} {event.host}: {event.text}".strip()[:_LIMIT]
+        text = f"{SIGNS.get(event.kind, '')}{as_code(f'{event.host}: {event.text}'[:_LIMIT])}"
         # Nobody is called by what a database is named.
         document = {"content": text, "allowed_mentions": {"parse": []}}
         self.address.post(json.dumps(document).encode("ascii"), {"Content-Type": "application/json"})

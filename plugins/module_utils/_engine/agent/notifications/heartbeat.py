@@ -34,7 +34,7 @@ class Heartbeat(Channel):
     def send(self, event: Event) -> None:
         body = event.message[:_LIMIT].encode("utf-8", "replace")
         names = {"host": quote(event.host, safe=""), "job": quote(event.job, safe="")}
-        self.address.post(body, {"Content-Type": "text/plain; charset=utf-8"}, _SUFFIXES[event.kind], **names)
+        self.address.post(body, {"Content-Type": "text/plain; charset=utf-8"}, _SUFFIXES[event.kind], names)
 
 
 def read_heartbeat(fields: Fields, label: str) -> Heartbeat:

@@ -16,11 +16,11 @@ from .web import Address
 
 
 def read_address(fields: Fields, label: str) -> Address:
-    """Read ``url``, a secret, and ``ca_cert``."""
+    """Read ``url``, a secret, ``ca_cert`` and ``allow_http``."""
     url = fields.object("url", partial(read_secret, purpose=f"{label}: url"))
     if url is None:
         raise fields.wrong("url", "it is missing")
-    return Address(url, label, read_ca_cert(fields))
+    return Address(url, label, read_ca_cert(fields), fields.flag("allow_http", False))
 
 
 def read_ca_cert(fields: Fields) -> Optional[str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..config.fields import Fields
 from .base import Channel
-from .events import Event, Kind
+from .events import Event, Kind, as_code
 from .options import read_address
 from .web import Address
 
@@ -27,7 +27,7 @@ class Slack(Channel):
     address: Address
 
     def send(self, event: Event) -> None:
-        text = f"{SIGNS.get(event.kind, '')} {event.host}: {event.text}".strip()[:_LIMIT]
+        text = f"{SIGNS.get(event.kind, '')}{as_code(f'{event.host}: {event.text}'[:_LIMIT])}"
         # These three are all that Slack reads as markup of its own (api.slack.com, "Escaping text"): a database's name
         # calls nobody.
         for letter, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):

@@ -37,13 +37,26 @@ class Address:
     url: SecretSource
     label: str
     ca_cert: Optional[str] = None
+    #: Whether credentials may cross the network unencrypted.
+    allow_http: bool = False
 
-    def post(self, body: bytes, headers: Mapping[str, str], suffix: str = "", **parts: str) -> None:
+    def post(
+        self,
+        body: bytes,
+        headers: Mapping[str, str],
+        suffix: str = "",
+        parts: Optional[Mapping[str, str]] = None,
+        *,
+        secret_headers: Optional[Mapping[str, str]] = None,
+    ) -> None:
         """Post to the URL, with ``suffix`` added to its path and ``parts`` in the place of their names in braces.
+
+        ``secret_headers`` hold credentials, which do not cross the network unencrypted.
 
         Raises NotSent unless the answer is a success, and what ``SecretSource.read`` raises.
         """
-        request = self._request(body, headers, suffix, parts)
+        url = self._url(suffix, parts or {}, bool(secret_headers))
+        request = Request(url, body, {**headers, **(secret_headers or {}), "User-Agent": _AGENT}, method="POST")
         context = certificates(self.ca_cert, self.label)
         try:
             opener = build_opener(_NoRedirect(), HTTPSHandler(context=context))
@@ -59,20 +72,25 @@ class Address:
             refused = status in _ABOUT_THE_MESSAGE
             raise NotSent(f"{self.label}: the receiver answered {_status(status)}", refused=refused)
 
-    def _request(self, body: bytes, headers: Mapping[str, str], suffix: str, parts: Mapping[str, str]) -> Request:
+    def _url(self, suffix: str, parts: Mapping[str, str], has_credentials: bool) -> str:
         url = self.url.read().strip()
         for name, value in parts.items():
             url = url.replace("{" + name + "}", value)
         try:
             split = urlsplit(url)
-            if split.scheme not in ("http", "https") or not split.hostname:
+            whole = split._replace(path=split.path.rstrip("/") + suffix if suffix else split.path).geturl()
+            if split.scheme not in ("http", "https") or not split.hostname or not Request(whole).host:
                 raise ValueError
-            whole = split._replace(path=split.path.rstrip("/") + suffix if suffix else split.path)
-            return Request(whole.geturl(), body, {**headers, "User-Agent": _AGENT}, method="POST")
         except ValueError:
             raise NotSent(
                 f"{self.label}: the address is no URL that begins with https:// or http://. Correct the secret."
             ) from None
+        if split.scheme == "http" and (has_credentials or split.password) and not self.allow_http:
+            raise NotSent(
+                f"{self.label}: the address begins with http://, so that the token would cross the network "
+                "unencrypted. Use https://, or set allow_http to true."
+            )
+        return whole
 
 
 class _NoRedirect(HTTPRedirectHandler):

@@ -38,14 +38,14 @@ class Webhook(Channel):
 
     def send(self, event: Event) -> None:
         body = json.dumps(event.document).encode("ascii")
-        headers = {"Content-Type": "application/json"}
+        headers, secret = {"Content-Type": "application/json"}, {}
         if self.token:
             token = self.token.read()
-            headers[self.token_header] = f"Bearer {token}" if self.token_header == _AUTHORIZATION else token
+            secret[self.token_header] = f"Bearer {token}" if self.token_header == _AUTHORIZATION else token
         if self.signing_key:
             key = self.signing_key.read().encode("utf-8", "surrogateescape")
             headers["X-Fleet-Backup-Signature"] = "sha256=" + hmac.new(key, body, hashlib.sha256).hexdigest()
-        self.address.post(body, headers)
+        self.address.post(body, headers, secret_headers=secret)
 
 
 def read_webhook(fields: Fields, label: str) -> Webhook:
