@@ -324,7 +324,9 @@ def _require_names(control: Connection, view: str, column: str, needed: Sequence
 
 def _require_extensions_for(control: Connection, properties: Properties, owner: str) -> None:
     """With ``owner``, pg_restore acts as that role, which may create trusted extensions only."""
-    if control.version < 13_00_00 or control.value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [owner]):
+    known = control.rows("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [owner])
+    # A role that comes with the globals is not there yet.
+    if control.version < 13_00_00 or not known or known[0][0]:
         return
     forbidden = control.rows(
         "SELECT e.name FROM pg_available_extensions e JOIN pg_available_extension_versions v"
