@@ -113,7 +113,7 @@ EXAMPLES = r"""
       method: gpg
       recipients: [backups@example.com]
     globals: true
-    max_age: 24h
+    max_age: 20h
     labels:
       reason: before migration 42
 """

@@ -221,6 +221,8 @@ class Fleet:
 
     def _environment(self) -> dict[str, str]:
         return {
+            # As a shell says where it is.
+            "PWD": str(self.directory),
             "ANSIBLE_COLLECTIONS_PATH": str(self.directory / "collections"),
             "ANSIBLE_PIPELINING": "true",
             "ANSIBLE_HOST_KEY_CHECKING": "false",

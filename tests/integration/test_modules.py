@@ -118,19 +118,24 @@ INFO: dict[str, Any] = {"fleet.backup.backup_info": {}}
 CHECK = ("--check", "--diff")
 
 
-def examples(heading: str) -> list[str]:
-    """The playbooks in a chapter of the README."""
+def examples(heading: str) -> list[Any]:
+    """The plays in a chapter of the README, without the tasks that need a host of their own."""
     chapter = (ROOT / "README.md").read_text().split(f"\n## {heading}\n")[1].split("\n## ")[0]
-    return [block.split("```")[0] for block in chapter.split("```yaml\n")[1:]]
+    plays = [one for block in chapter.split("```yaml\n")[1:] for one in yaml.safe_load(block.split("```")[0])]
+    for one in plays:
+        # tests/fleet runs these too, word for word.
+        own_host = ("ansible.builtin.package", "ansible.builtin.user")
+        one["tasks"] = [task for task in one["tasks"] if not any(module in task for module in own_host)]
+    return plays
 
 
-def play(directory: Path, world: World, host: str, text: str) -> str:
+def play(directory: Path, world: World, host: str, plays: list[Any]) -> str:
     """Run a playbook from an empty directory on this machine, as ``host`` in the group of its letters."""
     book = directory / "playbooks" / "play.yml"
     book.parent.mkdir(exist_ok=True)
-    book.write_text(text)
+    book.write_text(yaml.safe_dump(plays))
     inventory = directory / "inventory"
-    python = f"ansible_connection=local ansible_python_interpreter={sys.executable}"
+    python = f"ansible_connection=local ansible_become=false ansible_python_interpreter={sys.executable}"
     inventory.write_text(f"localhost {python}\n[{host.rstrip('0123456789')}]\n{host} {python}\n")
     environment = {
         **os.environ,
@@ -145,13 +150,24 @@ def play(directory: Path, world: World, host: str, text: str) -> str:
     return done.stdout
 
 
+def adapted(plays: list[Any], **changes: str) -> list[Any]:
+    """The plays with other paths and words, as YAML."""
+    text = json.dumps(plays)
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    adapted_plays: list[Any] = json.loads(text)
+    return adapted_plays
+
+
 def test_the_first_example_of_the_readme_runs_from_nothing_and_then_changes_nothing(
     tmp_path: Path, world: World, ansible: Ansible
 ) -> None:
-    (example,) = examples("SQLite")
-    example = example.replace("/srv/backups", world.repository.label).replace("/srv/shop/shop.db", str(world.path))
-    assert re.search(r"web1 .*changed=1 .*failed=0", play(tmp_path, world, "web1", example))
-    assert re.findall(r"changed=(\d+)", play(tmp_path, world, "web1", example)) == ["0", "0"]
+    paths = {"/srv/backups": world.repository.label, "/srv/shop/shop.db": str(world.path)}
+    plays = adapted(examples("SQLite"), **paths)
+    Path(world.repository.label).rmdir()
+    assert re.search(r"web1 .*changed=2 .*failed=0", play(tmp_path, world, "web1", plays))
+    assert re.findall(r"changed=(\d+)", play(tmp_path, world, "web1", plays)) == ["0", "0"]
 
 
 def test_the_postgresql_examples_of_the_readme_back_up_prove_and_restore(
@@ -161,31 +177,26 @@ def test_the_postgresql_examples_of_the_readme_back_up_prove_and_restore(
     empty_cluster.sql("CREATE ROLE drill CREATEDB LOGIN PASSWORD 'sesame'")
     cluster.sql("CREATE DATABASE orders")
     cluster.sql("CREATE TABLE customers AS SELECT 1 AS id", "orders")
-    first, then = examples("PostgreSQL")
-    text = (first + then).replace(
-        "login_host: db1.example.com", f"login_host: 127.0.0.1\n        login_port: {cluster.port}"
-    )
-    text = text.replace(
-        "login_host: drill1.example.com", f"login_host: 127.0.0.1\n          login_port: {empty_cluster.port}"
-    )
-    text = text.replace("/mnt/nas/backups", world.repository.label).replace(
-        "2026-03-01T12:00:00Z", "2999-01-01T00:00:00Z"
-    )
-    secrets = {
-        "vault_backup_password": "sesame",
-        "vault_drill_password": "sesame",
-        "operators_public_key": world.public,
-        "vault_operators_private_key": world.private,
-    }
-    (tmp_path / "group_vars").mkdir()
-    (tmp_path / "group_vars" / "db.yml").write_text(yaml.safe_dump(secrets))
+    keys = tmp_path / "playbooks" / "keys"
+    keys.mkdir(parents=True)
+    (keys / "operators.pem").write_text(world.private)
+    (keys / "operators.pem.pub").write_text(world.public)
+    login = {"login_host": "127.0.0.1", "login_password": "sesame"}
+    plays = adapted(examples("PostgreSQL"), **{"/srv/backups": world.repository.label, "2026-03-01T": "2999-03-01T"})
+    for task in [task for one in plays for task in one["tasks"]]:
+        for module in (name for name in task if name.startswith("fleet.backup.")):
+            if task[module].pop("become_user", None):
+                task[module].update(login, login_user="backup", login_port=cluster.port)
+            if "level" in task[module]:
+                task[module]["scratch"] = {**login, "login_user": "drill", "login_port": empty_cluster.port}
     try:
-        said = play(tmp_path, world, "db1", text)
+        said = play(tmp_path, world, "db1", plays)
+        assert cluster.sql("SELECT count(*) FROM customers", "orders") == [(1,)]
     finally:
         cluster.sql("DROP DATABASE IF EXISTS orders")
         cluster.sql("DROP ROLE backup")
         empty_cluster.sql("DROP ROLE drill")
-    assert re.search(r"db1 .*ok=4 .*changed=3 .*failed=0", said)
+    assert re.search(r"db1 .*failed=0", said) and said.count("changed: [db1]") >= 3
     assert "sesame" not in said
 
 
