@@ -56,7 +56,7 @@ class Site:
     #: What of the job is the engine's own.
     database: dict[str, Any]
     #: At how many calls of a verb to try the kills, unless all of them are asked for.
-    most = 60
+    most = 20
 
     @property
     def job(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Site:
             for artefact in backup.manifest.artefacts:
                 stored = (self.directory / artefact.name).read_bytes()
                 assert (len(stored), hashlib.sha256(stored).hexdigest()) == (artefact.bytes, artefact.sha256)
-                with opening(settings, backup.manifest, artefact):
+                with opening(settings, manifest_of(self.directory / f"{backup.id}{MANIFEST}"), artefact):
                     pass
 
     def expect_no_plaintext(self) -> None:
@@ -238,7 +238,7 @@ class SqliteSite(Site):
 class PostgresqlSite(Site):
     """The shop's database is on a real server, beside a copy that it is put back from."""
 
-    most = 16
+    most = 12
 
     def __init__(self, base: Path, forge: Forge, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name

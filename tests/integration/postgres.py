@@ -209,7 +209,8 @@ def _prefix(*options: str) -> List[str]:
     return ["setpriv", *user, *options, "--"] if user or options else []
 
 
-def _as_owner(*arguments: str) -> None:
+def as_owner(*arguments: str) -> Tuple[int, str]:
+    """Run a program as the server's account; its exit status, and what it said."""
     done = subprocess.run(
         [*_prefix(), *arguments],
         cwd="/",
@@ -218,7 +219,12 @@ def _as_owner(*arguments: str) -> None:
         stderr=subprocess.STDOUT,
         check=False,
     )
-    assert done.returncode == 0, done.stdout.decode()
+    return done.returncode, done.stdout.decode("utf-8", "replace")
+
+
+def _as_owner(*arguments: str) -> None:
+    status, said = as_owner(*arguments)
+    assert status == 0, said
 
 
 def _free_port() -> int:
