@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def _directories(path: str) -> Iterator[Change]:
     """A directory and those above it, as far as they are missing; the uppermost first."""
     missing = []
     for place in (Path(path), *Path(path).parents):
+        _check_link(place)
         if os.path.isdir(place):
             break
         if os.path.lexists(place):
@@ -88,6 +90,18 @@ def _directories(path: str) -> Iterator[Change]:
         missing.append(str(place))
     for place_text in reversed(missing):
         yield Change(place_text, None, "directory\n", partial(_make_directory, place_text), is_directory=True)
+
+
+def _check_link(place: Path) -> None:
+    """Refuse a link that another account made: it would choose which directory gets the owner and the mode."""
+    try:
+        status = os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISLNK(status.st_mode) and status.st_uid not in (0, os.geteuid()):
+        raise Refused(
+            f"{place} is a link that user {status.st_uid} made. It was not followed; remove it, and see what it is for."
+        )
 
 
 def _file(path: str, content: str, directory_comes: bool) -> Iterator[Change]:

@@ -163,6 +163,18 @@ def test_a_link_to_a_directory_is_one_and_the_directory_gets_the_mode(module: Mo
     assert not module.run(**options)["changed"]
 
 
+def test_a_link_that_another_account_made_gives_that_account_no_directory(module: Module) -> None:
+    victim = module.place / "etc"
+    victim.mkdir(mode=0o755)
+    repository = module.place / "backups"
+    repository.symlink_to(victim)
+    os.lchown(repository, NOBODY.pw_uid, NOBODY.pw_gid)
+    for path in (repository, repository / "below"):
+        result = module.run(fails=True, directories=[str(path)], owner="nobody")
+        assert "is a link that user" in result["msg"]
+    assert (victim.stat().st_uid, list(victim.iterdir())) == (0, [])
+
+
 def test_a_link_to_what_has_to_go_goes_and_what_it_points_to_stays(module: Module) -> None:
     (module.place / "kept").mkdir()
     (module.place / "old").symlink_to("kept")
