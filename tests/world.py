@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -26,16 +27,24 @@ from _engine.rotate import RotateRequest, RotateResult, rotate
 from _engine.state import Host
 from _engine.verify import VerifyRequest, VerifyResult, verify
 
+START = datetime(2026, 2, 28, 2, 0, 0, tzinfo=timezone.utc)
+
 
 class Clock:
     """The time of a test, which goes on by a second whenever somebody looks at it."""
 
     def __init__(self) -> None:
-        self.moment = datetime(2026, 3, 1, 2, 0, 0, tzinfo=timezone.utc)
+        self.moment = START + timedelta(days=1)
+        #: By how much the clock was set forward without time passing.
+        self.jump = timedelta()
 
     def __call__(self) -> datetime:
         self.moment += timedelta(seconds=1)
         return self.moment
+
+    def running(self) -> float:
+        """Seconds since the machine was started; tests that let the clock jump set it aside."""
+        return (self.moment - START - self.jump).total_seconds()
 
 
 @dataclass
@@ -48,7 +57,7 @@ class World:
     def __post_init__(self) -> None:
         (self.root / "backups").mkdir(parents=True)
         (self.root / "data").mkdir()
-        self.host = Host("web1", self.root / "state", self.clock)
+        self.host = Host("web1", self.root / "state", self.clock, self.clock.running)
         self.path = self.root / "data" / "shop.db"
         self.database = Database(EngineName.SQLITE, str(self.path))
         self.repository = LocalRepository(self.root / "backups")
@@ -117,11 +126,16 @@ class World:
     def manifest(self, result: BackupResult) -> Path:
         return self.directory / f"{result.manifest.id}.manifest.json"
 
-    def rewrite(self, path: Path, change: Callable[[dict[str, Any]], Any], bind: bool = False) -> None:
+    def rewrite(
+        self, path: Path, change: Callable[[dict[str, Any]], Any], bind: bool = False, forget: bool = True
+    ) -> None:
         """Let a manifest say something else, with a checksum that is right, as a forger would.
 
-        With ``bind``, it is bound to its artefacts anew, as only one who has their data keys can.
+        With ``bind``, it is bound to its artefacts anew, as only one who has their data keys can. With ``forget`` it is
+        news to the host, which would notice otherwise.
         """
+        if forget:
+            self.forget()
         document = json.loads(path.read_text(encoding="utf-8"))
         del document["sha256"]
         change(document)
@@ -132,6 +146,10 @@ class World:
                 data_key = keys.unwrap(manifest.key_slots, manifest.origin(one["artefact"]), identities, None)
                 one["hmac"] = binding._mac(binding._from_data_key(data_key), one["artefact"], manifest.facts)
         path.write_bytes(sealed(document))
+
+    def forget(self) -> None:
+        """Let the host lose what it remembers of backups: whatever lies in the repository is news to it."""
+        shutil.rmtree(self.host.state / "known", ignore_errors=True)
 
     def files(self) -> list[str]:
         """The names of all files in the repository, hidden ones too."""

@@ -384,7 +384,8 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         "summary": summary_document(result),
         "running": list(result.running),
     }
-    return Outcome(False, values)
+    problems = [problem.reason for info in result.repositories for problem in info.problems]
+    return Outcome(False, values, warnings=problems)
 
 
 def main() -> None:

@@ -72,6 +72,24 @@ options:
     description: Whether the newest backup that was proven by a restore always stays.
     type: bool
     default: true
+  adopt:
+    description:
+      - Whether this host takes all backups that it finds there, and can read, for its own from now on.
+      - Otherwise only those count that it wrote, or verified at level V(contents) or V(restore) with its own key. All
+        others are kept, fill no count, and are named in RV(rotations[].unknown), so that nobody who can write to the
+        repository can have backups removed.
+      - Set it once after the state of a host was lost, on another host that rotates for the one that takes the backups,
+        or to go on without a backup that was removed by hand.
+    type: bool
+    default: false
+  trust_clock:
+    description:
+      - Whether the clock of this host is right, although it seems to have gone forward.
+      - A clock that is ahead makes all backups look old. So nothing is removed where the clock went on by more than the
+        time since the machine was started, is ahead of the repository's own, or left a pause between backups that is
+        far longer than any before it. Set this once to go on.
+    type: bool
+    default: false
   purge:
     description:
       - Whether all backups of O(database) are removed, whatever any rule says.
@@ -168,6 +186,11 @@ rotations:
           type: list
           elements: str
           sample: [daily, the newest restore-proven backup]
+    unknown:
+      description: The backups that this host neither wrote nor read, which are kept.
+      type: list
+      elements: str
+      sample: [shop-20260301T020000Z]
     tidied:
       description: Files that a crash had left over, which are removed.
       type: list
@@ -192,11 +215,16 @@ error:
   sample: bad_input
 """
 
-from typing import Any
+from typing import Any, Sequence
 
 from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import rotation_document
 from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Policy
-from ansible_collections.fleet.backup.plugins.module_utils._engine.rotate import RotateRequest, plan_rotation, rotate
+from ansible_collections.fleet.backup.plugins.module_utils._engine.rotate import (
+    PlaceRotation,
+    RotateRequest,
+    plan_rotation,
+    rotate,
+)
 from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
 from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
@@ -224,6 +252,8 @@ SPEC = (
                 "minimum_keep": {"type": "int", "default": 1},
                 "max_age": {"type": "str"},
                 "protect_proven": {"type": "bool", "default": True},
+                "adopt": {"type": "bool", "default": False},
+                "trust_clock": {"type": "bool", "default": False},
                 "purge": {"type": "bool", "default": False},
             },
             required_by={"database": ["engine"]},
@@ -255,15 +285,30 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         database=options.database_filter(),
         engine=options.value("engine"),
         purge=purge,
+        adopt=options.value("adopt"),
+        trust_clock=options.value("trust_clock"),
     )
     result = plan_rotation(request, host) if check_mode else rotate(request, host)
     rotations = [rotation_document(rotation) for rotation in result.rotations]
     return Outcome(
         result.changed,
         {"rotations": rotations},
+        warnings=_warnings(result.rotations),
         before=_listing(rotations, "kept", "removed"),
         after=_listing(rotations, "kept"),
     )
+
+
+def _warnings(rotations: Sequence[PlaceRotation]) -> list[str]:
+    """What was not decided on."""
+    found = [problem.reason for rotation in rotations for problem in rotation.problems]
+    found += [
+        f"{len(one.unknown)} backups in {one.repository}/{one.place.path} are not known to this host and were kept. "
+        "Verify them at level contents, or set adopt once if they are its own."
+        for one in rotations
+        if one.unknown
+    ]
+    return found
 
 
 def _listing(rotations: list[dict[str, Any]], *parts: str) -> str:

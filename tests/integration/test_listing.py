@@ -232,6 +232,7 @@ def test_an_artefact_that_opens_to_more_than_its_manifest_says_is_stopped_there(
     world.artefact(result).write_bytes(bomb)
     facts = {"bytes": len(bomb), "sha256": hashlib.sha256(bomb).hexdigest(), "plain_bytes": 8192}
     world.rewrite(world.manifest(result), artefact(**facts))
+    world.forget()
     target = world.root / "data" / "copy.db"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     # Whoever wrote more than this would be stopped by SIGXFSZ.

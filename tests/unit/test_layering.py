@@ -29,6 +29,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("host", "shapes"),
     ("hpke", "manifest", "pem", "process", "retention", "scratch", "slots", "state"),
     ("binding", "databases", "keys", "repositories", "stream"),
+    ("clock", "memory"),
     ("catalogue", "cipher", "keyfile", "publication"),
     ("loading", "survey"),
     ("backup", "info", "rekey", "rotate", "verify"),

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
@@ -220,6 +220,57 @@ def test_a_file_that_is_not_there_is_not_found(repository: LocalRepository) -> N
     put(repository, "other")
     with pytest.raises(NotFound, match="web1/sqlite/shop/m does not exist"):
         repository.read(PLACE, "m", 100)
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 5))
+
+
+def unix_socket(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def link(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("plant", [fifo, device, unix_socket, link, Path.mkdir])
+def test_what_is_no_file_is_never_opened_read_or_added_to(
+    repository: LocalRepository, root: Path, plant: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(repository, "a")
+    path = root / PLACE.path / f"{ID}.proof.json"
+    plant(path)
+    opened: list[object] = []
+    real = os.open
+
+    def watch(name: object, *arguments: object, **named: object) -> int:
+        opened.append(name)
+        return real(name, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", watch)
+    with pytest.raises(EngineError):
+        repository.read(PLACE, path.name, 100)
+    with pytest.raises(EngineError), repository.open(PLACE, path.name):
+        pass
+    with pytest.raises(EngineError):
+        repository.append(PLACE, path.name, b"line")
+    assert path.name not in opened
+
+
+def test_a_lock_that_somebody_keeps_is_not_waited_for_without_end(
+    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_files, "_PATIENCE", 0.1)
+    repository.append(PLACE, f"{ID}.proof.json", b"{}")
+    with (root / PLACE.path / f"{ID}.proof.json").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        with pytest.raises(Locked, match="stayed locked"):
+            repository.append(PLACE, f"{ID}.proof.json", b"{}")
 
 
 def test_links_inside_are_not_followed(repository: LocalRepository, root: Path, tmp_path: Path) -> None:

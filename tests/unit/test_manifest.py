@@ -302,13 +302,30 @@ def backup(*proofs: Proof) -> Backup:
     return Backup(Place("web1", "postgresql", "shop"), MANIFEST, proofs)
 
 
-def test_proofs_come_back_and_a_line_that_was_cut_short_proves_nothing() -> None:
-    written = [proof(Level.RESTORE, Outcome.PASSED, 3), proof(Level.CHECKSUM, Outcome.UNVERIFIABLE, 4)]
-    content = b"".join(write_proof(item) + b"\n" for item in written)
-    assert list(read_proofs(content)) == written
-    huge = b'{"level": "checksum", "outcome": "passed", "time": "2026-03-01", "host": "x", "seconds": 1' + b"0" * 400
-    assert list(read_proofs(content + huge + b"}")) == written
-    assert list(read_proofs(content + b'{"level": "restore", "outcome": "pas')) == written
+def test_proofs_come_back_as_they_were_written() -> None:
+    written = (proof(Level.RESTORE, Outcome.PASSED, 3), proof(Level.CHECKSUM, Outcome.UNVERIFIABLE, 4))
+    assert read_proofs(b"".join(write_proof(item) + b"\n" for item in written)) == (written, None)
+
+
+HUGE = (
+    b'{"level": "checksum", "outcome": "passed", "time": "2026-03-01", "host": "x", "seconds": 1' + b"0" * 400 + b"}\n"
+)
+
+
+@pytest.mark.parametrize("line", [HUGE, b'{"level": "restore", "outcome": "pas', b"\n", b"null\n", b"[" * 9000 + b"\n"])
+def test_a_proof_that_cannot_be_read_leaves_the_backup_unjudged_until_a_restore_passes(line: bytes) -> None:
+    passed = write_proof(proof(Level.RESTORE, Outcome.PASSED, 3)) + b"\n"
+    proofs, unjudged = read_proofs(passed + line)
+    assert len(proofs) == 1
+    assert "line 2 of its proofs cannot be read" in (unjudged or "")
+    checked = write_proof(proof(Level.CHECKSUM, Outcome.PASSED, 4)) + b"\n"
+    torn = line if line.endswith(b"\n") else line + b"\n"
+    assert read_proofs(passed + torn + checked)[1] == unjudged
+    assert read_proofs(passed + torn + checked + passed)[1] is None
+
+
+def test_proofs_that_were_emptied_leave_the_backup_unjudged() -> None:
+    assert read_proofs(b"") == ((), "its proofs are empty")
 
 
 def test_a_failed_proof_makes_a_backup_bad_until_one_as_strong_passes() -> None:

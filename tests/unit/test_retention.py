@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from _engine import retention
 from _engine.errors import BadInput, MissingTool
-from _engine.model import Backup, Decision, Level, Manifest, Outcome, Place, Policy, Proof
+from _engine.model import Backup, Decision, Level, Manifest, Outcome, Place, Policy, Proof, Remembered
 from _engine.names import make_id
 
 UTC = timezone.utc
@@ -454,3 +454,47 @@ def test_a_second_rotation_removes_nothing_more(backups: List[Backup], policy: P
 @holds_for_all
 def test_the_order_in_which_backups_are_listed_does_not_matter(backups: List[Backup], policy: Policy) -> None:
     assert retention.plan(backups, policy, NOW) == retention.plan(backups[::-1], policy, NOW)
+
+
+# What a forger can do: nothing.
+
+
+def known(one: Backup) -> Backup:
+    """A backup that this host wrote, and whose proofs are its own."""
+    return replace(one, remembered=Remembered("d", "f", proofs=one.proofs))
+
+
+forgeries = st.lists(st.tuples(st.integers(0, 40), st.sampled_from(PROOFS[1:])), max_size=6)
+
+
+@settings(max_examples=5 * settings.default.max_examples, deadline=None)
+@given(true=histories(), forged=histories(), proofs=forgeries, policy=policies())
+def test_forged_backups_and_proofs_have_no_true_backup_removed(
+    true: List[Backup], forged: List[Backup], proofs: List[Tuple[int, Tuple[Proof, ...]]], policy: Policy
+) -> None:
+    mine = [known(one) for one in true]
+    _kept, before = split(retention.plan_trusted(mine, policy, NOW))
+    attacked = list(mine)
+    for place, added in proofs:
+        if place < len(attacked):
+            attacked[place] = replace(attacked[place], proofs=(*attacked[place].proofs, *added))
+    others = [replace(one, manifest=replace(one.manifest, id=f"x{one.id}")) for one in forged]
+    decisions = retention.plan_trusted([*attacked, *others], policy, NOW)
+    remaining, after = split(decisions)
+    assert {one.id for one in after} <= {one.id for one in before}
+    assert {one.id for one in others} <= {one.id for one in remaining}
+    assert sorted(one.backup.id for one in decisions) == sorted(one.id for one in [*attacked, *others])
+
+
+@holds_for_all
+def test_what_a_host_knows_all_of_is_decided_as_by_the_policy_alone(backups: List[Backup], policy: Policy) -> None:
+    mine = [known(one) for one in backups]
+    plain = [(one.backup.id, one.keep, one.reasons) for one in retention.plan(backups, policy, NOW)]
+    assert [(one.backup.id, one.keep, one.reasons) for one in retention.plan_trusted(mine, policy, NOW)] == plain
+
+
+def test_a_host_without_any_memory_removes_nothing_and_says_what_it_does_not_know() -> None:
+    backups = [backup(NOW - number * DAY, 100 - number, (), None) for number in range(5)]
+    decisions = retention.plan_trusted(backups, Policy(last=1), NOW)
+    assert all(one.keep for one in decisions)
+    assert all("neither wrote nor read it" in one.reasons[0] for one in decisions)

@@ -15,13 +15,16 @@ from typing import Dict, List, Mapping, Optional, Tuple
 from . import __version__
 from .catalogue import place_of
 from .cipher import Sealer, Stage, sealed_for
+from .clock import note
 from .command import Channel, Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
 from .errors import BadInput, Damaged, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .manifest import require_writable
+from .memory import remember, remembered
 from .model import (
+    SAFETY_TIER,
     Artefact,
     Backup,
     Compression,
@@ -34,7 +37,6 @@ from .model import (
     Manifest,
     Origin,
     Place,
-    Previous,
 )
 from .publication import Publication, partly_done
 from .repositories.base import Repository
@@ -114,7 +116,7 @@ def plan_backup(request: BackupRequest, host: Host) -> BackupPlan:
 
 def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     _check_request(request)
-    found = survey(request.repositories, request.place)
+    found = survey(request.repositories, request.place, host)
     fresh = found.fresh(request.max_age, host.now(), request.encryption.method)
     engine = open_engine(request.present)
     inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
@@ -159,6 +161,7 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
         if found.failures:
             raise partly_done(f"Backup {plan.fresh.id} is", labels, found.failures)
         return BackupResult(False, plan.fresh.manifest, labels)
+    note(host)
     tidied = _tidy(request, host, found)
     engine = open_engine(request.present)
     with Progress(host, "backup", request.place.path) as progress:
@@ -169,10 +172,14 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
             run = _Run(request, host, started, engine, snapshot, found, progress)
             with Publication(found.repositories, request.place, found.failures) as publication:
                 manifest = run.store(publication)
-                run.refuse_shrunk(manifest)
+                warnings = [*snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
+                content = publication.describe(manifest)
+                # Before it appears: a backup that this host does not know to be its own would never be rotated.
+                run.remember(publication, content, pending=True)
                 publication.publish(manifest)
-                warnings = (*snapshot.facts.warnings, *snapshot.doubts, *run.row_warnings(manifest))
-                return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), warnings)
+                warnings += [*snapshot.doubts, *run.row_warnings(manifest)]
+                run.remember(publication, content)
+                return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), tuple(warnings))
 
 
 def _tidy(request: BackupRequest, host: Host, found: Survey) -> List[str]:
@@ -203,7 +210,9 @@ class _Run:
         self._request, self._engine, self._snapshot = request, engine, snapshot
         self._host, self._progress = host, progress
         self._started = started
-        self._last = found.last
+        self._last_known = found.last_known
+        self._last = self._last_known or found.last
+        self._previous = found.previous(self._last)
         self._id = found.free_id(request.database.name, started)
         self._sealer = Sealer(request.encryption)
         self._slots: List[KeySlot] = []
@@ -235,7 +244,7 @@ class _Run:
             opaque=facts.opaque,
             properties=facts.properties,
             durations=dict(self._progress.durations),
-            previous=Previous(self._last.id, self._last.manifest.main.sha256) if self._last else None,
+            previous=self._previous,
             labels=request.labels,
         )
         return self._sealer.bind(manifest)
@@ -300,20 +309,31 @@ class _Run:
             )
         return stored, digest.hexdigest(), count
 
-    def refuse_shrunk(self, manifest: Manifest) -> None:
-        """Raise Shrunk where the dump is empty, or much smaller than the last good one."""
+    def remember(self, publication: Publication, content: bytes, pending: bool = False) -> None:
+        """Note in this host's state that this backup is its own."""
+        what = remembered(content, self._request.tier == SAFETY_TIER, pending)
+        for repository in publication.taking_part:
+            remember(self._host, repository, self._request.place, self._id, what)
+
+    def refuse_shrunk(self, manifest: Manifest) -> List[str]:
+        """Raise Shrunk where the dump is empty, or much smaller than the last good one that this host knows.
+
+        One that it does not know gives a warning: whoever can write to a repository could stop all backups with it.
+        """
         size, name = manifest.main.plain_bytes, self._request.database.name
         if size == 0:
             raise Shrunk(f"The dump of {name} is empty. It was not published; look at the database.")
-        if self._last is None:
-            return
-        before = self._last.manifest.main.plain_bytes
-        if size < before * self._request.min_size_ratio:
-            raise Shrunk(
-                f"The dump of {name} shrank from {format_size(before)} ({self._last.id}) to {format_size(size)}, "
-                f"below the share of {self._request.min_size_ratio:g} that min_size_ratio allows. "
-                "It was not published; look at the database, and lower min_size_ratio if the loss was meant."
-            )
+        last = self._last_known or self._last
+        before = last.manifest.main.plain_bytes if last else 0
+        if last is None or size >= before * self._request.min_size_ratio:
+            return []
+        shrank = f"The dump of {name} shrank from {format_size(before)} ({last.id}) to {format_size(size)}"
+        if self._last_known is None:
+            return [f"{shrank}; this host neither wrote nor read {last.id}. Check the database."]
+        raise Shrunk(
+            f"{shrank}, below the share of {self._request.min_size_ratio:g} that min_size_ratio allows. "
+            "It was not published; look at the database, and lower min_size_ratio if the loss was meant."
+        )
 
     def row_warnings(self, manifest: Manifest) -> List[str]:
         """Rows that went missing: no dump shrinks when SQLite merely marks its pages as free."""

@@ -11,14 +11,16 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .databases import check_properties
 from .errors import BadManifest, Damaged, EngineError, Locked, NotFound, Refused
-from .manifest import MANIFEST_LIMIT, PROOFS_LIMIT, read_manifest, read_proofs
+from .manifest import MANIFEST_LIMIT, PROOFS_LIMIT, facts_digest, read_manifest, read_proofs
+from .memory import Memory, recall
 from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
 from .names import MANIFEST, PROOF, id_of_file, is_id, safe_name
 from .repositories.base import Content, Repository
+from .state import Host
 from .timespan import format_time
 
 #: How far the clocks of hosts may lie apart.
@@ -38,6 +40,11 @@ class Catalogue:
         return tuple(backup for backup in self.regular if backup.known_bad is None)
 
     @property
+    def known(self) -> Catalogue:
+        """The same without the backups that this host neither wrote nor read."""
+        return replace(self, backups=tuple(backup for backup in self.backups if backup.remembered))
+
+    @property
     def regular(self) -> Tuple[Backup, ...]:
         """All but the safety backups, which hold what somebody wanted to be rid of, oldest first."""
         return tuple(backup for backup in self.backups if not backup.manifest.safety)
@@ -48,8 +55,15 @@ def place_of(source_host: str, database: Database) -> Place:
     return Place(safe_name(source_host), database.engine.value, safe_name(database.name))
 
 
-def scan(repository: Repository, place: Place) -> Catalogue:
+def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
+    """Read what one place holds, and compare it with what this host remembers of it."""
+    return scan(repository, place, recall(host, repository, place))
+
+
+def scan(repository: Repository, place: Place, memory: Optional[Memory] = None) -> Catalogue:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
+
+    So does one that is not as this host remembers it, and the newest that it remembers, where that is gone.
 
     Backups may be published and removed meanwhile. What the list lacks is asked for by name before it counts as
     missing, and a backup that is being written or removed is neither a backup nor a problem.
@@ -64,7 +78,7 @@ def scan(repository: Repository, place: Place) -> Catalogue:
     with _collector_paused():
         for name, content in repository.read_all(place, manifests, MANIFEST_LIMIT):
             try:
-                backup = _read_backup(repository, place, name, content, proofs, sizes)
+                backup = _read_backup(repository, place, name, content, proofs, sizes, memory or {})
             except EngineError as error:
                 if repository.stat(place, name):
                     problems.append(Problem(place, name, str(error)))
@@ -74,8 +88,19 @@ def scan(repository: Repository, place: Place) -> Catalogue:
     for name in sizes:
         if id_of_file(name) not in owned and is_stray(repository, place, name):
             problems.append(Problem(place, name, _stray(repository, place, name)))
+    problems += _vanished(repository, place, memory or {}, owned)
     backups.sort(key=lambda backup: (backup.time, len(backup.id), backup.id))
-    return Catalogue(tuple(backups), tuple(problems))
+    return Catalogue(tuple(_chained(backups)), tuple(problems))
+
+
+def _chained(backups: Sequence[Backup]) -> Iterator[Backup]:
+    """The same backups, each with what those after it say of it."""
+    claims: Dict[str, List[str]] = {}
+    for backup in backups:
+        if backup.manifest.previous:
+            claims.setdefault(backup.manifest.previous.id, []).append(backup.manifest.previous.sha256)
+    for backup in backups:
+        yield replace(backup, claimed=tuple(claims[backup.id])) if backup.id in claims else backup
 
 
 @contextmanager
@@ -100,9 +125,9 @@ def whole(repository: Repository, backup: Backup) -> Backup:
     return replace(backup, manifest=read_manifest(content, f"Manifest {where}"))
 
 
-def scan_all(repository: Repository, places: Iterable[Place]) -> Catalogue:
+def read_places(host: Host, repository: Repository, places: Iterable[Place]) -> Catalogue:
     """Read what several places hold."""
-    found = [scan(repository, place) for place in places]
+    found = [read_place(host, repository, place) for place in places]
     return Catalogue(
         tuple(backup for catalogue in found for backup in catalogue.backups),
         tuple(problem for catalogue in found for problem in catalogue.problems),
@@ -213,8 +238,9 @@ def _read_backup(
     place: Place,
     name: str,
     content: Content,
-    proofs: Mapping[str, Optional[Tuple[Proof, ...]]],
+    proofs: Mapping[str, Tuple[Tuple[Proof, ...], Optional[str]]],
     sizes: Mapping[str, int],
+    memory: Memory,
 ) -> Optional[Backup]:
     """A backup as its manifest and the list have it; None where it is gone by now."""
     if isinstance(content, EngineError):
@@ -226,9 +252,14 @@ def _read_backup(
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:
         raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
-    judged = proofs.get(manifest.id, ())
-    unjudged = f"its proofs in {manifest.id}{PROOF} cannot be read" if judged is None else None
-    backup = Backup(place, manifest, judged or (), None, unjudged, hashlib.sha256(content).hexdigest())
+    judged, unjudged = proofs.get(manifest.id, ((), None))
+    digest, remembered = hashlib.sha256(content).hexdigest(), memory.get(manifest.id)
+    if remembered and remembered.digest != digest and remembered.facts != facts_digest(content, where):
+        raise BadManifest(
+            f"{where} is not the one that this host wrote or read: it was changed or replaced. Find out by whom; "
+            "restore from another repository."
+        )
+    backup = Backup(place, manifest, judged, None, unjudged, digest, remembered)
     if all(sizes.get(artefact.name) == artefact.bytes for artefact in manifest.artefacts):
         return backup
     return confirmed(repository, backup)
@@ -243,14 +274,44 @@ def confirmed(repository: Repository, backup: Backup) -> Optional[Backup]:
 
 def _read_proofs(
     repository: Repository, place: Place, names: Sequence[str], problems: List[Problem]
-) -> Dict[str, Optional[Tuple[Proof, ...]]]:
-    """The proofs by the id of their backup; None, and a problem, for those that cannot be read."""
-    proofs: Dict[str, Optional[Tuple[Proof, ...]]] = {}
+) -> Dict[str, Tuple[Tuple[Proof, ...], Optional[str]]]:
+    """The proofs by the id of their backup, and why they do not judge it where they cannot be read: a problem too."""
+    proofs: Dict[str, Tuple[Tuple[Proof, ...], Optional[str]]] = {}
     for name, content in repository.read_all(place, names, PROOFS_LIMIT):
         if isinstance(content, EngineError):
+            if repository.stat(place, name) is None:
+                # It was removed with its backup.
+                continue
+            found: Tuple[Tuple[Proof, ...], Optional[str]] = (), f"its proofs in {name} cannot be read"
             problems.append(Problem(place, name, str(content)))
-        proofs[name[: -len(PROOF)]] = None if isinstance(content, EngineError) else read_proofs(content)
+        else:
+            found = read_proofs(content)
+            if found[1]:
+                problems.append(Problem(place, name, _unjudged(repository, place, name, found[1])))
+        proofs[name[: -len(PROOF)]] = found
     return proofs
+
+
+def _unjudged(repository: Repository, place: Place, name: str, why: str) -> str:
+    return (
+        f"{repository.label}/{place.path}/{name}: {why}. Whether that backup is good is not known: verify it at "
+        "level restore, which settles it."
+    )
+
+
+def _vanished(repository: Repository, place: Place, memory: Memory, listed: Set[str]) -> List[Problem]:
+    """The newest backup that this host remembers, where it is gone. Others may have been rotated by another host."""
+    regular = [backup for backup, what in memory.items() if not (what.safety or what.pending)]
+    newest = max(regular, key=lambda backup: (_stamp(backup), len(backup), backup), default=None)
+    if newest is None or newest in listed:
+        return []
+    if repository.stat(place, newest + MANIFEST) or repository.in_motion(place, newest):
+        return []
+    reason = (
+        f"{repository.label}/{place.path}/{newest}{MANIFEST} is gone, and this host, which wrote or read it, did not "
+        "remove it. Find out who did. To go on without it, rotate once with adopt."
+    )
+    return [Problem(place, newest + MANIFEST, reason)]
 
 
 def _defect(repository: Repository, place: Place, artefact: Artefact) -> Optional[str]:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from .catalogue import Catalogue, dated_in_future, in_future, scan_all
+from .catalogue import Catalogue, dated_in_future, in_future, read_places
 from .model import Backup, Level, Place, Problem, Space
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
@@ -73,7 +73,7 @@ def inform(request: InfoRequest, host: Host) -> InfoResult:
     listed = []
     for repository in request.repositories:
         repository.check(writing=False)
-        catalogue, now = scan_all(repository, _places(request, repository)), host.now()
+        catalogue, now = read_places(host, repository, _places(request, repository)), host.now()
         health = tuple(judge(catalogue.backups, now))
         problems = (*catalogue.problems, *_future(catalogue, repository, now))
         listed.append(RepositoryInfo(repository.label, catalogue, health, repository.space(), problems))

@@ -179,7 +179,12 @@ def _digest_without(document: Mapping[str, Any], *names: str) -> str:
 
 def write_proof(proof: Proof) -> bytes:
     """A proof as one line of JSON, without its end of line."""
-    document = {
+    return json.dumps(proof_document(proof), ensure_ascii=False).encode("utf-8")
+
+
+def proof_document(proof: Proof) -> Dict[str, Any]:
+    """A proof as plain values."""
+    return {
         "level": proof.level.value,
         "outcome": proof.outcome.value,
         "time": _precise(proof.time),
@@ -187,22 +192,31 @@ def write_proof(proof: Proof) -> bytes:
         "seconds": round(proof.seconds, 3),
         "detail": proof.detail,
     }
-    return json.dumps(document, ensure_ascii=False).encode("utf-8")
 
 
-def read_proofs(content: bytes) -> Tuple[Proof, ...]:
-    """The proofs of a file. A line that is not whole (a crash cut it short) proves nothing and is passed over."""
-    proofs = []
-    for written in content.splitlines():
+def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
+    """The proofs of a file, and why they do not tell how the backup was judged, where one of them cannot be read.
+
+    A line that was damaged, cut or emptied may have been a failure of any level, so that only a restore that passed
+    after it settles the matter.
+    """
+    proofs: List[Proof] = []
+    unjudged = None if content else "its proofs are empty"
+    for number_of, written in enumerate(content.splitlines(), 1):
         try:
-            proofs.append(_read_proof(written))
-        except Misshapen:
+            proof = read_proof(parse(written))
+        except Misshapen as error:
+            unjudged = f"line {number_of} of its proofs cannot be read ({error})"
             continue
-    return tuple(proofs)
+        proofs.append(proof)
+        if proof.outcome is Outcome.PASSED and proof.level is Level.RESTORE:
+            unjudged = None
+    return tuple(proofs), unjudged
 
 
-def _read_proof(written: bytes) -> Proof:
-    fields = Fields(parse(written))
+def read_proof(value: Any) -> Proof:
+    """One proof. Raises Misshapen."""
+    fields = Fields(value)
     return Proof(
         level=fields.take("level", choice(Level)),
         outcome=fields.take("outcome", choice(Outcome)),

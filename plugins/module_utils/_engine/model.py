@@ -372,6 +372,21 @@ class Proof:
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """What a host has in its own state of a backup: digests of the manifest as it wrote or read it, and its own proofs.
+
+    ``digest`` is the SHA-256 of all bytes, ``facts`` that of everything but the key slots. What is ``pending`` was
+    about to be published when this was written.
+    """
+
+    digest: str
+    facts: str
+    safety: bool = False
+    pending: bool = False
+    proofs: Tuple[Proof, ...] = ()
+
+
+@dataclass(frozen=True)
 class Backup:
     """A backup as found in a repository: its manifest, its proofs, and what of it is missing."""
 
@@ -384,6 +399,10 @@ class Backup:
     unjudged: Optional[str] = None
     #: The SHA-256 of its manifest's bytes.
     digest: str = ""
+    #: What this host remembers of it; None where it neither wrote nor read it.
+    remembered: Optional[Remembered] = None
+    #: What the backups after it say that the digest of its manifest's facts was (Previous.sha256).
+    claimed: Tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -410,15 +429,29 @@ class Backup:
         """
         if self.defect or self.unjudged:
             return self.defect or self.unjudged
-        failed: Optional[Proof] = None
-        # In the order in which they were written, which no wrong clock can change.
-        for proof in self.proofs:
-            if proof.outcome is Outcome.FAILED:
-                strongest = proof if failed is None or proof.level.strength >= failed.level.strength else failed
-                failed = replace(proof, level=strongest.level)
-            elif failed and proof.outcome is Outcome.PASSED and proof.level.strength >= failed.level.strength:
-                failed = None
+        # What this host itself found is not taken back by what anybody else could have written.
+        failed = (self.remembered and _failure(self.remembered.proofs)) or _failure(self.proofs)
         return f"{failed.level.value} verification failed: {failed.detail}" if failed else None
+
+    @property
+    def rekeyed(self) -> bool:
+        """Whether its key slots, and nothing else, are not as this host wrote or read them."""
+        return self.remembered is not None and self.digest != self.remembered.digest
+
+
+def _failure(proofs: Tuple[Proof, ...]) -> Optional[Proof]:
+    """The failure that no later proof of the same or a stronger level took back.
+
+    Proofs come in the order in which they were written, which no wrong clock can change.
+    """
+    failed: Optional[Proof] = None
+    for proof in proofs:
+        if proof.outcome is Outcome.FAILED:
+            strongest = proof if failed is None or proof.level.strength >= failed.level.strength else failed
+            failed = replace(proof, level=strongest.level)
+        elif failed and proof.outcome is Outcome.PASSED and proof.level.strength >= failed.level.strength:
+            failed = None
+    return failed
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Callable, Dict, List, Optional, Sequence, Type
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from .errors import BadInput, BadManifest, EngineError, PartlyDone
 from .interrupts import finish
@@ -63,12 +63,21 @@ class Publication:
         """Make the file that was begun last durable."""
         self._each(lambda repository: self._writers[repository][-1].finish())
 
-    def publish(self, manifest: Manifest) -> None:
-        """Write the manifest and let the backup appear. Raises PartlyDone when a repository failed on the way."""
+    def describe(self, manifest: Manifest) -> bytes:
+        """Write the manifest, still hidden; its bytes."""
+        content = _readable(manifest)
         self.begin(manifest.id + MANIFEST)
-        self.write(_readable(manifest))
+        self.write(content)
         self.finish()
+        return content
 
+    @property
+    def taking_part(self) -> Tuple[Repository, ...]:
+        """The repositories that still take part."""
+        return tuple(self._writers)
+
+    def publish(self, manifest: Manifest) -> None:
+        """Let the backup appear. Raises PartlyDone when a repository failed on the way."""
         finish()
         self._each(lambda repository: self._commit(repository, manifest))
         if self._failures:

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Iterator, List, Optional, Sequence, Tuple
 
@@ -17,6 +18,7 @@ from .cipher import data_key_of, opened_with
 from .errors import BadInput, PartlyDone, Refused
 from .interrupts import interruptible
 from .manifest import MANIFEST_LIMIT, with_key_slots
+from .memory import recall, remember
 from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Manifest, Place, SlotKind
 from .names import MANIFEST, safe_name
 from .repositories.base import Repository
@@ -109,7 +111,12 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
     name = manifest.id + MANIFEST
     try:
         content = repository.read(place, name, MANIFEST_LIMIT)
-        repository.replace(place, name, with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}"))
+        changed = with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}")
+        repository.replace(place, name, changed)
+        known = recall(host, repository, place).get(manifest.id)
+        if known:
+            # Who may read it says nothing of who wrote it: what this host does not know stays so.
+            remember(host, repository, place, manifest.id, replace(known, digest=hashlib.sha256(changed).hexdigest()))
     except BaseException as error:
         audit_failure(host, "rekey", place.path, error, {"id": manifest.id, "repository": repository.label})
         raise

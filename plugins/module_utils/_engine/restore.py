@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from . import keys
 from .backup import BackupRequest, plan_backup, take_backup
-from .catalogue import Catalogue, choose, place_of, scan, whole
+from .catalogue import Catalogue, choose, place_of, read_place, whole
 from .cipher import Sealer, check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging
@@ -112,7 +112,7 @@ class RestoreResult:
 def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
     """Check everything that can be checked beforehand, and change nothing. Raises what a run would raise."""
     _check_request(request)
-    repository, backup, warnings = _choose(request, host.now())
+    repository, backup, warnings = _choose(request, host)
     _check_usable(request, repository, backup)
     if request.globals:
         _globals_of(backup)
@@ -339,7 +339,7 @@ def _is_same(path: Path, other: Path) -> bool:
     return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
 
 
-def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup, Tuple[str, ...]]:
+def _choose(request: RestoreRequest, host: Host) -> Tuple[Repository, Backup, Tuple[str, ...]]:
     """The backup that is meant, and the first repository that has it; why others could not be asked."""
     place = place_of(request.source_host, request.source)
     found: List[Tuple[Repository, Backup]] = []
@@ -347,8 +347,8 @@ def _choose(request: RestoreRequest, now: datetime) -> Tuple[Repository, Backup,
     for repository in request.repositories:
         try:
             repository.check(writing=False)
-            catalogue = scan(repository, place)
-            backup = choose(catalogue, repository, place, request.backup, request.before, now)
+            catalogue = read_place(host, repository, place)
+            backup = choose(catalogue, repository, place, request.backup, request.before, host.now())
             _check_accepted(request, catalogue, backup)
             found.append((repository, backup))
         except Refused:

@@ -17,7 +17,7 @@ internal/data/snapshot_policy.go). Then come the rules under which no policy los
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from importlib import import_module
 from itertools import chain
@@ -27,6 +27,7 @@ from .errors import BadInput, MissingTool
 from .model import Backup, Decision, Level, Policy
 from .timespan import format_span, format_time
 
+_UNKNOWN = "kept: this host neither wrote nor read it; verify it at level contents, or rotate once with adopt"
 #: A reason to keep the backup at this position of a history.
 _Kept = Tuple[int, str]
 
@@ -52,6 +53,29 @@ def plan(backups: Sequence[Backup], policy: Policy, now: datetime) -> List[Decis
         reasons[position] = (*reasons.get(position, ()), reason)
     overdue = _overdue(history, policy, now)
     return [_decide(history, position, reasons.get(position), overdue) for position in range(len(history.backups))]
+
+
+def plan_trusted(backups: Sequence[Backup], policy: Policy, now: datetime) -> List[Decision]:
+    """Decide as ``plan`` does, on what this host itself wrote or read, so that no forger can have a backup removed.
+
+    A backup goes only where the policy lets it go both by this host's own proofs alone and by all proofs: those of
+    others can keep a backup, and never help to remove one. What the host does not know stays, and fills no count.
+    """
+    check(policy)
+    known = [backup for backup in backups if backup.remembered]
+    by_all = {decision.backup.id: decision for decision in plan(known, policy, now)}
+    decided = []
+    for own in plan([as_judged_here(backup) for backup in known], policy, now):
+        other = by_all[own.backup.id]
+        decided.append(replace(own, backup=other.backup) if own.keep else other)
+    decided += [Decision(backup, True, (_UNKNOWN,)) for backup in backups if not backup.remembered]
+    return sorted(decided, key=lambda one: _order(one.backup), reverse=True)
+
+
+def as_judged_here(backup: Backup) -> Backup:
+    """A backup as this host's own proofs alone judge it."""
+    known = backup.remembered
+    return backup if known is None else replace(backup, proofs=known.proofs, unjudged=None)
 
 
 def check(policy: Policy) -> None:
@@ -98,8 +122,7 @@ class _History:
 
 def _survey(backups: Sequence[Backup], now: datetime) -> _History:
     """Sort the backups and judge each of them once."""
-    # Within one second, ids end in nothing, -2 ... -10: the longer one is newer, then the greater one.
-    ordered = sorted(backups, key=lambda backup: (backup.time, len(backup.id), backup.id), reverse=True)
+    ordered = sorted(backups, key=_order, reverse=True)
     bad: Dict[int, str] = {}
     future: List[int] = []
     good: List[int] = []
@@ -112,6 +135,11 @@ def _survey(backups: Sequence[Backup], now: datetime) -> _History:
         elif why is None:
             good.append(position)
     return _History(ordered, bad, future, good)
+
+
+def _order(backup: Backup) -> Tuple[datetime, int, str]:
+    # Within one second, ids end in nothing, -2 ... -10: the longer one is newer, then the greater one.
+    return backup.time, len(backup.id), backup.id
 
 
 # What the policy asks for: as restic counts.

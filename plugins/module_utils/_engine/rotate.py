@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Iterator, List, Optional, Tuple
 
-from .catalogue import Catalogue, place_of, scan
+from .catalogue import Catalogue, in_future, place_of, read_place, scan
+from .clock import note, require_trustworthy
 from .errors import BadInput, PartlyDone
 from .interrupts import interruptible
+from .manifest import MANIFEST_LIMIT
+from .memory import adopt, forget, recall, remembered, settled
 from .model import Database, Decision, Place, Policy, Problem
 from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
-from .retention import plan
+from .retention import plan_trusted
 from .state import Host, audit, audit_failure, locked
 
 
@@ -33,6 +36,10 @@ class RotateRequest:
     database: Optional[Database] = None
     engine: Optional[str] = None
     purge: bool = False
+    #: Whether this host takes all that lies there now, and can be read, for its own.
+    adopt: bool = False
+    #: Whether this host's clock is right, although it seems to have gone forward.
+    trust_clock: bool = False
     lock_timeout: float = 60.0
 
 
@@ -47,6 +54,12 @@ class PlaceRotation:
     problems: Tuple[Problem, ...]
     #: Whether even what is not in order goes.
     purge: bool = False
+
+    @property
+    def unknown(self) -> Tuple[str, ...]:
+        """The backups that this host neither wrote nor read, so that they stay and count for nothing."""
+        unknown = [decision.backup.id for decision in self.decisions if decision.backup.remembered is None]
+        return () if self.purge else tuple(unknown)
 
     @property
     def removed(self) -> Tuple[Decision, ...]:
@@ -72,7 +85,8 @@ def plan_rotation(request: RotateRequest, host: Host) -> RotateResult:
     """What a run would remove and keep, and why. Changes nothing."""
     _check_request(request)
     now = host.now()
-    return RotateResult(tuple(_plan_place(request, repository, place, now) for repository, place in _places(request)))
+    places = _places(request)
+    return RotateResult(tuple(_plan_place(request, host, repository, place, now) for repository, place in places))
 
 
 def rotate(request: RotateRequest, host: Host) -> RotateResult:
@@ -80,12 +94,13 @@ def rotate(request: RotateRequest, host: Host) -> RotateResult:
     _check_request(request)
     rotations = []
     with interruptible():
+        note(host, request.trust_clock)
         for repository, place in list(_places(request)):
             # Under the lock of the place's backups: what is planned here stays true until it is done.
             with locked(host, place.path, request.lock_timeout):
                 action = "purge" if request.purge else "rotate"
                 try:
-                    rotation = _plan_place(request, repository, place, host.now())
+                    rotation = _plan_place(request, host, repository, place, host.now())
                     _carry_out(request, host, repository, rotation)
                 except BaseException as error:
                     audit_failure(host, action, place.path, error, {"repository": repository.label})
@@ -101,6 +116,10 @@ def rotate(request: RotateRequest, host: Host) -> RotateResult:
 def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotation: PlaceRotation) -> None:
     place = rotation.place
     action = "purge" if request.purge else "rotate"
+    if host.real and rotation.removed and not (request.purge or request.trust_clock):
+        require_trustworthy(host, (), repository.clock(place))
+    if request.adopt:
+        _adopt(host, repository, rotation)
     # The oldest goes first: if this is interrupted, what is left is what a policy would rather keep.
     for decision in reversed(rotation.removed):
         backup = decision.backup
@@ -108,11 +127,21 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
         audit(host, action, place.path, "removing", facts)
         files = [artefact.name for artefact in backup.manifest.artefacts] + [backup.id + PROOF]
         repository.remove_backup(place, backup.id + MANIFEST, files)
+    forget(host, repository, place, {decision.backup.id for decision in rotation.removed})
     if request.purge:
+        adopt(host, repository, place, {})
         _purge_remains(host, repository, rotation)
     if rotation.leftovers:
         audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
         repository.tidy(place, dry_run=False)
+
+
+def _adopt(host: Host, repository: Repository, rotation: PlaceRotation) -> None:
+    known = {
+        decision.backup.id: decision.backup.remembered for decision in rotation.decisions if decision.backup.remembered
+    }
+    audit(host, "adopt", rotation.place.path, "adopting", {"repository": repository.label, "ids": sorted(known)})
+    adopt(host, repository, rotation.place, known)
 
 
 def _purge_remains(host: Host, repository: Repository, rotation: PlaceRotation) -> None:
@@ -130,18 +159,39 @@ def _purge_remains(host: Host, repository: Repository, rotation: PlaceRotation) 
         )
 
 
-def _plan_place(request: RotateRequest, repository: Repository, place: Place, now: datetime) -> PlaceRotation:
-    catalogue = scan(repository, place)
+def _plan_place(
+    request: RotateRequest, host: Host, repository: Repository, place: Place, now: datetime
+) -> PlaceRotation:
+    if request.purge:
+        catalogue = scan(repository, place)
+    else:
+        catalogue = _adopted(host, repository, place) if request.adopt else read_place(host, repository, place)
     decisions = _purge(catalogue) if request.policy is None else _decide(catalogue, request.policy, now)
     leftovers = repository.tidy(place, dry_run=True)
+    if not (request.purge or request.trust_clock or all(decision.keep for decision in decisions)):
+        known = [backup.time for backup in catalogue.known.good if not in_future(backup, now)]
+        require_trustworthy(host, known, None)
     return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), catalogue.problems, request.purge)
+
+
+def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
+    """What lies there, all of it as if this host had written it: what is not as it remembered no longer counts."""
+    catalogue, memory = scan(repository, place), recall(host, repository, place)
+    backups = []
+    for backup in catalogue.backups:
+        known = memory.get(backup.id)
+        if known is None or known.digest != backup.digest or known.pending:
+            content = repository.read(place, backup.id + MANIFEST, MANIFEST_LIMIT)
+            known = replace(remembered(content, backup.manifest.safety), proofs=settled(backup.proofs))
+        backups.append(replace(backup, remembered=known))
+    return replace(catalogue, backups=tuple(backups))
 
 
 def _decide(catalogue: Catalogue, policy: Policy, now: datetime) -> List[Decision]:
     """Safety backups are planned by themselves: they must not take a regular one's place, nor outlive them all."""
     safety = [backup for backup in catalogue.backups if backup.manifest.safety]
     lenient = replace(policy, minimum_keep=0, max_age=None)
-    decisions = plan(catalogue.regular, policy, now) + (plan(safety, lenient, now) if safety else [])
+    decisions = plan_trusted(catalogue.regular, policy, now) + (plan_trusted(safety, lenient, now) if safety else [])
     return [_spare_unjudged(decision) for decision in decisions]
 
 

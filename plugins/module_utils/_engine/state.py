@@ -42,6 +42,19 @@ class Host:
     name: str
     state: Path
     now: Callable[[], datetime] = _utc_now
+    #: Seconds since the machine was started, by a clock that nobody sets; None where ``now`` is no real clock either.
+    running: Optional[Callable[[], float]] = None
+
+    def uptime(self) -> Optional[float]:
+        """Seconds since the machine was started, sleep included (clock_gettime(2), CLOCK_BOOTTIME)."""
+        if self.running is not None:
+            return self.running()
+        return time.clock_gettime(time.CLOCK_BOOTTIME) if self.now is _utc_now else None
+
+    @property
+    def real(self) -> bool:
+        """Whether its clock is that of this machine, which a store's clock can be compared with."""
+        return self.now is _utc_now
 
 
 def default_state() -> Path:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import List, Optional, Sequence, Tuple
 
-from .catalogue import Catalogue, newest_good, scan
+from .catalogue import Catalogue, newest_good, read_place
 from .errors import EngineError, NoSpace
-from .model import Backup, Encryption, Place
-from .names import id_of_file, make_id
+from .manifest import MANIFEST_LIMIT, facts_digest
+from .model import Backup, Encryption, Place, Previous
+from .names import MANIFEST, id_of_file, make_id
 from .repositories.base import Repository
+from .state import Host
 from .timespan import format_size
 
 
@@ -29,17 +31,33 @@ class Survey:
 
     @property
     def last(self) -> Optional[Backup]:
-        """The newest good backup of any repository."""
+        """The newest good backup of any repository, known to this host or not."""
         found = [backup for backup in map(newest_good, self.catalogues) if backup]
         return max(found, key=lambda backup: backup.time) if found else None
 
+    @property
+    def last_known(self) -> Optional[Backup]:
+        """The newest good backup that this host itself wrote or read: no forged one may stop the next."""
+        found = [backup for backup in (newest_good(one.known) for one in self.catalogues) if backup]
+        return max(found, key=lambda backup: backup.time) if found else None
+
     def fresh(self, max_age: Optional[timedelta], now: datetime, method: Encryption) -> Optional[Backup]:
-        """The newest good backup of a method, where every repository has one that is young enough."""
+        """The newest good backup of a method that this host knows, where every repository has one young enough."""
         if max_age is None:
             return None
-        newest = [newest_good(catalogue, method) for catalogue in self.catalogues]
+        newest = [newest_good(catalogue.known, method) for catalogue in self.catalogues]
         fresh = [backup for backup in newest if backup and timedelta(0) <= now - backup.time <= max_age]
         return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(newest) else None
+
+    def previous(self, last: Optional[Backup]) -> Optional[Previous]:
+        """The backup before the next one, with the digest of all that never changes in its manifest."""
+        if last is None:
+            return None
+        if last.remembered:
+            return Previous(last.id, last.remembered.facts)
+        where = next(one for one, found in zip(self.repositories, self.catalogues) if last in found.backups)
+        content = where.read(last.place, last.id + MANIFEST, MANIFEST_LIMIT)
+        return Previous(last.id, facts_digest(content, f"Manifest {where.label}/{last.place.path}/{last.id}{MANIFEST}"))
 
     def free_id(self, database: str, moment: datetime) -> str:
         """The first id of this second that no repository has used."""
@@ -51,7 +69,7 @@ class Survey:
         return make_id(database, moment, number)
 
 
-def survey(repositories: Sequence[Repository], place: Place) -> Survey:
+def survey(repositories: Sequence[Repository], place: Place, host: Host) -> Survey:
     """Look at each repository. One that cannot take the backup stops no other one; if none can, that is raised."""
     usable: List[Repository] = []
     catalogues: List[Catalogue] = []
@@ -59,7 +77,7 @@ def survey(repositories: Sequence[Repository], place: Place) -> Survey:
     for repository in repositories:
         try:
             repository.check(writing=True)
-            catalogue = scan(repository, place)
+            catalogue = read_place(host, repository, place)
             _check_space(repository, catalogue)
         except EngineError as error:
             failures.append(error)
@@ -72,7 +90,7 @@ def survey(repositories: Sequence[Repository], place: Place) -> Survey:
 
 
 def _check_space(repository: Repository, catalogue: Catalogue) -> None:
-    last = newest_good(catalogue)
+    last = newest_good(catalogue.known)
     needed, space = last.manifest.bytes if last else 1, repository.space()
     if space is not None and space.free < needed:
         raise NoSpace(

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
-from .catalogue import Catalogue, confirmed, dated_in_future, in_future, place_of, scan, whole
+from .catalogue import Catalogue, confirmed, dated_in_future, in_future, place_of, read_place, whole
 from .cipher import check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
@@ -32,7 +32,8 @@ from .errors import (
 )
 from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
-from .manifest import write_proof
+from .manifest import MANIFEST_LIMIT, facts_digest, write_proof
+from .memory import remember, remember_proof, remembered
 from .model import (
     Backup,
     Database,
@@ -178,7 +179,7 @@ def _selection(request: VerifyRequest, host: Host) -> Iterator[Union[Check, Tupl
     for repository in request.repositories:
         try:
             repository.check(writing=False)
-            catalogue = scan(repository, request.place)
+            catalogue = read_place(host, repository, request.place)
         except EngineError as error:
             yield _failed(repository, "", request.level, error, Outcome.UNVERIFIABLE)
             continue
@@ -275,10 +276,44 @@ def _prove(
             # What was rotated away meanwhile needs no proof any more, and is not bad.
             return None if request.backup == "all" else _removed(repository, check)
         repository.append(backup.place, backup.id + PROOF, write_proof(proof))
+        _remember(host, repository, backup, proof)
     except EngineError as error:
         unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
         return replace(check, outcome=Outcome.UNVERIFIABLE, code=unrecorded.code, detail=str(unrecorded))
     return check
+
+
+def _remember(host: Host, repository: Repository, backup: Backup, proof: Proof) -> None:
+    """Keep what this host found; a backup that it has read to its end is one that it knows from now on."""
+    read = proof.outcome is Outcome.PASSED and proof.level is not Level.CHECKSUM
+    if read and (backup.remembered is None or backup.rekeyed):
+        content = repository.read(backup.place, backup.id + MANIFEST, MANIFEST_LIMIT)
+        what = remembered(content, backup.manifest.safety)
+        if what.digest == backup.digest:
+            proofs = backup.remembered.proofs if backup.remembered else ()
+            remember(host, repository, backup.place, backup.id, replace(what, proofs=proofs))
+    remember_proof(host, repository, backup.place, backup.id, proof)
+
+
+def _check_manifest(repository: Repository, backup: Backup) -> None:
+    """Raise Unverifiable where the manifest is not the one that this host, or the backup after it, knows.
+
+    Without a private key, nothing else tells a true manifest from a forged one. It condemns no backup: what came after
+    it may be forged as well.
+    """
+    if backup.rekeyed:
+        raise Unverifiable(
+            f"The key slots of {backup.id} were changed, and not by this host, so whether they open it is not known. "
+            "Verify it at level contents with a key, or rotate once with adopt if you changed them."
+        )
+    if backup.remembered is None and backup.claimed:
+        name = f"{repository.label}/{backup.place.path}/{backup.id}{MANIFEST}"
+        facts = facts_digest(repository.read(backup.place, backup.id + MANIFEST, MANIFEST_LIMIT), f"Manifest {name}")
+        if facts not in backup.claimed:
+            raise Unverifiable(
+                f"Manifest {name} is not the one that the backup after it names as the previous one. One of both was "
+                "changed; verify it at level contents with a key."
+            )
 
 
 def _removed(repository: Repository, check: Check) -> Check:
@@ -299,6 +334,7 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
     backup = whole(repository, now)
     check_checksum(repository, backup, progress)
     if request.level is Level.CHECKSUM:
+        _check_manifest(repository, backup)
         return
     manifest = backup.manifest
     if manifest.globals:

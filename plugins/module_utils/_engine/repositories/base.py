@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 from ..errors import EngineError
@@ -96,6 +97,10 @@ class Repository(ABC):
     @abstractmethod
     def in_motion(self, place: Place, backup: str) -> bool:
         """Whether a backup is being written or removed, or a crash interrupted that so that ``tidy`` will end it."""
+
+    @abstractmethod
+    def clock(self, place: Place) -> Optional[datetime]:
+        """The time by the store's own clock, where it tells that; what is written for it is gone afterwards."""
 
     @abstractmethod
     def create(self, place: Place, name: str) -> AbstractContextManager[Writer]:

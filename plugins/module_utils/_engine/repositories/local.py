@@ -16,14 +16,14 @@ Every path is walked from the repository's own directory, one component at a tim
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import Damaged, EngineError, NotFound, PermissionDenied, RepositoryUnusable
+from ..errors import Damaged, EngineError, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from ..model import Place, Space
 from ..names import MANIFEST, id_of_file, is_component
 from .base import Content, Entry, Reader, Repository, Writer
@@ -34,7 +34,9 @@ from .local_files import (
     abandoned,
     exists,
     explain,
+    lock,
     open_file,
+    open_regular,
     remove_abandoned,
     unlink,
     write_all,
@@ -52,14 +54,14 @@ class LocalRepository(Repository):
         self.label = str(path)
 
     def check(self, writing: bool) -> None:
-        with self._root():
+        with self._root() as root:
             if not writing:
                 return
-            if os.statvfs(self._path).f_flag & os.ST_RDONLY:
+            if os.statvfs(root).f_flag & os.ST_RDONLY:
                 raise RepositoryUnusable(
                     f"Repository {self.label} is on a file system that is mounted read-only. Mount it writable."
                 )
-            if not os.access(self._path, os.W_OK | os.X_OK):
+            if not os.access(".", os.W_OK | os.X_OK, dir_fd=root):
                 raise self._denied("written")
 
     def places(self) -> Iterator[Place]:
@@ -83,6 +85,19 @@ class LocalRepository(Repository):
         marks = (f".{backup}{MANIFEST}{PARTIAL}", f".{backup}{MANIFEST}{_DELETING}")
         with self._existing(place) as directory, self._explained(place.path):
             return directory is not None and any(exists(directory, mark) for mark in marks)
+
+    def clock(self, place: Place) -> Optional[datetime]:
+        with self._existing(place) as directory, self._explained(place.path):
+            if directory is None:
+                return None
+            # The server of a share sets the time of what is written there.
+            writer = LocalWriter(self.label, directory, f"clock-{os.getpid()}", replacing=True)
+            try:
+                writer.write(b"\n")
+                writer.finish()
+                return datetime.fromtimestamp(writer.modified(), timezone.utc)
+            finally:
+                writer.close()
 
     @contextmanager
     def create(self, place: Place, name: str) -> Iterator[Writer]:
@@ -121,11 +136,13 @@ class LocalRepository(Repository):
                 writer.close()
 
     def append(self, place: Place, name: str, line: bytes) -> None:
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        label = f"{self.label}/{place.path}/{name}"
         with self._made(place) as directory, self._explained(name):
-            descriptor = os.open(name, flags, 0o600, dir_fd=directory)
+            if not exists(directory, name) and self._begun(directory, name, line + b"\n"):
+                return
+            descriptor = open_regular(directory, name, os.O_RDWR | os.O_APPEND, label)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                lock(descriptor, label)
                 size = os.fstat(descriptor).st_size
                 # A line that a crash cut short must not swallow the one after it.
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
@@ -134,6 +151,20 @@ class LocalRepository(Repository):
             finally:
                 os.close(descriptor)
             os.fsync(directory)
+
+    def _begun(self, directory: int, name: str, content: bytes) -> bool:
+        """Make a small file, never empty; False where another process was quicker."""
+        try:
+            writer = LocalWriter(self.label, directory, name)
+        except TargetExists:
+            return False
+        try:
+            writer.write(content)
+            writer.finish()
+            writer.commit()
+        finally:
+            writer.close()
+        return True
 
     def remove_backup(self, place: Place, manifest: str, others: List[str]) -> None:
         with self._existing(place) as directory, self._explained(manifest):
@@ -159,8 +190,8 @@ class LocalRepository(Repository):
             return doomed
 
     def space(self) -> Optional[Space]:
-        with self._root():
-            state = os.statvfs(self._path)
+        with self._root() as root:
+            state = os.statvfs(root)
             # Without what the file system keeps for root (f_bfree - f_bavail): no backup shall live on it.
             kept = state.f_bfree - state.f_bavail
             return Space(state.f_bavail * state.f_frsize, (state.f_blocks - kept) * state.f_frsize)

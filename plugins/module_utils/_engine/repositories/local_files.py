@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+import time
 from contextlib import suppress
 
 from ..errors import EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
@@ -22,7 +23,9 @@ PARTIAL = ".partial"
 #: After how many bytes the pages of a file that is written are let go.
 _LET_GO_AFTER = 4 << 20
 # A pipe or device planted under an artefact's name must not block the reader.
-_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+#: How long to wait for the lock of a file that a process holds for a moment, in seconds.
+_PATIENCE = 10.0
 
 
 class LocalWriter(Writer):
@@ -56,7 +59,7 @@ class LocalWriter(Writer):
                         "Wait for it to end, and run this again."
                     ) from None
                 continue
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, f"{self._label}/{self._partial}")
             # Between its creation and its lock, somebody who tidies may have taken the file for abandoned.
             if os.fstat(descriptor).st_nlink:
                 return descriptor
@@ -86,6 +89,10 @@ class LocalWriter(Writer):
             os.fsync(self._file)
         except OSError as error:
             raise explain(error, self._label, self._name) from None
+
+    def modified(self) -> float:
+        """When the store says that it was written, in seconds of the epoch."""
+        return os.fstat(self._file).st_mtime
 
     def commit(self) -> None:
         try:
@@ -126,12 +133,37 @@ class LocalReader(Reader):
 
 def open_file(directory: int, name: str, label: str) -> LocalReader:
     """Begin to read a regular file. Raises OSError, and RepositoryUnusable for anything else than a file."""
-    descriptor = os.open(name, _FILE, dir_fd=directory)
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode):
+    descriptor = open_regular(directory, name, os.O_RDONLY, label)
+    return LocalReader(descriptor, os.fstat(descriptor).st_size, label)
+
+
+def open_regular(directory: int, name: str, access: int, label: str) -> int:
+    """Open a regular file that is there; to open a device would do something, and to open a pipe waits.
+
+    Raises OSError, and RepositoryUnusable for anything else.
+    """
+    if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+        descriptor = os.open(name, access | _FILE, dir_fd=directory)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
         os.close(descriptor)
-        raise RepositoryUnusable(f"{label} is not a regular file. It was not read; see what put it there.")
-    return LocalReader(descriptor, status.st_size, label)
+    raise RepositoryUnusable(
+        f"{label} is not a regular file. Links are not followed, and it was not opened; see what put it there."
+    )
+
+
+def lock(descriptor: int, label: str) -> None:
+    """Take the lock of a file. Raises Locked where another process keeps it."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise Locked(f"{label} stayed locked for {_PATIENCE:g} s. See which process holds it.") from None
+            time.sleep(0.02)
+        else:
+            return
 
 
 def explain(error: OSError, label: str, name: str) -> EngineError:

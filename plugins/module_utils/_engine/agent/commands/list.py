@@ -11,10 +11,11 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Dict, List, Tuple
 
-from ...catalogue import place_of, scan
+from ...catalogue import place_of, read_place
 from ...documents import backup_document
-from ...errors import EngineError
+from ...errors import BadManifest, EngineError
 from ...model import Backup
+from ...state import Host
 from ...timespan import format_size
 from ..config.jobs import Job, Target
 from ..console.exits import Exit, exit_of
@@ -39,35 +40,40 @@ def act(parsed: argparse.Namespace) -> Exit:
     for job in selection.jobs:
         for target in job.targets:
             try:
-                found = look(target.repository, partial(_backups, job, target, now))
+                found, wrong = look(target.repository, partial(_backups, job, target, selection.host, now))
             except EngineError as error:
                 problems.append((job.name, error))
                 continue
             documents += [document for document, _row in found]
             rows += [tuple(row) for _document, row in found]
+            problems += [(job.name, BadManifest(reason)) for reason in wrong]
     if parsed.json:
         failed = [{"job": name, "error": why.code, "message": str(why)} for name, why in problems]
         put_json({"backups": documents, "problems": failed})
     else:
         heads = ("JOB", "BACKUP", "AGE", "SIZE", "TIER", "PROOF", "REPOSITORY")
-        put(table(heads, rows, right=(2, 3)) if rows else "There are no backups.\n")
+        empty = "No backup can be read.\n" if problems else "There are no backups.\n"
+        put(table(heads, rows, right=(2, 3)) if rows else empty)
         for name, why in problems:
             put_line(f"{name}: {why}")
     return exit_of([why.code for _name, why in problems])
 
 
-def _backups(job: Job, target: Target, now: datetime) -> List[Tuple[Dict[str, Any], Tuple[str, ...]]]:
-    """The backups as documents and as rows of the table, the newest first."""
+def _backups(
+    job: Job, target: Target, host: Host, now: datetime
+) -> Tuple[List[Tuple[Dict[str, Any], Tuple[str, ...]]], List[str]]:
+    """The backups as documents and as rows of the table, the newest first; and what cannot be read."""
     target.repository.check(writing=False)
-    catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+    catalogue = read_place(host, target.repository, place_of(job.backup.source_host, job.database))
     where = target.repository.label
-    return [
+    rows: List[Tuple[Dict[str, Any], Tuple[str, ...]]] = [
         (
             dict(backup_document(backup), job=job.name, repository=where),
             (job.name, backup.id, *_told(backup, now), where),
         )
         for backup in reversed(catalogue.backups)
     ]
+    return rows, [problem.reason for problem in catalogue.problems]
 
 
 def _told(backup: Backup, now: datetime) -> Tuple[str, str, str, str]:

@@ -17,9 +17,23 @@ from ..work.running import thin_out
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     add_selection(parser, every=False)
+    parser.add_argument(
+        "--adopt",
+        action="store_true",
+        help="treat all readable backups as the host's own, as after its state was lost",
+    )
+    parser.add_argument(
+        "--trust-clock", action="store_true", help="go on although the clock seems to have gone forward"
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
-    return do_each(parsed, "rotate", thin_out, lambda job: job.seconds_for(Work.ROTATE))
+    adopt, trust_clock = parsed.adopt, parsed.trust_clock
+    return do_each(
+        parsed,
+        "rotate",
+        lambda job, host, dry_run: thin_out(job, host, dry_run, adopt, trust_clock),
+        lambda job: job.seconds_for(Work.ROTATE),
+    )

@@ -11,12 +11,13 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Dict, Iterator, List, Tuple
 
-from ...catalogue import choose, place_of, scan, whole
+from ...catalogue import choose, place_of, read_place, whole
 from ...documents import backup_document
 from ...errors import EngineError, NotFound
 from ...keys import short_id
 from ...model import Artefact, Backup, Manifest, Proof, SlotKind
 from ...repositories.base import Repository
+from ...state import Host
 from ...timespan import format_size, format_span, format_time
 from ..config.jobs import Job
 from ..console.exits import Exit
@@ -42,7 +43,7 @@ def act(parsed: argparse.Namespace) -> Exit:
     if selection.broken:
         raise selection.broken[0].error
     now = selection.host.now()
-    found, problems = _find(selection.jobs[0], PurePath(parsed.backup).name, now)
+    found, problems = _find(selection.jobs[0], PurePath(parsed.backup).name, selection.host)
     if not found:
         raise problems[0]
     serious = [problem for problem in problems if not isinstance(problem, NotFound)]
@@ -58,7 +59,7 @@ def act(parsed: argparse.Namespace) -> Exit:
     return Exit.FAILED if serious else Exit.FINE
 
 
-def _find(job: Job, wanted: str, now: datetime) -> Tuple[List[Tuple[Repository, Backup]], List[EngineError]]:
+def _find(job: Job, wanted: str, host: Host) -> Tuple[List[Tuple[Repository, Backup]], List[EngineError]]:
     """The backup in each repository that has it, and why others could not be asked. The newest one of all is latest."""
     place = place_of(job.backup.source_host, job.database)
     found: List[Tuple[Repository, Backup]] = []
@@ -66,12 +67,12 @@ def _find(job: Job, wanted: str, now: datetime) -> Tuple[List[Tuple[Repository, 
     for target in job.targets:
         try:
             target.repository.check(writing=False)
-            catalogue = scan(target.repository, place)
+            catalogue = read_place(host, target.repository, place)
             if wanted == "latest" and catalogue.regular:
                 # Shown as it is, bad or not: to look at it is no use of it.
                 found.append((target.repository, catalogue.regular[-1]))
             else:
-                found.append((target.repository, choose(catalogue, target.repository, place, wanted, None, now)))
+                found.append((target.repository, choose(catalogue, target.repository, place, wanted, None, host.now())))
         except EngineError as error:
             problems.append(error)
     newest = max((backup.time for _repository, backup in found), default=None)

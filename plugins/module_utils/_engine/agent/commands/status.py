@@ -11,7 +11,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Dict, List, Mapping, Sequence, Tuple, Union
 
-from ...catalogue import place_of, scan
+from ...catalogue import place_of, read_place
 from ...errors import EngineError
 from ...interrupts import between_works
 from ...state import Host, running
@@ -121,7 +121,7 @@ def _look(job: Job, target: Target, host: Host, now: datetime) -> Dict[str, Any]
 
 def _found(job: Job, target: Target, host: Host, now: datetime) -> Dict[str, Any]:
     target.repository.check(writing=False)
-    catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+    catalogue = read_place(host, target.repository, place_of(job.backup.source_host, job.database))
     health = health_of(catalogue, now)
     waits = awaited(job, host)
     wrong = complaints(health, catalogue, job.limits, target.repository.space(), now, waits)

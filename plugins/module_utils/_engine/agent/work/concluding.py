@@ -16,11 +16,11 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from ...catalogue import place_of, scan
+from ...catalogue import place_of, read_place
 from ...errors import EngineError, Interrupted
 from ...host.unexpected import explained
 from ...interrupts import interruptible
-from ...state import audit, locked
+from ...state import Host, audit, locked
 from ..config.jobs import Job, Target
 from ..config.secrets import SecretSource
 from ..config.settings import Settings
@@ -196,7 +196,7 @@ class Concluding:
         unknown = ""
         for target in job.targets:
             try:
-                good = look(target.repository, partial(_newest_good, job, target))
+                good = look(target.repository, partial(_newest_good, job, target, self._host))
                 found += [LastGood(name, datetime.fromtimestamp(seconds, timezone.utc)) for name, seconds in good]
             except EngineError as error:
                 unknown = str(error)
@@ -269,10 +269,10 @@ def _unforeseen(what: str, error: Exception) -> str:
     return str(explained(error, what))
 
 
-def _newest_good(job: Job, target: Target) -> List[Tuple[str, float]]:
+def _newest_good(job: Job, target: Target, host: Host) -> List[Tuple[str, float]]:
     """The id and the time of the newest good backup in a repository, where there is one."""
     target.repository.check(writing=False)
-    good = scan(target.repository, place_of(job.backup.source_host, job.database)).good
+    good = read_place(host, target.repository, place_of(job.backup.source_host, job.database)).good
     return [(backup.id, backup.time.timestamp()) for backup in good[-1:]]
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import FrozenSet, List, Optional, Sequence, Tuple
 
-from ...catalogue import in_future, place_of, scan
+from ...catalogue import in_future, place_of, read_place
 from ...command import Command, find_program
 from ...errors import EngineError
 from ...process import output_of
@@ -95,7 +95,7 @@ def _newest(job: Job, host: Host) -> Optional[datetime]:
     times: List[datetime] = []
     for target in job.targets:
         try:
-            newest = look(target.repository, partial(_newest_in, job, target, host.now()))
+            newest = look(target.repository, partial(_newest_in, job, target, host))
         except EngineError:
             # The backup itself will say why, and reach the other repositories.
             return None
@@ -105,10 +105,12 @@ def _newest(job: Job, host: Host) -> Optional[datetime]:
     return min(times)
 
 
-def _newest_in(job: Job, target: Target, now: datetime) -> Optional[float]:
+def _newest_in(job: Job, target: Target, host: Host) -> Optional[float]:
     target.repository.check(writing=False)
-    catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
-    return max((backup.time.timestamp() for backup in catalogue.good if not in_future(backup, now)), default=None)
+    catalogue = read_place(host, target.repository, place_of(job.backup.source_host, job.database))
+    # One that this host neither wrote nor read may be forged, and would put the next one off.
+    good = (backup.time.timestamp() for backup in catalogue.known.good if not in_future(backup, host.now()))
+    return max(good, default=None)
 
 
 def _next_elapse(calendar: str, after: datetime) -> Optional[datetime]:

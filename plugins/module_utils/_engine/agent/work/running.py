@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ...backup import plan_backup, take_backup
 from ...documents import check_document, manifest_document, rotation_document
-from ...errors import EngineError, NoKey, Stopped, ToolFailed, Unverifiable, WrongKey
+from ...errors import BadManifest, EngineError, NoKey, Stopped, ToolFailed, Unverifiable, WrongKey
 from ...interrupts import interruptible
 from ...model import Encryption, Level, Outcome
-from ...rotate import plan_rotation, rotate
+from ...rotate import RotateRequest, plan_rotation, rotate
 from ...state import Host
 from ...timespan import format_size
 from ...verify import Check, VerifyResult, plan_verification, verify
@@ -88,9 +88,10 @@ def prove(job: Job, host: Host, dry_run: bool = False) -> Report:
     return _report(job, "verify", lambda: _plan_proof(job.opened(), host) if dry_run else _prove(job.opened(), host))
 
 
-def thin_out(job: Job, host: Host, dry_run: bool = False) -> Report:
+def thin_out(job: Job, host: Host, dry_run: bool = False, adopt: bool = False, trust_clock: bool = False) -> Report:
     """Rotate the job's backups in each repository that has a policy."""
-    return _report(job, "rotate", lambda: _thin_out(job, host, dry_run))
+    requests = [replace(request, adopt=adopt, trust_clock=trust_clock) for request in job.rotations()]
+    return _report(job, "rotate", lambda: _thin_out(requests, host, dry_run))
 
 
 def _report(job: Job, verb: str, act: Callable[[], Done], interrupted_within: bool = False) -> Report:
@@ -186,8 +187,7 @@ def _needs_key(job: Job) -> bool:
     return not job.has_keys and job.backup.encryption.method not in (Encryption.NONE, Encryption.GPG)
 
 
-def _thin_out(job: Job, host: Host, dry_run: bool) -> Done:
-    requests = job.rotations()
+def _thin_out(requests: Sequence[RotateRequest], host: Host, dry_run: bool) -> Done:
     if not requests:
         return Done(False, "no repository of this job has a retention policy; all is kept")
     rotations: List[Any] = []
@@ -204,9 +204,17 @@ def _thin_out(job: Job, host: Host, dry_run: bool) -> Done:
     text = f"{_count(removed, 'backup')} {would}removed, {kept} kept"
     changed = any(rotation.changed for rotation in rotations)
     detail = {"rotations": [rotation_document(rotation) for rotation in rotations]}
+    unknown = sum(len(rotation.unknown) for rotation in rotations)
+    warnings = [f"{_count(unknown, 'backup')} not known to this host {'is' if unknown == 1 else 'are'} kept. {_ADOPT}"]
+    # What cannot be read was not decided on: the repository is not as it should be.
+    failures += [BadManifest(problem.reason) for rotation in rotations for problem in rotation.problems]
     if failures:
         text = " ".join([f"{text}, but" if rotations else "", *map(str, failures)]).strip()
-    return Done(changed, text, failures[0].code if failures else None, detail=detail)
+    return Done(changed, text, failures[0].code if failures else None, tuple(warnings if unknown else ()), detail)
+
+
+#: What to do where a host does not know its backups.
+_ADOPT = "Verify them at level contents, or rotate once with --adopt if they are its own."
 
 
 def _count(number: int, word: str) -> str:

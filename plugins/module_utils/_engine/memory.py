@@ -1,0 +1,161 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What this host remembers of backups, by place and repository: which it wrote or read, and how it judged them.
+
+Anybody who can write to a repository can write backups and proofs there. What the host has in its own state, nobody
+else can: so retention decides on what is remembered here, and a backup that vanished or was changed is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Collection, Dict, Mapping, Sequence, Tuple
+
+from .errors import Damaged, NoSpace, PermissionDenied
+from .manifest import facts_digest, proof_document, read_proof
+from .model import Outcome, Place, Proof, Remembered
+from .repositories.base import Repository
+from .shapes import Fields, Misshapen, boolean, mapping, parse, sequence, text
+from .state import Host, locked
+
+#: By the id of the backup.
+Memory = Mapping[str, Remembered]
+#: How long another process of this host may take to write what it remembers, in seconds.
+_PATIENCE = 60.0
+
+
+def recall(host: Host, repository: Repository, place: Place) -> Memory:
+    """What this host remembers of a place in a repository. Raises Damaged, and PermissionDenied."""
+    return _load(_path(host, place)).get(repository.label, {})
+
+
+def remember(host: Host, repository: Repository, place: Place, backup_id: str, what: Remembered) -> None:
+    """Remember a backup from now on."""
+    _change(host, repository, place, lambda known: {**known, backup_id: what})
+
+
+def remember_proof(host: Host, repository: Repository, place: Place, backup_id: str, proof: Proof) -> None:
+    """Remember how this host judged a backup that it knows."""
+
+    def judge(known: Memory) -> Memory:
+        what = known.get(backup_id)
+        return {**known, backup_id: replace(what, proofs=_and(what.proofs, proof))} if what else known
+
+    _change(host, repository, place, judge)
+
+
+def forget(host: Host, repository: Repository, place: Place, backups: Collection[str]) -> None:
+    """Remember these backups no longer."""
+    _change(host, repository, place, lambda known: {k: v for k, v in known.items() if k not in backups})
+
+
+def adopt(host: Host, repository: Repository, place: Place, backups: Mapping[str, Remembered]) -> None:
+    """Remember exactly these backups of a place."""
+    _change(host, repository, place, lambda known: backups)
+
+
+def remembered(content: bytes, safety: bool, pending: bool = False) -> Remembered:
+    """What there is to remember of a manifest's bytes."""
+    return Remembered(hashlib.sha256(content).hexdigest(), facts_digest(content, "A manifest"), safety, pending)
+
+
+def settled(proofs: Sequence[Proof]) -> Tuple[Proof, ...]:
+    """As few of these proofs as judge the same. Pure."""
+    found: Tuple[Proof, ...] = ()
+    for proof in proofs:
+        found = _and(found, proof)
+    return found
+
+
+def _and(proofs: Tuple[Proof, ...], proof: Proof) -> Tuple[Proof, ...]:
+    """Proofs with one more; those that it makes irrelevant (see Backup.known_bad) are left out."""
+    if proof.outcome is Outcome.UNVERIFIABLE:
+        return proofs
+    rest = tuple(old for old in proofs if (old.level, old.outcome) != (proof.level, proof.outcome))
+    return (*rest, proof)
+
+
+def _path(host: Host, place: Place) -> Path:
+    return host.state / "known" / f"{place.path.replace('/', '+')}.json"
+
+
+def _change(host: Host, repository: Repository, place: Place, change: Callable[[Memory], Memory]) -> None:
+    path = _path(host, place)
+    with locked(host, f"known/{place.path}", _PATIENCE):
+        everything = _load(path)
+        before = everything.get(repository.label, {})
+        after = change(before)
+        if after == before:
+            return
+        _store(path, {**everything, repository.label: after})
+
+
+def _store(path: Path, everything: Mapping[str, Memory]) -> None:
+    document = {
+        label: {backup_id: _document(what) for backup_id, what in known.items()}
+        for label, known in everything.items()
+        if known
+    }
+    temporary = path.with_suffix(".tmp")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(json.dumps(document, indent=1).encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(str(temporary), str(path))
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        kind = NoSpace if error.errno == 28 else PermissionDenied
+        raise kind(
+            f"{path} cannot be written: {error.strerror}. Check the disk and the mode of its directory."
+        ) from None
+
+
+def _load(path: Path) -> Dict[str, Memory]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise PermissionDenied(f"{path} cannot be read: {error.strerror}. Check the disk and its mode.") from None
+    try:
+        return {label: dict(known) for label, known in _SHAPE(parse(content)).items()}
+    except Misshapen as error:
+        raise Damaged(
+            f"{path}: {error}. This host no longer knows which backups are its own: remove that file, and rotate once "
+            "with adopt."
+        ) from None
+
+
+def _document(what: Remembered) -> Dict[str, Any]:
+    return {
+        "sha256": what.digest,
+        "facts": what.facts,
+        "safety": what.safety,
+        "pending": what.pending,
+        "proofs": [proof_document(proof) for proof in what.proofs],
+    }
+
+
+def _read(value: Any) -> Remembered:
+    fields = Fields(value)
+    return Remembered(
+        fields.take("sha256", text(64)),
+        fields.take("facts", text(64)),
+        fields.take("safety", boolean),
+        fields.take("pending", boolean),
+        fields.take("proofs", sequence(read_proof, 10)),
+    )
+
+
+_SHAPE = mapping(mapping(_read, 100_000), 1_000, names=5_000)

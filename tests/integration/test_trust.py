@@ -1,0 +1,304 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host relies on what it knows: nobody who can write to its repository has backups removed, or hides one."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from _engine.catalogue import read_place
+from _engine.clock import odd_pause
+from _engine.errors import BadManifest, Refused, Shrunk
+from _engine.manifest import sealed, write_proof
+from _engine.model import Level, Outcome, Policy, Proof
+from _engine.repositories.local import LocalRepository
+from _engine.rotate import RotateRequest, plan_rotation
+from _engine.state import Host
+from world import World
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    world = World(tmp_path / "world")
+    world.make_shop()
+    return world
+
+
+def take(world: World, count: int, **changes: Any) -> list[str]:
+    made = []
+    for _number in range(count):
+        made.append(world.backup(**changes).manifest.id)
+        world.clock.moment += timedelta(days=1)
+    return made
+
+
+def ids(world: World) -> list[str]:
+    return [backup.id for backup in read_place(world.host, world.repository, world.place).backups]
+
+
+def forge(world: World, count: int, change: Callable[[dict[str, Any]], Any] = lambda document: None) -> list[str]:
+    """Let another host, which knows the public key, write backups, the way an attacker would."""
+    own = world.host
+    world.host = Host("attacker", world.root / "attacker", world.clock, world.clock.running)
+    made = take(world, count)
+    for one in made:
+        world.rewrite(world.directory / f"{one}.manifest.json", change)
+    world.host = own
+    return made
+
+
+def prove(world: World, backup: str, outcome: Outcome) -> None:
+    """Write a proof beside a backup that nobody made."""
+    proof = Proof(Level.RESTORE, outcome, world.clock(), "web1", "said so")
+    world.repository.append(world.place, f"{backup}.proof.json", write_proof(proof))
+
+
+# Retention.
+
+
+def test_forged_backups_with_forged_proofs_displace_no_true_one(world: World) -> None:
+    true = take(world, 3)
+    forged = forge(world, 2)
+    for one in forged:
+        prove(world, one, Outcome.PASSED)
+    (rotation,) = world.rotate(Policy(last=2)).rotations
+    assert [decision.backup.id for decision in rotation.removed] == true[:1]
+    assert set(rotation.unknown) == set(forged)
+    assert ids(world) == [*true[1:], *forged]
+
+
+def test_a_forged_failure_has_no_good_backup_removed(world: World) -> None:
+    true = take(world, 3)
+    world.verify(backup=true[1], level=Level.RESTORE)
+    for one in true:
+        prove(world, one, Outcome.FAILED)
+    world.rotate(Policy(last=1))
+    assert ids(world) == true
+
+
+def test_a_host_that_lost_its_memory_removes_nothing_until_it_adopts_what_is_there(world: World) -> None:
+    made = take(world, 4)
+    world.forget()
+    (rotation,) = world.rotate(Policy(last=1)).rotations
+    assert (rotation.removed, set(rotation.unknown)) == ((), set(made))
+    before = world.picture()
+    planned = plan_rotation(RotateRequest((world.repository,), "web1", Policy(last=1), adopt=True), world.host)
+    assert world.picture() == before
+    done = world.rotate(Policy(last=1), adopt=True)
+    assert [one.backup.id for one in planned.rotations[0].removed] == [
+        one.backup.id for one in done.rotations[0].removed
+    ]
+    assert ids(world) == made[-1:]
+    take(world, 1)
+    assert len(world.rotate(Policy(last=1)).rotations[0].removed) == 1
+
+
+def test_a_backup_that_this_host_has_read_to_its_end_is_known(world: World) -> None:
+    made = take(world, 3)
+    world.forget()
+    world.verify(backup="all")
+    assert world.rotate(Policy(last=1)).rotations[0].unknown == tuple(reversed(made))
+    world.verify(backup="all", level=Level.CONTENTS)
+    world.rotate(Policy(last=1))
+    assert ids(world) == made[-1:]
+
+
+def test_a_backup_that_was_killed_after_it_appeared_is_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (first,) = take(world, 1)
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("_engine.backup.audit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            world.backup()
+    world.rotate(Policy(last=1))
+    assert len(ids(world)) == 1
+    assert ids(world) != [first]
+
+
+# One poisoned repository.
+
+
+def test_a_forged_backup_stops_no_other_one(world: World) -> None:
+    other = world.root / "other"
+    other.mkdir()
+    both = (world.repository, LocalRepository(other))
+    forge(world, 1, lambda document: document["artefacts"][0].update(plain_bytes=60_000_000))
+    result = world.backup(repositories=both, max_age=timedelta(days=30))
+    assert result.changed
+    assert len(result.repositories) == 2
+    assert any("shrank" in warning for warning in result.warnings)
+    assert world.backup(repositories=both).warnings == ()
+
+
+def test_a_backup_much_smaller_than_one_that_the_host_knows_is_still_refused(world: World) -> None:
+    world.make_shop(5000)
+    take(world, 1)
+    world.path.unlink()
+    world.make_shop(1)
+    with pytest.raises(Shrunk):
+        world.backup()
+
+
+# What the host remembers.
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_suffix(".old"))
+    path.symlink_to(path.with_suffix(".old"))
+
+
+def replaced(path: Path) -> None:
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    path.write_bytes(sealed({**document, "labels": {"changed": "yes"}}))
+
+
+@pytest.mark.parametrize("attack", [gone, linked, replaced])
+def test_latest_is_not_silently_the_one_before(world: World, attack: Callable[[Path], None]) -> None:
+    first, second = take(world, 2)
+    path = world.directory / f"{second}.manifest.json"
+    attack(path)
+    catalogue = read_place(world.host, world.repository, world.place)
+    assert path.name in [problem.name for problem in catalogue.problems]
+    with pytest.raises(BadManifest, match=second):
+        world.restore()
+    assert not world.verify().passed
+    world.restore(backup=first, safety_backup=False)
+
+
+def test_a_newest_backup_that_this_host_removed_itself_is_not_missed(world: World) -> None:
+    take(world, 2)
+    world.rotate(None, database=world.database, purge=True)
+    catalogue = read_place(world.host, world.repository, world.place)
+    assert (catalogue.backups, catalogue.problems) == ((), ())
+
+
+def test_going_on_without_a_backup_that_vanished_is_said_once(world: World) -> None:
+    first, second = take(world, 2)
+    for path in world.directory.glob(f"{second}*"):
+        path.unlink()
+    assert len(read_place(world.host, world.repository, world.place).problems) == 1
+    world.rotate(Policy(last=5), adopt=True)
+    assert read_place(world.host, world.repository, world.place).problems == ()
+    assert ids(world) == [first]
+
+
+def test_a_slot_that_was_changed_elsewhere_is_unverifiable_without_a_key(world: World) -> None:
+    (made,) = take(world, 1)
+    path = world.directory / f"{made}.manifest.json"
+    world.rewrite(path, lambda document: document["key_slots"][0].update(ciphertext="AAAA"), forget=False)
+    (check,) = world.verify().checks
+    assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "unverifiable")
+    assert "key slots" in check.detail
+
+
+def test_a_host_without_memory_compares_a_manifest_with_what_the_next_one_says_of_it(world: World) -> None:
+    first, second = take(world, 2)
+    world.forget()
+    assert world.verify(backup="all").passed
+    path = world.directory / f"{first}.manifest.json"
+    world.rewrite(path, lambda document: document.update(server_version="forged"))
+    (check,) = world.verify(backup=first).checks
+    assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "unverifiable")
+    assert world.verify(backup=second).passed
+
+
+def test_what_this_host_found_bad_stays_so_whatever_proofs_say(world: World) -> None:
+    made = take(world, 2)
+    artefact = next(world.directory.glob(f"{made[0]}.db*"))
+    content = artefact.read_bytes()
+    artefact.write_bytes(b"x" * len(content))
+    assert not world.verify(backup=made[0]).passed
+    proofs = world.directory / f"{made[0]}.proof.json"
+    proofs.unlink()
+    assert read_place(world.host, world.repository, world.place).backups[0].known_bad
+    prove(world, made[0], Outcome.PASSED)
+    assert read_place(world.host, world.repository, world.place).backups[0].known_bad
+    artefact.write_bytes(content)
+    assert world.verify(backup=made[0]).passed
+    assert read_place(world.host, world.repository, world.place).backups[0].known_bad is None
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b'{"level": "restore", "outco', b"\xff" * 50 + b"\n"])
+def test_a_proof_that_was_damaged_does_not_absolve(world: World, content: bytes) -> None:
+    made = take(world, 3)
+    world.verify(backup=made[0])
+    (world.directory / f"{made[0]}.proof.json").write_bytes(content)
+    catalogue = read_place(world.host, world.repository, world.place)
+    assert "proofs" in (catalogue.backups[0].known_bad or "")
+    assert len(catalogue.problems) == 1
+    world.rotate(Policy(last=1))
+    assert ids(world) == [made[0], made[2]]
+    assert world.verify(backup=made[0], level=Level.RESTORE).passed
+    assert read_place(world.host, world.repository, world.place).problems == ()
+
+
+# The clock.
+
+
+def test_a_clock_that_goes_forward_removes_nothing_until_somebody_says_that_it_is_right(world: World) -> None:
+    take(world, 10)
+    policy = Policy(within=timedelta(days=30))
+    assert not world.rotate(policy).changed
+    world.clock.jump += timedelta(days=5000)
+    world.clock.moment += timedelta(days=5000)
+    world.backup()
+    with pytest.raises(Refused, match="clock of this host went forward by [0-9]+d.*trust_clock"):
+        world.rotate(policy)
+    assert len(ids(world)) == 11
+    assert len(world.rotate(policy, trust_clock=True).rotations[0].removed) == 10
+    world.clock.moment += timedelta(days=1)
+    world.backup()
+    assert len(world.rotate(Policy(last=1)).rotations[0].removed) == 1
+
+
+def test_a_clock_that_was_wrong_when_the_machine_was_started_is_seen_by_the_pause(world: World) -> None:
+    take(world, 10)
+    world.clock.moment += timedelta(days=5000)
+    world.backup()
+    with pytest.raises(Refused, match="No backup was taken for the 5001d.*trust_clock"):
+        world.rotate(Policy(within=timedelta(days=30)))
+    assert len(ids(world)) == 11
+
+
+def test_a_clock_ahead_of_the_store_removes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.host = Host("web1", world.host.state)
+    for _number in range(2):
+        world.backup()
+    behind = datetime.now(timezone.utc) - timedelta(hours=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRepository, "clock", lambda _self, _place: behind)
+        with pytest.raises(Refused, match="ahead of the repository's own"):
+            world.rotate(Policy(last=1))
+    assert len(world.rotate(Policy(last=1)).rotations[0].removed) == 1
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(st.lists(st.integers(1, 48), min_size=3, max_size=30), st.integers(1, 10_000))
+def test_a_pause_is_odd_only_where_it_is_out_of_all_proportion(hours: list[int], leap: int) -> None:
+    moment = datetime(2026, 1, 1, tzinfo=timezone.utc)
+    times = [moment]
+    for gap in hours:
+        times.append(times[-1] + timedelta(hours=gap))
+    regular = odd_pause(times, None)
+    assert regular is None or regular > timedelta(days=2)
+    after = [*times, times[-1] + timedelta(hours=leap)]
+    if leap > 20 * max(hours) and leap > 48:
+        assert odd_pause(after, None)
+        assert odd_pause(after, after[-1]) is None
