@@ -6,13 +6,19 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import subprocess
+import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from _engine.model import FingerprintKind, Level, Outcome
+from sqlite_processes import engine_for, manifest_of, options
 from world import World
 
 
@@ -74,3 +80,56 @@ def test_what_its_application_reads_is_backed_up_and_comes_back(world: World, ca
     world.path.unlink()
     assert bool(world.restore().unverified) == (case in UNKNOWN)
     assert world.path.read_bytes()[100:] == content[100:]
+
+
+@pytest.mark.parametrize("length", [487, 488, 500, 504])
+def test_a_path_as_long_as_sqlite_opens_is_backed_up_and_restored(tmp_path: Path, length: int) -> None:
+    directory = Path(tempfile.mkdtemp(prefix="sqlite-long-", dir="/tmp"))
+    try:
+        while len(str(directory)) < 300:
+            directory = directory / ("d" * 100)
+        directory.mkdir(parents=True)
+        path = directory / ("n" * (length - len(str(directory)) - 1))
+        write(path)
+        with engine_for(path).snapshot(options()) as snapshot:
+            assert snapshot.fingerprint()
+            copy = shutil.copy(snapshot.dump, tmp_path / "copy.db")
+        with engine_for(path).stage(manifest_of(), None, 1) as staging:
+            shutil.copyfile(copy, staging.load)
+            staging.check_integrity()
+            staging.promote(replace=True, keep_replaced=False)
+        assert os.listdir(directory) == [path.name]
+    finally:
+        shutil.rmtree(f"/tmp/{directory.parts[2]}")
+
+
+LATIN = """
+import sys
+sys.path[:0] = sys.argv[1:3]
+from pathlib import Path
+from _engine.databases import open_engine
+from _engine.model import Database, EngineName
+from _engine.restore import check_outside
+from sqlite_processes import options
+database = Database(EngineName.SQLITE, sys.argv[3].encode("latin-1").decode("utf-8"))
+check_outside(database, ())
+engine = open_engine(database)
+assert engine.inspect().exists
+with engine.snapshot(options()) as snapshot:
+    print(ascii(snapshot.fingerprint().tables["t"].rows), sys.getfilesystemencoding())
+"""
+
+
+def test_names_of_files_mean_the_same_in_every_locale(tmp_path: Path) -> None:
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(tmp_path / "de_DE.ISO-8859-1")], check=False)
+    path = tmp_path / "Größe 你好 …"
+    write(path)
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", LATIN, str(root / "plugins" / "module_utils"), str(Path(__file__).parent)]
+    environment = {**os.environ, "LOCPATH": str(tmp_path), "LC_ALL": "de_DE.ISO-8859-1", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [*command, os.fsencode(path)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    if b"utf-8" in done.stdout:
+        pytest.skip("there is no such locale here")
+    assert done.stdout == b"3 iso8859-1\n", done.stdout

@@ -33,6 +33,7 @@ from _engine.errors import (
     NotADatabase,
     NotFound,
     PermissionDenied,
+    Refused,
     TargetExists,
 )
 from _engine.model import FingerprintKind
@@ -342,6 +343,19 @@ def test_a_file_system_without_hard_links_keeps_no_replaced_database_and_restore
     restore(target, dump, replace=False)
     assert content(target) == NEW
     assert listing(tmp_path) == ["shop.db"]
+
+
+def test_nothing_is_replaced_where_nothing_shows_who_uses_it(
+    tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container without /proc, or with that of other processes."""
+    target = old_database(tmp_path / "shop.db")
+    for seen in ([], [1, 2]):
+        monkeypatch.setattr("_engine.databases.sqlite.lock._processes", lambda seen=seen: seen)
+        with pytest.raises(Refused, match="Nothing shows which programs have the database open: /proc"):
+            restore(target, dump)
+        assert content(target) == OLD
+        assert listing(tmp_path) == ["shop.db"]
 
 
 def test_a_link_to_the_database_stays_a_link(tmp_path: Path, dump: Path) -> None:

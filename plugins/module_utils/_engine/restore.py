@@ -325,7 +325,8 @@ def check_outside(target: Database, repositories: Sequence[Repository]) -> None:
     """Raise Refused for a target inside a repository: it would lie among backups, or replace one."""
     if target.engine is not EngineName.SQLITE:
         return
-    above = Path(os.path.realpath(target.name)).parents
+    # As UTF-8 whatever the locale is, like everywhere else.
+    above = Path(os.fsdecode(os.path.realpath(target.name.encode("utf-8", "surrogateescape")))).parents
     for repository in repositories:
         if isinstance(repository, LocalRepository) and any(_is_same(path, Path(repository.label)) for path in above):
             raise Refused(

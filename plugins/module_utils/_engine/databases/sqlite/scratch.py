@@ -29,6 +29,8 @@ _EXAMINATION = "fleet-backup-examination-"
 _RANDOM_BYTES = 4
 #: 255 bytes is the limit of a name on Linux; the longest purpose, the random part and a ``-journal`` must fit in.
 _NAME_BYTES = 200
+#: SQLite opens no longer path: 512 bytes with a ``-journal`` (pager.c, sqlite3PagerOpen).
+_PATH_BYTES = 504
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,10 @@ class ScratchFile:
     descriptor: int
 
 
-def scratch_prefix(name: str, purpose: str) -> str:
-    """How the hidden files of a database begin: ``.<name>.<purpose>-``."""
-    return os.fsdecode(b"." + os.fsencode(name)[:_NAME_BYTES]) + f".{purpose}-"
+def scratch_prefix(directory: Path, name: str, purpose: str) -> str:
+    """How the hidden files of a database begin: ``.<name>.<purpose>-``, with as much of the name as SQLite has room."""
+    room = _PATH_BYTES - len(os.fsencode(directory)) - len(f"/..{purpose}-") - 2 * _RANDOM_BYTES
+    return os.fsdecode(b"." + os.fsencode(name)[: max(1, min(_NAME_BYTES, room))]) + f".{purpose}-"
 
 
 @contextmanager
@@ -49,7 +52,7 @@ def scratch_file(directory: Path, name: str, purpose: str) -> Iterator[ScratchFi
     """A new empty file ``.<name>.<purpose>-<random>`` of mode 0600; leaving the context removes it,
     unless it got another name."""
     try:
-        file = _create(directory, scratch_prefix(name, purpose))
+        file = _create(directory, scratch_prefix(directory, name, purpose))
     except OSError as error:
         raise_os_error(error, f"Cannot write a private copy of {name} into {directory}")
     try:
@@ -84,7 +87,7 @@ def examination_file() -> Iterator[ScratchFile]:
 
 def sweep(directory: Path, name: str, purpose: str) -> List[str]:
     """Remove the files that killed runs left behind, and none that a living process holds; the names removed."""
-    pattern = re.compile(re.escape(scratch_prefix(name, purpose)) + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
+    pattern = re.compile(re.escape(scratch_prefix(directory, name, purpose)) + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
     try:
         names = [entry for entry in os.listdir(directory) if pattern.fullmatch(entry)]
     except OSError as error:
