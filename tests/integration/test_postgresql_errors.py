@@ -378,7 +378,7 @@ def test_the_spool_of_a_parallel_restore_is_private_and_gone_afterwards(
     backup = dump(engine, tmp_path)
     spools = tmp_path / "spools"
     spools.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(spools))
+    monkeypatch.setenv("TMPDIR", str(spools))
     with engine.stage(backup.manifest, None, 2) as staging:
         spool = staging.load
         assert isinstance(spool, Path) and spools in spool.parents

@@ -88,7 +88,7 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where this test's clusters are: other workers run some too. Their account must be able to enter it."""
     with tempfile.TemporaryDirectory(prefix="scratch-") as directory:
         os.chmod(directory, 0o755)
-        monkeypatch.setattr(tempfile, "tempdir", directory)
+        monkeypatch.setenv("TMPDIR", directory)
         yield Path(directory)
         assert not list(Path(directory).iterdir())
 

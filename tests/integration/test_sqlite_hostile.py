@@ -357,7 +357,7 @@ def test_verifying_is_the_work_of_an_account_without_rights(world: World, monkey
     account = scratch_account()
     assert account.uid not in (0, OWNER.pw_uid)
     world.backup()
-    monkeypatch.setattr(tempfile, "tempdir", str(world.path.parent.parent))
+    monkeypatch.setenv("TMPDIR", str(world.path.parent.parent))
     with unprivileged_directory("fleet-backup-test-") as directory:
         engine = open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db")))
         with engine.stage(manifest_of(size=10), None, 1) as staging:

@@ -417,7 +417,7 @@ def test_a_copy_that_is_no_sound_database_is_a_mismatch(tmp_path: Path, dump: Pa
 
 
 def test_a_sound_dump_passes_its_examination(tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
     def die() -> None:
         with engine_for(tmp_path / "shop.db").examine(manifest_of()):

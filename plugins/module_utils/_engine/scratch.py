@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Iterator, Optional, Tuple
 
 from .command import Account, find_account
+from .host.temporary import temporary_directory
 from .leftovers import lock_of_the_dead
 
 _LOCK, _WORK = "lock", "work"
@@ -33,9 +34,9 @@ _NOBODY = 65534
 def private_directory(prefix: str, parent: Optional[Path] = None) -> Iterator[Path]:
     """A new directory of mode 0700 whose name begins with ``prefix``, in ``parent`` or where temporary files go.
 
-    Raises OSError.
+    Raises OSError, and what ``temporary_directory`` raises.
     """
-    where = parent or Path(tempfile.gettempdir())
+    where = parent or temporary_directory()
     for left in sorted(where.glob(f"{prefix}*")):
         _remove_abandoned(left)
     directory, lock = _make(prefix, where)

@@ -24,6 +24,7 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 from ..command import Argument, Command, Secret, Status, find_program
 from ..errors import BadInput, Damaged, EngineError, NoKey, NoSpace, PermissionDenied, ToolFailed, WrongKey
 from ..host.private_file import read_private
+from ..host.temporary import temporary_directory
 from ..leftovers import lock_of_the_dead, take_lock
 from ..process import run
 
@@ -181,7 +182,7 @@ def _keyring(identities: Sequence[str], passphrase: Optional[str]) -> Iterator[s
 @contextmanager
 def _temporary_home() -> Iterator[str]:
     """A home for gpg in memory (/dev/shm, tmpfs(5)) where the system has that; gone afterwards, with its agent."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else tempfile.gettempdir()
+    base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else str(temporary_directory())
     _sweep(base)
     home, descriptor = _make_home(base)
     try:

@@ -10,7 +10,6 @@ A lock dies with its holder (flock(2)), so there is none to break: what is held 
 from __future__ import annotations
 
 import re
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from typing import List, Mapping, Optional, Sequence, Tuple
 
 from ...catalogue import place_of
 from ...errors import EngineError, Locked
+from ...host.temporary import temporary_path
 from ...leftovers import lock_of_the_dead
 from ...model import Place
 from ...scratch import is_abandoned, private_directory
@@ -133,7 +133,7 @@ def _clear_status(host: Host, subject: str, dry_run: bool) -> bool:
 
 
 def _clear_scratch(jobs: Sequence[Job], dry_run: bool) -> List[Leftover]:
-    parents = [Path(tempfile.gettempdir())]
+    parents = [temporary_path()]
     parents += [job.verification.scratch for job in jobs if isinstance(job.verification.scratch, Path)]
     found: List[Leftover] = []
     for parent in dict.fromkeys(parents):

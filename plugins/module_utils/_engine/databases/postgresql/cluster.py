@@ -16,7 +16,6 @@ import os
 import pwd
 import secrets
 import shutil
-import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from typing import Dict, Iterator, List, Optional, Sequence
 from ...command import Account, find_account
 from ...errors import BadInput, EngineError, MissingTool, NoSpace, Unreachable, Unverifiable
 from ...host.confinement import REFUSED, Confinement, confined
+from ...host.temporary import temporary_directory
 from ...model import Scratch
 from ...process import Process
 from ...scratch import private_directory
@@ -96,7 +96,7 @@ def running(needs: Needs, scratch: Scratch) -> Iterator[Cluster]:
     """
     programs = _programs(needs.major)
     account = _account(scratch)
-    parent = scratch.path or Path(tempfile.gettempdir())
+    parent = scratch.path or temporary_directory()
     _require_space(parent, needs)
     with ExitStack() as stack:
         try:

@@ -11,13 +11,25 @@ but on the server.
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 from ...command import Argument, Command
-from ...errors import EngineError, Locked, Mismatch, NotFound, PermissionDenied, Stopped, TargetExists, Unreachable
+from ...errors import (
+    EngineError,
+    Locked,
+    Mismatch,
+    NoSpace,
+    NotFound,
+    PermissionDenied,
+    Stopped,
+    TargetExists,
+    Unreachable,
+)
+from ...host.temporary import temporary_path
 from ...model import Fingerprint, Manifest
 from ...process import run
 from ...scratch import private_directory
@@ -198,7 +210,10 @@ class PostgresqlStaging(Staging):
 
     def _spooled(self) -> Path:
         """A private file: several jobs of pg_restore cannot read a pipe."""
-        directory = self._spooling.enter_context(private_directory("fleet-backup-spool-"))
+        try:
+            directory = self._spooling.enter_context(private_directory("fleet-backup-spool-"))
+        except OSError as error:
+            raise _no_spool(error) from None
         self._spool = directory / "dump"
         os.close(os.open(self._spool, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         account = self._access.account
@@ -211,6 +226,14 @@ class PostgresqlStaging(Staging):
     def _remove_spool(self) -> None:
         self._spooling.close()
         self._spool = None
+
+
+def _no_spool(error: OSError) -> EngineError:
+    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else PermissionDenied
+    return kind(
+        f"The temporary file for a restore by several jobs cannot be made in {temporary_path()}: {error.strerror}. "
+        "See that there is room, choose another directory in TMPDIR, or set parallel to 1."
+    )
 
 
 @contextmanager

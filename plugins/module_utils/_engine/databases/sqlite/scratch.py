@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List
 
+from ...host.temporary import temporary_directory
 from ...leftovers import lock_of_the_dead
 from .file import raise_os_error
 
@@ -66,7 +67,7 @@ def scratch_file(directory: Path, name: str, purpose: str) -> Iterator[ScratchFi
 @contextmanager
 def examination_file() -> Iterator[ScratchFile]:
     """A new empty file in a directory of its own, of mode 0700, in the place for temporary files (TMPDIR)."""
-    base = Path(tempfile.gettempdir())
+    base = temporary_directory()
     for directory in base.glob(f"{_EXAMINATION}*"):
         if _is_own(directory):
             sweep(directory, "dump", "examined")
