@@ -82,6 +82,30 @@ class Agent:
         return json.loads(self.run(*arguments, "--json", status=status))
 
 
+def family(process: subprocess.Popen[Any]) -> list[int]:
+    """A command's processes: its supervisor, the command, the one that works for it, and theirs (proc(5), children)."""
+    found = [process.pid]
+    for pid in found:
+        try:
+            found += [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        except OSError:
+            # It has ended by now.
+            continue
+    return found
+
+
+def kill_all(process: subprocess.Popen[Any]) -> None:
+    """Kill a command with all its processes at once, as a loss of power does: none may clean up after another one."""
+    doomed: list[int] = []
+    while doomed != family(process):
+        doomed = family(process)
+        for pid in doomed:
+            os.kill(pid, signal.SIGSTOP)
+    for pid in doomed:
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 @pytest.fixture
 def agent(tmp_path: Path) -> Agent:
     world = World(tmp_path)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from receivers import MailServer, WebServer, free_port, tls_context, web_server
-from test_agent import Agent
+from test_agent import Agent, family
 from world import World
 
 #: A part of every secret that these tests hand out.
@@ -304,9 +304,9 @@ def test_a_signal_while_a_receiver_answers_sends_nothing_twice(agent: Notified, 
 
 
 def waits_for(process: subprocess.Popen[str], path: Path) -> bool:
-    """Whether the process has a file open, or has ended."""
+    """Whether a process of a command has a file open, or the command has ended."""
     try:
-        return path in {Path(os.readlink(name)) for name in Path(f"/proc/{process.pid}/fd").iterdir()}
+        return path in {Path(os.readlink(fd)) for pid in family(process) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return process.poll() is not None
 

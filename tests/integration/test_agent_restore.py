@@ -24,7 +24,7 @@ import pytest
 from _engine.errors import Refused
 from postgres import Cluster
 from terminal import terminal
-from test_agent import Agent
+from test_agent import Agent, kill_all
 from world import World
 
 _COUNTDOWN = "Ctrl-C stops it"
@@ -442,28 +442,30 @@ def test_what_a_killed_restore_left_stopped_is_told_and_started_by_the_next_one(
     agent: Agent, key: str, systemd: Systemd, stopping: subprocess.Popen[bytes]
 ) -> None:
     agent.run("status", PATH=systemd.path)
-    killed(stopping)
+    kill_all(stopping)
     systemd.unit("worker.service", "inactive")
     told = agent.run("status", status=1, PATH=systemd.path)
-    assert "by a restore that was killed: restore again, or systemctl start shop.service worker.service" in told
+    assert "by a restore, and does not run: restore again, or systemctl start shop.service worker.service" in told
     (status,) = json.loads(agent.run("status", "--json", status=1, PATH=systemd.path))["jobs"]
     assert status["codes"] == ["stopped"]
     systemd.log.unlink()
     told = agent.run("restore", "shop", "--yes", "--replace", "--identity", key, PATH=systemd.path)
-    assert "shop.service is stopped since a restore was killed, and is started again" in told
+    assert "shop.service is stopped since an earlier restore, and is started again" in told
     assert systemd.orders() == STARTED
     agent.run("status", PATH=systemd.path)
 
 
-def killed(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.wait()
+def test_where_the_supervisor_alone_is_killed_the_restore_still_starts_what_it_has_stopped(
+    systemd: Systemd, stopping: subprocess.Popen[bytes]
+) -> None:
+    stopping.kill()
+    systemd.wait_for("start shop.service")
 
 
 def test_what_somebody_started_by_hand_after_a_killed_restore_is_told_and_started_no_more(
     agent: Agent, key: str, systemd: Systemd, stopping: subprocess.Popen[bytes]
 ) -> None:
-    killed(stopping)
+    kill_all(stopping)
     systemd.unit("shop.service", "active")
     systemd.unit("worker.service", "active")
     agent.run("status", PATH=systemd.path)
@@ -475,19 +477,10 @@ def test_what_somebody_started_by_hand_after_a_killed_restore_is_told_and_starte
     assert systemd.orders() == ["stop worker.service", "start worker.service"]
 
 
-def test_what_a_killed_restore_stopped_before_the_host_started_anew_is_not_told(
-    agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
-) -> None:
-    killed(stopping)
-    (note,) = (agent.world.host.state / "stopped").iterdir()
-    note.write_text(json.dumps({**json.loads(note.read_text()), "boot": "another"}))
-    agent.run("status", PATH=systemd.path)
-
-
 def test_a_service_that_was_removed_since_a_restore_was_killed_is_not_told(
     agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
 ) -> None:
-    killed(stopping)
+    kill_all(stopping)
     (systemd.units / "shop.service").unlink()
     systemd.unit("worker.service", "active")
     agent.run("status", PATH=systemd.path)
@@ -496,7 +489,7 @@ def test_a_service_that_was_removed_since_a_restore_was_killed_is_not_told(
 def test_what_a_killed_restore_left_stopped_is_told_even_when_its_job_is_gone(
     agent: Agent, systemd: Systemd, stopping: subprocess.Popen[bytes]
 ) -> None:
-    killed(stopping)
+    kill_all(stopping)
     for file in (agent.root / "jobs.d").iterdir():
         file.unlink()
     assert "systemctl start shop.service" in agent.run("status", status=1, PATH=systemd.path)
@@ -508,8 +501,8 @@ def test_another_restore_of_the_job_forgets_nothing_of_one_that_is_at_work(
     systemd.unit("worker.service", "inactive")
     copy = str(agent.world.root / "copy.db")
     agent.run("restore", "shop", "--yes", "--into", copy, "--identity", key, PATH=systemd.path)
-    killed(stopping)
-    assert "by a restore that was killed" in agent.run("status", status=1, PATH=systemd.path)
+    kill_all(stopping)
+    assert "by a restore, and does not run" in agent.run("status", status=1, PATH=systemd.path)
 
 
 @pytest.mark.parametrize("how", ["start-fails", "dies"])
@@ -523,6 +516,30 @@ def test_a_service_that_does_not_start_again_is_named_and_the_others_start(
     assert "is restored from" in told and "but worker.service" in told and "journalctl -u worker.service" in told
     assert systemd.state("shop.service") == "active"
     assert agent.world.orders() == wanted
+
+
+def test_a_service_that_did_not_start_again_is_told_until_it_runs(agent: Agent, key: str, systemd: Systemd) -> None:
+    options = ("restore", "shop", "--yes", "--replace", "--identity", key)
+    systemd.unit("worker.service", "active start-fails")
+    agent.run(*options, status=1, PATH=systemd.path)
+    for _again in range(2):
+        assert "systemctl start worker.service" in agent.run("status", status=1, PATH=systemd.path)
+        # The next restore does not forget it either, and tries again.
+        told = agent.run(*options, status=1, PATH=systemd.path)
+        assert "worker.service did not start again" in told
+    systemd.unit("worker.service", "inactive")
+    agent.run(*options, PATH=systemd.path)
+    assert systemd.state("worker.service") == "active"
+    agent.run("status", PATH=systemd.path)
+
+
+def test_a_service_may_stay_stopped_where_the_user_says_so(agent: Agent, key: str, systemd: Systemd) -> None:
+    systemd.unit("worker.service", "active start-fails")
+    agent.run("restore", "shop", "--yes", "--replace", "--identity", key, status=1, PATH=systemd.path)
+    assert "worker.service, of shop" in agent.run("unlock", "--let-stay-stopped", "--dry-run", "shop")
+    agent.run("status", status=1, PATH=systemd.path)
+    agent.run("unlock", "--let-stay-stopped", "shop", PATH=systemd.path)
+    agent.run("status", PATH=systemd.path)
 
 
 def test_a_signal_in_the_middle_starts_the_services_again(agent: Agent, key: str, systemd: Systemd) -> None:

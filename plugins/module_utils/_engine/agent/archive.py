@@ -14,7 +14,12 @@ from typing import Iterator, Tuple
 #: The package's name in the archive.
 PACKAGE = "fleet_backup"
 _MAIN = f"""\
+import signal
 import sys
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the command handles it, Ctrl-C ends it without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from {PACKAGE}.agent.cli import main
 

@@ -39,16 +39,16 @@ _COMMAND_PATIENCE = 60.0
 _HANDOVER = 30.0
 
 
-def apart(work: Work, label: str, seconds: Optional[float] = None) -> Any:
+def apart(work: Work, label: str, seconds: Optional[float] = None, patient: bool = False) -> Any:
     """Do the work in a child of its own, and return what it returns, which JSON can hold; tuples become lists.
 
     ``label`` says what it is, as in "The backup of shop", and ``seconds`` is how long it may take. Raises the
     EngineError or the order to stop that ended the work, Unanswered where its time was up, Crashed where it ended
     without an answer, and an EngineError for an error that nobody foresaw. In a command, ``work`` is pickled: a
     function of a module, or ``functools.partial`` of one. It has ``between_works`` around it, and stops where it is
-    ``interruptible``.
+    ``interruptible``. A command that is ``patient`` is not stopped itself meanwhile: a signal only stops the work.
     """
-    ending = _command.ask(work, label, seconds) if _command else _supervised(work, label, seconds)
+    ending = _command.ask(work, label, seconds, patient) if _command else _supervised(work, label, seconds)
     return _result(ending, label, seconds)
 
 
@@ -136,17 +136,18 @@ class _Command:
         #: The process that works for it.
         self.worker: Optional[int] = None
 
-    def ask(self, work: Work, label: str, seconds: Optional[float]) -> Ending:
-        """Have work done. A signal stops it; Interrupted is raised where it came before that."""
-        with interruptible():
-            # One that waited stops this here.
-            pass
+    def ask(self, work: Work, label: str, seconds: Optional[float], patient: bool) -> Ending:
+        """Have work done. A signal stops it; Interrupted is raised where it came before that, unless ``patient``."""
+        if not patient:
+            with interruptible():
+                # One that waited stops this here.
+                pass
         _send(self._control, (work, label, seconds))
         self.worker = _receive(self._control)
         try:
             if not isinstance(self.worker, int):
                 return self.worker or _gone()
-            told = self._wait()
+            told = None if patient else self._wait()
             ending: Ending = _receive(self._control) or _gone()
         finally:
             self.worker = None

@@ -7,18 +7,25 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any, Dict, List, Sequence, Tuple
 
 from ...timespan import format_size
 from ..console.exits import Exit
 from ..console.printing import put, put_json, table
 from ..console.selection import add_selection, select
-from ..work.unlocking import Cleared, Lock, clear, locks_of
+from ..work.stoppage import let_stay_stopped
+from ..work.unlocking import Cleared, Leftover, Lock, clear, locks_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     add_selection(parser, every=True)
+    parser.add_argument(
+        "--let-stay-stopped",
+        action="store_true",
+        help="say no more of services that restores have stopped and that did not start again",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be cleared, and change nothing")
 
 
@@ -28,6 +35,10 @@ def act(parsed: argparse.Namespace) -> Exit:
     meant = selection.jobs if parsed.jobs else None
     locks = [lock for lock in locks_of(selection.host, meant) if lock.held]
     cleared = clear(selection.host, meant, selection.jobs, parsed.dry_run)
+    if parsed.let_stay_stopped:
+        units = let_stay_stopped(selection.host, parsed.jobs or None, parsed.dry_run)
+        found = tuple(Leftover("stopped", unit) for unit in units)
+        cleared = replace(cleared, leftovers=(*cleared.leftovers, *found))
     problems = (*cleared.problems, *(f"{job.name}: {job.error}" for job in selection.broken))
     if parsed.json:
         put_json({"locks": [_document(lock) for lock in locks], **_cleared(cleared, problems, parsed.dry_run)})

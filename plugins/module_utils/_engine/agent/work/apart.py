@@ -50,17 +50,16 @@ def _interruptibly(work: Callable[[], Any]) -> Any:
         return work()
 
 
-def look(repository: Repository, work: Callable[[], Any]) -> Any:
-    """What ``work`` reads in a repository, as plain values.
+def look(repository: Repository, work: Callable[[], Any], patient: bool = False) -> Any:
+    """What ``work`` reads in a repository, as plain values. ``patient`` is as for ``apart``.
 
-    Raises the EngineError that it ended with, and RepositoryUnusable where the repository does not answer, from then on
-    at once.
+    Raises what ended the work, and RepositoryUnusable where the repository does not answer, from then on at once.
     """
     label = repository.label
     if label in _silent:
         raise RepositoryUnusable(_silent[label])
     try:
-        return apart(partial(_interruptibly, work), f"Reading {label}", LOOK)
+        return apart(partial(_interruptibly, work), f"Reading {label}", LOOK, patient)
     except Unanswered:
         _silent[label] = f"{label} has not answered for {LOOK:g} s. Check the disk or the server that it is on."
         raise RepositoryUnusable(_silent[label]) from None

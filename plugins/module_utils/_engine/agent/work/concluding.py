@@ -17,7 +17,7 @@ from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple
 
 from ...catalogue import place_of, read_place
-from ...errors import EngineError, Interrupted
+from ...errors import EngineError, Interrupted, Stopped
 from ...host.unexpected import explained
 from ...interrupts import interruptible
 from ...state import Host, audit, locked
@@ -196,9 +196,9 @@ class Concluding:
         unknown = ""
         for target in job.targets:
             try:
-                good = look(target.repository, partial(_newest_good, job, target, self._host))
+                good = look(target.repository, partial(_newest_good, job, target, self._host), patient=True)
                 found += [LastGood(name, datetime.fromtimestamp(seconds, timezone.utc)) for name, seconds in good]
-            except EngineError as error:
+            except (EngineError, Stopped) as error:
                 unknown = str(error)
         newest = max(found, key=lambda one: one.time or _NEVER, default=None)
         return newest or LastGood(unknown=unknown)

@@ -57,7 +57,7 @@ class Prospect:
     request: RestoreRequest
     plan: RestorePlan
     services: Tuple[Service, ...]
-    #: What a restore that was killed has left stopped.
+    #: What earlier restores have left stopped.
     left_stopped: Tuple[Service, ...] = ()
 
     @property
@@ -199,16 +199,19 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
 
 def _resume(job: Job, stopped: Sequence[Service], environment: Mapping[str, str], host: Host) -> List[str]:
     """Start again what was stopped, in the opposite order, and run what is to run afterwards; what failed of that."""
-    with last_part(LAST):
-        failures = start_all(tuple(reversed(stopped)))
-    stoppage.forget(host, job.name)
+    failures = start_all(tuple(reversed(stopped)))
+    try:
+        with last_part(LAST):
+            stoppage.settle(host, job.name, [service.unit for service in stopped])
+    except (EngineError, Stopped) as error:
+        failures.append(f"It could not be noted what still is stopped: {error}")
     return failures + late_hooks("restore.after", job.surroundings.after, job.name, environment)
 
 
 def _warnings(prospect: Prospect) -> Tuple[str, ...]:
     missing = [service.unit for service in prospect.services if not service.installed]
     absent = [f"{unit} is not installed on this host, so it was not stopped." for unit in missing]
-    left = [f"{one.unit} is stopped since a restore was killed, and is started again." for one in prospect.left_stopped]
+    left = [f"{one.unit} is stopped since an earlier restore, and is started again." for one in prospect.left_stopped]
     return (*prospect.plan.warnings, *absent, *left)
 
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import List, Sequence, Tuple
 
 from ...command import Command, find_program
-from ...errors import EngineError, ToolFailed
+from ...errors import EngineError, Stopped, ToolFailed
+from ...interrupts import last_part
 from ...process import output_of, run
+from .hooks import LAST
 
 #: The states in which a unit runs, or is about to (systemctl(1), ActiveState).
 _RUNNING = ("active", "activating", "reloading", "refreshing")
@@ -44,16 +46,24 @@ def start(service: Service) -> None:
 
 
 def start_all(services: Sequence[Service]) -> List[str]:
-    """Start units, of which none may keep the next one from starting; why some of them did not start."""
+    """Start units, of which none may keep the next one from starting; why some of them did not start.
+
+    Once the run was told to stop, each has a few seconds.
+    """
     failures: List[str] = []
     for service in services:
         try:
-            start(service)
+            with last_part(LAST):
+                start(service)
         except ToolFailed as failure:
             hint = f"See journalctl -u {service.unit}, and start it by hand."
             failures.append(f"{service.unit} did not start again. {failure} {hint}")
         except EngineError as error:
             failures.append(str(error))
+        except Stopped as stopped:
+            failures.append(
+                f"{service.unit} may not have started again. {stopped} See systemctl status {service.unit}."
+            )
     return failures
 
 
