@@ -155,6 +155,13 @@ def test_cron_takes_over_from_systemd_and_gives_back(fleet: Fleet) -> None:
     assert fleet.files() == SHOP_UNITS
 
 
+@pytest.mark.parametrize("manager", ["systemd", "cron"])
+def test_root_starts_no_agent_that_another_account_can_change(fleet: Fleet, manager: str) -> None:
+    output = fleet.deploy(fleet.shop, agent_owner="nobody", schedule_manager=manager, fails=True)
+    assert "agent_owner is nobody, and timers start the agent as root" in " ".join(output.split())
+    assert fleet.files() == {}
+
+
 def test_a_file_of_cron_that_somebody_else_made_stays(fleet: Fleet) -> None:
     (fleet.cron / "fleet-backup").write_text("0 0 * * * root /bin/true\n")
     fleet.deploy(fleet.shop, fleet_backup_state="absent")
