@@ -88,6 +88,18 @@ options:
     description: Whether the roles and tablespaces of the backup are created first, where they are missing.
     type: bool
     default: false
+  on_error:
+    description:
+      - What to do about an object that cannot be restored, such as an index on a function that fails.
+      - V(stop) fails, and leaves the target as it was.
+      - V(continue) restores everything else, names the objects in RV(missing), and puts the database in its place. The
+        task then fails with the error V(incomplete).
+      - With V(continue), a PostgreSQL dump is kept as a private file in the temporary directory while it is loaded, as
+        with O(parallel). Tables with a check constraint that reads a table which is loaded later are loaded again.
+      - SQLite's databases are restored as a whole, so that this makes no difference to them.
+    type: str
+    choices: [stop, continue]
+    default: stop
   lock_timeout:
     description: How long to wait for another restore of the same database.
     type: str
@@ -307,6 +319,14 @@ durations:
   returned: success, except in check mode
   type: dict
   sample: {checksum: 0.4, load: 9.1, fingerprint: 0.6, swap: 0.1}
+missing:
+  description:
+    - Objects that could not be restored, with the reason. The first hundred are named.
+    - Where there are any, the task fails with V(incomplete), although the database is in its place.
+  returned: success, except in check mode; and failure with V(incomplete)
+  type: list
+  elements: str
+  sample: ['MATERIALIZED VIEW DATA public words postgres: relation "docs" does not exist']
 unverified:
   description: What could not be checked of the restored database, for example of one that is encrypted by itself.
   returned: success, when there was something
@@ -352,6 +372,7 @@ SPEC = (
                 "verify_checksum": {"type": "bool", "default": True},
                 "owner": {"type": "str"},
                 "globals": {"type": "bool", "default": False},
+                "on_error": {"type": "str", "choices": ["stop", "continue"], "default": "stop"},
                 "lock_timeout": {"type": "str", "default": "60s"},
                 "timeout": {"type": "str"},
             },
@@ -379,6 +400,7 @@ def read_request(options: Options) -> RestoreRequest:
         verify_checksum=options.value("verify_checksum"),
         owner=options.value("owner"),
         globals=options.value("globals"),
+        tolerant=options.value("on_error") == "continue",
         lock_timeout=lock_timeout.total_seconds() if lock_timeout else 0.0,
         timeout=timeout.total_seconds() if timeout else None,
     )
@@ -396,6 +418,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
             kept_as=result.kept_as,
             durations=dict(result.durations),
             unverified=result.unverified,
+            missing=list(result.missing),
         )
     else:
         values.update(needed_bytes=plan.backup.manifest.main.plain_bytes, expected_seconds=plan.expected_seconds)

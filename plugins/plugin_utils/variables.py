@@ -44,6 +44,7 @@ PUBLIC = frozenset(
         "restore_into",
         "restore_job",
         "restore_keep_replaced",
+        "restore_on_error",
         "restore_owner",
         "restore_replace",
         "restore_repository",

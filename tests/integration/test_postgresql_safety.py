@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Optional, Set
 import psycopg2
 import pytest
 
-from _engine import restore as restoring
+from _engine import safety
 from _engine.errors import NoSpace, Refused
 from world import World
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_saved_is_kept_and_told(
     def full(*_arguments: object) -> None:
         raise NoSpace("the repository is full.")
 
-    monkeypatch.setattr(restoring, "take_backup", full)
+    monkeypatch.setattr(safety, "take_backup", full)
     result = world.restore()
     assert result.safety_backup is None and result.kept_as is not None
     assert result.failure is not None and result.failure.code == "partly_done"
@@ -105,7 +105,7 @@ def test_what_shows_beforehand_that_it_cannot_be_saved_is_not_replaced(
     def full(*_arguments: object) -> None:
         raise NoSpace("the repository is full.")
 
-    monkeypatch.setattr(restoring, "plan_backup", full)
+    monkeypatch.setattr(safety, "plan_backup", full)
     with pytest.raises(Refused, match="was not replaced, because the safety backup of it failed"):
         world.restore()
     assert numbers(cluster, database) == {7}
@@ -122,7 +122,7 @@ def test_a_replaced_database_survives_a_kill_before_it_was_saved(
         raise SystemExit
 
     with monkeypatch.context() as patch:
-        patch.setattr(restoring, "take_backup", die)
+        patch.setattr(safety, "take_backup", die)
         with pytest.raises(SystemExit):
             world.restore()
     (found,) = [name for name in cluster.databases() if "__replaced_" in name and name.startswith(database)]

@@ -33,6 +33,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("catalogue", "cipher", "keyfile", "publication"),
     ("loading", "survey"),
     ("backup", "info", "rekey", "rotate", "verify"),
+    ("safety",),
     ("restore",),
     ("documents",),
     ("agent",),

@@ -204,6 +204,12 @@ class Refused(EngineError):
     code = "refused"
 
 
+class Incomplete(EngineError):
+    """Everything else is restored; what is not is named."""
+
+    code = "incomplete"
+
+
 class PartlyDone(EngineError):
     """Some repositories have the result, others do not."""
 

@@ -21,7 +21,7 @@ import termios
 import threading
 from collections import Counter
 from contextlib import suppress
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from .command import Account, Argument, Command, Secret, Status
 from .errors import MissingTool, ToolFailed
@@ -41,11 +41,20 @@ _MODEST = 10
 
 
 class Process:
-    """A running program. ``stdin`` and ``stdout`` are open descriptors, or None for nothing."""
+    """A running program. ``stdin`` and ``stdout`` are open descriptors, or None for nothing.
 
-    def __init__(self, command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:
+    ``heard`` gets all that it writes on standard error, in pieces and from another thread.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        stdin: Optional[int] = None,
+        stdout: Optional[int] = None,
+        heard: Optional[Callable[[bytes], None]] = None,
+    ) -> None:
         self.command = command
-        self._tail: Optional[_Tail] = _Tail()
+        self._tail: Optional[_Tail] = _Tail(heard)
         # Held open until the program has ended: a terminal that nobody has open hangs up, and the program with it.
         self._terminal: Optional[int] = None
         self._listener: Optional[_Listener] = None
@@ -194,9 +203,10 @@ class Process:
 class _Tail(threading.Thread):
     """Keeps the end of what a program writes, in constant memory whatever it writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Optional[Callable[[bytes], None]]) -> None:
         super().__init__(daemon=True)
         self._reading, self.writing = os.pipe()
+        self._heard = heard
         self._kept = b""
         try:
             self.start()
@@ -215,6 +225,8 @@ class _Tail(threading.Thread):
         try:
             for block in iter(lambda: os.read(self._reading, 1 << 16), b""):
                 self._kept = (self._kept + block)[-_OUTPUT_KEPT:]
+                if self._heard:
+                    self._heard(block)
         finally:
             os.close(self._reading)
 

@@ -13,17 +13,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from . import keys
-from .backup import BackupRequest, plan_backup, take_backup
 from .catalogue import Catalogue, choose, place_of, read_place, whole
-from .cipher import Sealer, check_accepted, opened_with, opening
+from .cipher import check_accepted, opened_with, opening
 from .databases import open_engine
-from .databases.base import Engine, Inspection, Staging
-from .errors import BadInput, EngineError, NotFound, PartlyDone, Refused, Unverifiable, WeakerEncryption
+from .databases.base import Engine, Inspection, Staging, differing
+from .errors import (
+    BadInput,
+    EngineError,
+    Incomplete,
+    Mismatch,
+    NotFound,
+    PartlyDone,
+    Refused,
+    Unverifiable,
+    WeakerEncryption,
+)
 from .interrupts import finish, interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .model import (
-    SAFETY_TIER,
     Artefact,
     Backup,
     Database,
@@ -33,9 +40,9 @@ from .model import (
     Level,
     Manifest,
 )
-from .pem import public_of
 from .repositories.base import Repository
 from .repositories.local import LocalRepository
+from .safety import Safety, check_sealing
 from .state import Host, Progress, audit, audit_failure, locked
 
 
@@ -43,8 +50,9 @@ from .state import Host, Progress, audit, audit_failure, locked
 class RestoreRequest:
     """What to restore, from where, into what. ``database`` is the target; the source has its name unless given one.
 
-    ``safety_encryption`` is how the safety backup is encrypted where that is not as ``encryption`` says: a key that
-    somebody brought to read one backup shall not open the next one.
+    Where ``tolerant``, what cannot be restored is named, and everything else is restored. ``safety_encryption`` is how
+    the safety backup is encrypted where that is not as ``encryption`` says: a key that somebody brought to read one
+    backup shall not open the next one.
     """
 
     database: Database
@@ -61,6 +69,7 @@ class RestoreRequest:
     verify_checksum: bool = True
     owner: Optional[str] = None
     globals: bool = False
+    tolerant: bool = False
     lock_timeout: float = 60.0
     timeout: Optional[float] = None
     safety_encryption: Optional[EncryptionSettings] = None
@@ -91,7 +100,8 @@ class RestorePlan:
 class RestoreResult:
     """What a run did. ``durations`` are seconds by stage, ``unverified`` what could not be checked of the copy.
 
-    ``notes`` say what the user has to know of the restored database, or to do before it serves. ``failure`` is what the
+    ``notes`` say what the user has to know of the restored database, or to do before it serves. ``missing`` has
+    a line about each object that could not be restored. ``failure`` is what the
     restored database is no full success for, although it is in its place.
     """
 
@@ -101,6 +111,7 @@ class RestoreResult:
     kept_as: Optional[str] = None
     unverified: Optional[str] = None
     notes: Tuple[str, ...] = ()
+    missing: Tuple[str, ...] = ()
     failure: Optional[EngineError] = None
 
     @property
@@ -117,12 +128,12 @@ def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
     if request.globals:
         _globals_of(backup)
     engine = open_engine(request.database)
-    target = engine.check_restore(backup.manifest, request.replace, request.owner, request.globals)
+    target = engine.check_restore(backup.manifest, request.replace, request.owner, request.globals, request.tolerant)
     for artefact in backup.manifest.artefacts:
         with opening(request.encryption, backup.manifest, artefact):
             pass
     if target.exists and request.safety_backup:
-        _check_safety(request)
+        check_sealing(request.safety_encryption or request.encryption)
         repository.check(writing=True)
     return RestorePlan(repository, backup, target, _expected_seconds(backup), warnings)
 
@@ -161,14 +172,14 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
             check_checksum(repository, backup, progress)
         if request.globals:
             _restore_globals(request, plan, engine, progress)
-            engine.check_restore(manifest, request.replace, request.owner)
+            engine.check_restore(manifest, request.replace, request.owner, tolerant=request.tolerant)
         progress.stage("prepare")
         stage = stack.enter_context(opening(request.encryption, manifest, manifest.main))
-        staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel))
+        staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel, request.tolerant))
         load(repository, backup, manifest.main, stage, staging.load, engine, progress, _must_check(request, manifest))
         staging.loaded()
         unverified = _check(staging, manifest, progress)
-        safety = _Safety(request, host, plan) if plan.replaces and request.safety_backup else None
+        safety = _safety(request, host, plan)
         if safety:
             safety.check()
         progress.stage("swap")
@@ -183,7 +194,8 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         kept_as=kept_as,
         unverified=unverified,
         notes=staging.notes,
-        failure=_unsaved(request, staging, kept_as),
+        missing=staging.missing,
+        failure=_unsaved(request, staging, kept_as) or _incomplete(request, staging),
     )
 
 
@@ -202,7 +214,21 @@ def _check(staging: Staging, manifest: Manifest, progress: Progress) -> Optional
         check_staged(staging, manifest, progress)
     except Unverifiable as error:
         return str(error)
+    except Mismatch as error:
+        # What could not be restored is known to be missing; what else differs for it is told with it.
+        if not staging.missing:
+            raise
+        return str(error)
     return None
+
+
+def _incomplete(request: RestoreRequest, staging: Staging) -> Optional[EngineError]:
+    if not staging.missing:
+        return None
+    return Incomplete(
+        differing(staging.missing, f"{request.database.name} is restored, but not completely")
+        + ". Mend what these objects need, and create them by hand."
+    )
 
 
 def _restore_globals(request: RestoreRequest, plan: RestorePlan, engine: Engine, progress: Progress) -> None:
@@ -231,44 +257,11 @@ def _globals_of(backup: Backup) -> Artefact:
     return artefact
 
 
-class _Safety:
-    """The backup of what is replaced. ``backup`` is its id, once it is taken."""
-
-    def __init__(self, request: RestoreRequest, host: Host, plan: RestorePlan) -> None:
-        self.backup: Optional[str] = None
-        self._host = host
-        self._name = request.database.name
-        self._request = BackupRequest(
-            database=request.database,
-            repositories=(plan.repository,),
-            encryption=_safety_encryption(request.safety_encryption or request.encryption),
-            source_host=host.name,
-            tier=SAFETY_TIER,
-            labels={"before_restore_of": plan.backup.id},
-            # What is replaced may well be a ruin: that is no reason not to keep it.
-            min_size_ratio=0.0,
-            lock_timeout=request.lock_timeout,
-        )
-
-    def check(self) -> None:
-        """Raise Refused where it cannot be taken, as far as that shows while nothing is replaced."""
-        try:
-            plan_backup(self._request, self._host)
-        except EngineError as error:
-            raise self._refusal(error) from error
-
-    def take(self, renamed: Optional[str]) -> None:
-        """Take it, of the database under the name that it has by now. Raises Refused."""
-        try:
-            self.backup = take_backup(replace(self._request, renamed=renamed), self._host).manifest.id
-        except EngineError as error:
-            raise self._refusal(error) from error
-
-    def _refusal(self, error: EngineError) -> Refused:
-        return Refused(
-            f"{self._name} was not replaced, because the safety backup of it failed: {error} "
-            "To replace it without one, set safety_backup to false; keep_replaced keeps it beside the restored one."
-        )
+def _safety(request: RestoreRequest, host: Host, plan: RestorePlan) -> Optional[Safety]:
+    if not (plan.replaces and request.safety_backup):
+        return None
+    encryption = request.safety_encryption or request.encryption
+    return Safety(request.database, plan.repository, encryption, host, plan.backup.id, request.lock_timeout)
 
 
 def _unsaved(request: RestoreRequest, staging: Staging, kept_as: Optional[str]) -> Optional[EngineError]:
@@ -278,37 +271,6 @@ def _unsaved(request: RestoreRequest, staging: Staging, kept_as: Optional[str]) 
         f"{request.database.name} is restored, but the safety backup of what it replaced failed: "
         f"{staging.unsaved.__cause__ or staging.unsaved} It is kept as {kept_as}: back it up, or drop it."
     )
-
-
-def _check_safety(request: RestoreRequest) -> None:
-    try:
-        Sealer(_safety_encryption(request.safety_encryption or request.encryption))
-    except BadInput as error:
-        raise BadInput(
-            f"The safety backup of what would be replaced cannot be taken: {error} "
-            "To replace it without one, set safety_backup to false."
-        ) from None
-
-
-def _safety_encryption(settings: EncryptionSettings) -> EncryptionSettings:
-    """The same settings, able to encrypt: whoever can read the backups can also name their recipient.
-
-    Raises BadInput where that has to be done by hand.
-    """
-    if not settings.identities:
-        return settings
-    if settings.method is Encryption.AES256_GCM and not settings.recipients:
-        public = tuple(public_of(identity) for identity in keys.load_identities(settings.identities))
-        return replace(settings, recipients=public)
-    if settings.method in (Encryption.GPG, Encryption.AGE):
-        if not settings.recipients:
-            raise BadInput(
-                f"encryption.identities only decrypt, and {settings.method.value} encrypts for recipients. "
-                "Name them in encryption.recipients."
-            )
-        # The passphrase is that of an identity. A backup under it would be open to whoever knows it without the key.
-        return replace(settings, passphrase=None)
-    return settings
 
 
 def _check_request(request: RestoreRequest) -> None:

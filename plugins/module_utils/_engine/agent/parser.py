@@ -41,7 +41,7 @@ def parser_for(given: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fleet-backup",
         description="Backs up the databases of this host, and proves that they can be restored.",
-        epilog="Exit status: 0 fine, 1 failed, 2 usage or configuration, 3 unverifiable, 130 interrupted.",
+        epilog="Exit status: 0 fine, 1 failed, 2 usage or settings, 3 unverifiable, 4 incomplete, 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"fleet-backup {__version__}")
     shared = argparse.ArgumentParser(add_help=False)

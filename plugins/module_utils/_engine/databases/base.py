@@ -99,6 +99,8 @@ class Staging(Loading):
     label: str
     #: What the user has to know of the copy, or to do before it serves, a sentence each. Complete once it is loaded.
     notes: Tuple[str, ...] = ()
+    #: What could not be restored, a line about each object; see ``Engine.stage``. Complete once it is loaded.
+    missing: Tuple[str, ...] = ()
     #: Why what was replaced could not be saved; it is then kept.
     unsaved: Optional[BaseException] = None
 
@@ -167,16 +169,27 @@ class Engine(ABC):
 
     @abstractmethod
     def check_restore(
-        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+        self,
+        manifest: Manifest,
+        replace: bool,
+        owner: Optional[str],
+        globals_first: bool = False,
+        tolerant: bool = False,
     ) -> Inspection:
         """Raise unless this backup can be expected to restore here. Changes nothing.
 
-        With ``globals_first``, roles and tablespaces that are missing now will have been brought back by then.
+        With ``globals_first``, roles and tablespaces that are missing now will have been brought back by then. Where
+        ``tolerant``, what the server lacks for a single object is no reason.
         """
 
     @abstractmethod
-    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
-        """Make an empty copy beside the target; leaving the context removes it unless it was promoted."""
+    def stage(
+        self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
+    ) -> AbstractContextManager[Staging]:
+        """Make an empty copy beside the target; leaving the context removes it unless it was promoted.
+
+        Where ``tolerant``, an object that cannot be restored is named in ``missing``, and the others are.
+        """
 
     def check_scratch(self, allow_superuser: bool) -> None:
         """Raise Refused where a copy made here would give a backup's code a superuser's rights; unless it may."""

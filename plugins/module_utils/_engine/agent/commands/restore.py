@@ -52,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how")
     how.add_argument("--parallel", type=int, default=1, metavar="N", help="the number of parallel jobs (PostgreSQL)")
     how.add_argument(
+        "--on-error",
+        choices=("stop", "continue"),
+        default="stop",
+        help="what to do about an object that cannot be restored: continue restores the others, and names it",
+    )
+    how.add_argument(
         "--stop-service",
         action="append",
         default=[],
@@ -117,6 +123,7 @@ def _options(parsed: argparse.Namespace) -> RestoreOptions:
         parallel=parsed.parallel,
         owner=parsed.owner,
         globals=parsed.globals,
+        tolerant=parsed.on_error == "continue",
         stop_services=tuple(services),
         timeout=parse_span(parsed.timeout, "--timeout").total_seconds() if parsed.timeout else None,
         given=given_keys(parsed),
@@ -167,6 +174,8 @@ def _tell(report: Report) -> None:
     put_line(f"{report.text}{took}")
     if "needed_bytes" in detail:
         put(_foreseen(detail))
+    for line in detail.get("missing", ()):
+        put(f"  {line}\n")
     if detail.get("undo"):
         put_line(f"What was there is in the safety backup {detail['safety_backup']}. This brings it back:")
         put_line(f"  {detail['undo']}")

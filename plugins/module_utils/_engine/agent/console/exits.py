@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Optional, Sequence
 
-from ...errors import BadInput, Interrupted, Unverifiable
+from ...errors import BadInput, Incomplete, Interrupted, Unverifiable
 
 
 class Exit(IntEnum):
@@ -22,11 +22,13 @@ class Exit(IntEnum):
     USAGE = 2
     #: All that could be checked is right, and something could not be checked.
     UNVERIFIABLE = 3
+    #: A database is restored, and some of its objects are not; they are named.
+    INCOMPLETE = 4
     #: A signal ended it; what had begun was cleaned up.
     INTERRUPTED = 130
 
 
-_SEVERITY = (Exit.INTERRUPTED, Exit.FAILED, Exit.USAGE, Exit.UNVERIFIABLE, Exit.FINE)
+_SEVERITY = (Exit.INTERRUPTED, Exit.FAILED, Exit.USAGE, Exit.INCOMPLETE, Exit.UNVERIFIABLE, Exit.FINE)
 
 
 def exit_of(codes: Sequence[Optional[str]]) -> Exit:
@@ -36,5 +38,10 @@ def exit_of(codes: Sequence[Optional[str]]) -> Exit:
 
 
 def exit_of_code(code: Optional[str]) -> Exit:
-    known = {None: Exit.FINE, Interrupted.code: Exit.INTERRUPTED, Unverifiable.code: Exit.UNVERIFIABLE}
+    known = {
+        None: Exit.FINE,
+        Interrupted.code: Exit.INTERRUPTED,
+        Unverifiable.code: Exit.UNVERIFIABLE,
+        Incomplete.code: Exit.INCOMPLETE,
+    }
     return Exit.USAGE if code == BadInput.code else known.get(code, Exit.FAILED)

@@ -24,6 +24,7 @@ _EXITS = (
     ("1", "Something that should have been done was not, or what was looked at is not as it should be."),
     ("2", "The command line, the settings or a job cannot be used. Of that, nothing was begun."),
     ("3", "All that could be checked is right, and something could not be checked: it is unverifiable."),
+    ("4", "A database is restored, and some of its objects are not; they are named."),
     ("130", "It was interrupted by a signal, or left at a question; what it had begun was removed."),
 )
 _FILES = (

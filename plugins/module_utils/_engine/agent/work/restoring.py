@@ -43,6 +43,7 @@ class RestoreOptions:
     parallel: int = 1
     owner: Optional[str] = None
     globals: bool = False
+    tolerant: bool = False
     stop_services: Tuple[str, ...] = ()
     #: How long it may take, in seconds.
     timeout: Optional[float] = None
@@ -142,6 +143,7 @@ def _request_of(job: Job, options: RestoreOptions) -> RestoreRequest:
         parallel=options.parallel,
         owner=options.owner,
         globals=options.globals,
+        tolerant=options.tolerant,
         lock_timeout=job.backup.lock_timeout,
         safety_encryption=own,
     )
@@ -234,6 +236,7 @@ def _told(job: Job, request: RestoreRequest, result: RestoreResult, host: Host) 
         "safety_backup": result.safety_backup,
         "kept_as": result.kept_as,
         "unverified": result.unverified,
+        "missing": list(result.missing),
         "durations": dict(result.durations),
         "undo": _undo(job, request, result, host),
     }

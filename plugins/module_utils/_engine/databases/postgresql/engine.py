@@ -70,7 +70,12 @@ class PostgresqlEngine(Engine):
         return snapshot.hold(self._access, self._name, options)
 
     def check_restore(
-        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+        self,
+        manifest: Manifest,
+        replace: bool,
+        owner: Optional[str],
+        globals_first: bool = False,
+        tolerant: bool = False,
     ) -> Inspection:
         if self._name in _NOT_FOR_RESTORES:
             raise BadInput(f"{self._name} is what PostgreSQL makes new databases from. Restore under another name.")
@@ -84,11 +89,13 @@ class PostgresqlEngine(Engine):
             tools.restorer(staging.dumped_by(manifest), here)
             if manifest.fingerprint:
                 fingerprint.require_countable(control, manifest.fingerprint.kind)
-            staging.check(control, self._name, manifest, replace, owner, globals_first)
+            staging.check(control, self._name, manifest, replace, owner, globals_first, tolerant)
             return self._inspected(control)
 
-    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> AbstractContextManager[Staging]:
-        return staging.prepare(self._access, self._name, manifest, owner, parallel)
+    def stage(
+        self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
+    ) -> AbstractContextManager[Staging]:
+        return staging.prepare(self._access, self._name, manifest, owner, parallel, tolerant)
 
     def rehearse(self, manifest: Manifest, scratch: Scratch) -> AbstractContextManager[Staging]:
         return rehearsal.prepare(manifest, scratch)

@@ -20,15 +20,16 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Iterator, List, Optional, Sequence, Tuple
 
-from ...command import Command, Secret
+from ...command import Argument, Command, Secret
 from ...errors import EngineError
 from ...model import Manifest, Scratch
-from ...process import output_of, run
 from ..base import Save
-from . import cluster, definition, staging, tools
+from . import cluster, complaints, definition, staging, tools
 from .cluster import Cluster, Needs
+from .complaints import Complaint
 from .connection import Access, Connection, quote_identifier
 
 _SUFFIX = "_plain"
@@ -79,29 +80,27 @@ class RehearsalStaging(staging.PostgresqlStaging):
             self._session.close()
 
     def _load_all(self) -> None:
-        data, later = self._entries("data"), self._entries("post-data")
+        data, later = (
+            [line for line in self._listed(f"--section={section}") if _ENTRY.match(line)]
+            for section in ("data", "post-data")
+        )
         checks = [line for line in later if _CHECK.match(line)]
-        run(self._restoring(self._superuser, ("--section=pre-data",)))
+        failed = complaints.load(partial(self._restoring, self._superuser), ("--section=pre-data",))
         self._set_superusers(False)
         self._open_to_plain_role()
-        self._restore_listed(self._plain, [*data, *checks])
+        failed += self._restore_listed(self._plain, [*data, *checks])
         self._set_superusers(True)
-        self._restore_listed(self._superuser, [line for line in later if not _CHECK.match(line)])
+        failed += self._restore_listed(self._superuser, [line for line in later if not _CHECK.match(line)])
         self._set_superusers(False)
+        complaints.refuse(complaints.located(failed, self._listed()) if failed else [], self.label)
 
-    def _entries(self, section: str) -> List[str]:
-        """The lines of pg_restore's list for a part of the dump."""
-        tool = tools.restorer(staging.dumped_by(self._manifest), self._control().version // 10000)
-        command = Command("pg_restore", (tool.path, "--list", f"--section={section}", str(self._spool)))
-        listed = output_of(replace(command, account=self._superuser.account))
-        return [line for line in listed.splitlines() if _ENTRY.match(line)]
+    def _restore_listed(self, access: Access, lines: Sequence[str]) -> List[Complaint]:
+        if not lines:
+            return []
+        content = "\n".join([*lines, ""]).encode("utf-8")
+        return complaints.load(partial(self._restoring, access), (Secret(content, "--use-list={path}"),))
 
-    def _restore_listed(self, access: Access, lines: Sequence[str]) -> None:
-        if lines:
-            content = "\n".join([*lines, ""]).encode("utf-8")
-            run(self._restoring(access, (Secret(content, "--use-list={path}"),)))
-
-    def _restoring(self, access: Access, further: Tuple[Any, ...]) -> Command:
+    def _restoring(self, access: Access, further: Tuple[Argument, ...]) -> Command:
         return self._restorer(("--no-tablespaces", *further, str(self._spool)), access)
 
     def _roles_created(self, control: Connection) -> Iterator[str]:

@@ -4,9 +4,9 @@
 
 """A dump restored into a database of its own beside the target, checked there, and put in the target's place.
 
-With ``parallel`` above 1, pg_restore reads the dump several times and needs it as a file: a private one in the
-temporary directory (TMPDIR), which holds the dump unencrypted until it is loaded. With 1, nothing is written anywhere
-but on the server.
+With ``parallel`` above 1, or where errors are tolerated, pg_restore reads the dump several times and needs it as a
+file: a private one in the temporary directory (TMPDIR), which holds the dump unencrypted until it is loaded. Otherwise
+nothing is written anywhere but on the server.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
@@ -31,10 +32,10 @@ from ...errors import (
 )
 from ...host.temporary import temporary_path
 from ...model import Fingerprint, Manifest
-from ...process import run
+from ...process import memory_file, run
 from ...scratch import private_directory
 from ..base import Save, Staging, differing
-from . import catalogue, definition, fingerprint, promotion, settings, subscriptions, tools
+from . import catalogue, complaints, definition, fingerprint, promotion, settings, subscriptions, tools
 from .connection import Access, Connection, quote_identifier
 from .definition import Properties
 
@@ -50,10 +51,18 @@ class PostgresqlStaging(Staging):
     #: How long a query of the user's may take; 0 is for ever.
     _patience = "0"
 
-    def __init__(self, access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int) -> None:
+    def __init__(
+        self,
+        access: Access,
+        target: str,
+        manifest: Manifest,
+        owner: Optional[str],
+        parallel: int,
+        tolerant: bool = False,
+    ) -> None:
         self._access, self._target, self._manifest = access, target, manifest
         self._properties: Properties = definition.from_manifest(manifest.properties, manifest.id)
-        self._owner, self._parallel = owner, parallel
+        self._owner, self._parallel, self._tolerant = owner, parallel, tolerant
         self._staged = promotion.beside(target, promotion.RESTORING, manifest.id)
         self._session: Optional[Connection] = None
         self._spool: Optional[Path] = None
@@ -71,18 +80,35 @@ class PostgresqlStaging(Staging):
             raise Locked(f"{self.label} is left over from a killed restore, and somebody is connected to it. Drop it.")
         self._here = True
         self._create_database(control)
-        self.load = self._spooled() if self._parallel > 1 else self._restorer(())
+        self.load = self._spooled() if self._parallel > 1 or self._tolerant else self._restorer(("--exit-on-error",))
 
     def loaded(self) -> None:
         if self._spool:
             try:
-                run(self._restorer((f"--jobs={self._parallel}", str(self._spool))))
+                self._load_spool(str(self._spool))
             except EngineError as failure:
                 raise tools.explained(failure) from failure
             finally:
                 self._remove_spool()
         self.notes = tuple(subscriptions.detach(self._access, self._control(), self._staged))
         self._settle()
+
+    def _load_spool(self, spool: str) -> None:
+        jobs = (f"--jobs={self._parallel}",) if self._parallel > 1 else ()
+        left = complaints.load(lambda further: self._restorer((*further, spool)), jobs)
+        left = complaints.located(left, self._listed()) if left else []
+        if left and not self._tolerant:
+            raise left[0].failure
+        self.missing = complaints.named(left)
+
+    def _listed(self, *options: str) -> List[str]:
+        """The lines of pg_restore's list of the spooled dump, comments included."""
+        tool = tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
+        command = Command("pg_restore", (tool.path, "--list", *options, str(self._spool)))
+        with os.fdopen(memory_file(b""), "rb") as listed:
+            run(replace(command, account=self._access.account), stdout=listed.fileno())
+            listed.seek(0)
+            return listed.read().decode("utf-8", "replace").split("\n")
 
     def check_integrity(self) -> None:
         with self._access.connect(self._staged) as inside:
@@ -200,7 +226,6 @@ class PostgresqlStaging(Staging):
         session = {**settings.for_load(), **(control.further if access is self._access else {})}
         arguments: List[Argument] = [
             tool.path,
-            "--exit-on-error",
             "--no-password",
             f"--dbname={access.connection_string(self._staged, session)}",
         ]
@@ -238,10 +263,10 @@ def _no_spool(error: OSError) -> EngineError:
 
 @contextmanager
 def prepare(
-    access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int
+    access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool
 ) -> Iterator[PostgresqlStaging]:
     """An empty database beside the target, which is dropped again unless it is promoted."""
-    staging = PostgresqlStaging(access, target, manifest, owner, parallel)
+    staging = PostgresqlStaging(access, target, manifest, owner, parallel, tolerant)
     try:
         staging.create()
         yield staging
@@ -254,7 +279,13 @@ def prepare(
 
 
 def check(
-    control: Connection, target: str, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool
+    control: Connection,
+    target: str,
+    manifest: Manifest,
+    replace: bool,
+    owner: Optional[str],
+    globals_first: bool,
+    tolerant: bool,
 ) -> None:
     """Raise unless this server and this user can be expected to take the backup."""
     properties = definition.from_manifest(manifest.properties, manifest.id)
@@ -272,8 +303,9 @@ def check(
         raise PermissionDenied(
             f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."
         )
-    require_extensions(control, properties)
-    _require_schedule(control, properties, promotion.beside(target, promotion.RESTORING, manifest.id), target)
+    if not tolerant:
+        require_extensions(control, properties)
+        _require_schedule(control, properties, promotion.beside(target, promotion.RESTORING, manifest.id), target)
     if not globals_first:
         _require_roles(control, properties, owner, manifest)
         tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}

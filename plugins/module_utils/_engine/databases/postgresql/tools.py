@@ -25,6 +25,7 @@ from ...errors import (
     PermissionDenied,
     ToolFailed,
     Unreachable,
+    Unverifiable,
 )
 
 #: Where Debian's and the PostgreSQL project's RPM packages install a major version each.
@@ -99,14 +100,14 @@ def explained(failure: EngineError) -> EngineError:
     for pattern, kind, advice in _MEANINGS:
         match = re.search(pattern, failure.output)
         if match:
-            return kind(f"{failure.name}: {_said(failure.output, match.start())}. {advice}")
+            start = failure.output.rfind("\n", 0, match.start()) + 1
+            return kind(f"{failure.name}: {said(failure.output[start:].splitlines()[0])}. {advice}")
     return failure
 
 
-def _said(output: str, place: int) -> str:
-    """The line of a program's output that has this place, as it may be shown and without the program's name."""
-    start = output.rfind("\n", 0, place) + 1
-    shown = messages.of_line(output[start:].splitlines()[0])
+def said(line: str) -> str:
+    """A line of a program's output, as it may be shown and without the program's name."""
+    shown = messages.of_line(line)
     return re.sub(r"^\S+ (?:error: |fatal: )?", "", shown).rstrip(".") or messages.WITHHELD
 
 
@@ -133,7 +134,9 @@ _MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
      "The session that held the snapshot broke; run this again."),
     (r"server closed the connection|connection to server|terminating connection|could not connect",
      Unreachable, "See the server's log, and run this again."),
-    (r"violates (foreign key|check|unique|not-null|exclusion) constraint|could not create unique index",
+    (r"violates check constraint", Unverifiable,
+     "It may read what is loaded later. With on_error continue, such tables are loaded again."),
+    (r"violates (foreign key|unique|not-null|exclusion) constraint|could not create unique index",
      Mismatch, "The dump holds rows that its own constraints refuse: the source was corrupt. Restore an older backup."),
 )  # fmt: skip
 

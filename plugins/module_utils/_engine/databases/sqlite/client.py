@@ -135,7 +135,12 @@ class SqliteClient(Engine):
             yield ClientSnapshot(child, channel)
 
     def check_restore(
-        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+        self,
+        manifest: Manifest,
+        replace: bool,
+        owner: Optional[str],
+        globals_first: bool = False,
+        tolerant: bool = False,
     ) -> Inspection:
         """Raises TargetExists, NotFound (the directory), NotADatabase (it is a directory), BadInput, BadManifest,
         PermissionDenied and NoSpace. A target that is no database any more can be replaced: that is what restores are
@@ -145,7 +150,9 @@ class SqliteClient(Engine):
             return read_inspection(child.ask("check_restore", manifest, replace, owner))
 
     @contextmanager
-    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> Iterator[Staging]:
+    def stage(
+        self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
+    ) -> Iterator[Staging]:
         """Make an empty file beside the target. ``parallel`` has no meaning for a file."""
         with self._staged(manifest, owner) as staging:
             yield staging

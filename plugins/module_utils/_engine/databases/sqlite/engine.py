@@ -137,7 +137,12 @@ class SqliteEngine(Engine):
             yield SqliteSnapshot(self._path, copy.path, facts, options.fingerprint)
 
     def check_restore(
-        self, manifest: Manifest, replace: bool, owner: Optional[str], globals_first: bool = False
+        self,
+        manifest: Manifest,
+        replace: bool,
+        owner: Optional[str],
+        globals_first: bool = False,
+        tolerant: bool = False,
     ) -> Inspection:
         """Raises TargetExists, NotFound (the directory), NotADatabase (it is a directory), BadInput, BadManifest,
         PermissionDenied and NoSpace. A target that is no database any more can be replaced: that is what restores are
@@ -165,7 +170,9 @@ class SqliteEngine(Engine):
         return Inspection(exists=exists, bytes=size, server_version=sqlite3.sqlite_version)
 
     @contextmanager
-    def stage(self, manifest: Manifest, owner: Optional[str], parallel: int) -> Iterator[Staging]:
+    def stage(
+        self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
+    ) -> Iterator[Staging]:
         """Make an empty file beside the target. ``parallel`` has no meaning for a file."""
         asked, mode = parse_owner(owner), parse_mode(manifest.properties)
         if not self._path.parent.is_dir():

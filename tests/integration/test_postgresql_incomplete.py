@@ -1,0 +1,120 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Objects that cannot be restored: they stop a restore, or are named and everything else comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from _engine.databases.postgresql import complaints
+from _engine.errors import EngineError, Mismatch, Unverifiable
+from _engine.model import FingerprintKind, Level, Outcome
+from world import World
+
+if TYPE_CHECKING:
+    from postgres import Cluster
+
+SEARCH_PATH = """
+CREATE TABLE docs (body tsvector); INSERT INTO docs VALUES (to_tsvector('tea and biscuits'));
+CREATE MATERIALIZED VIEW words AS SELECT * FROM ts_stat('select body from docs');
+CREATE FUNCTION slug(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT replace(lower($1), '' '', ''-'')';
+CREATE FUNCTION page_slug(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT slug($1)';
+CREATE TABLE page (title text, address text GENERATED ALWAYS AS (page_slug(title)) STORED);
+INSERT INTO page VALUES ('Hello World');
+CREATE FUNCTION inner_norm(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT lower($1)';
+CREATE FUNCTION norm(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT inner_norm($1)';
+CREATE TABLE place (name text); INSERT INTO place VALUES ('Oslo'), ('Bergen');
+CREATE INDEX place_norm ON place (norm(name));
+CREATE TABLE orders AS SELECT generate_series(1, 100) AS n;
+"""
+OTHER_TABLE = """
+CREATE TABLE z_kinds (kind text PRIMARY KEY); INSERT INTO z_kinds VALUES ('a');
+CREATE FUNCTION known(text) RETURNS boolean LANGUAGE sql
+  AS 'SELECT EXISTS (SELECT FROM public.z_kinds WHERE kind = $1)';
+CREATE TABLE a_data (kind text PRIMARY KEY CHECK (known(kind))); INSERT INTO a_data VALUES ('a');
+CREATE TABLE b_refers (kind text REFERENCES a_data); INSERT INTO b_refers VALUES ('a');
+"""
+#: True when it is written, and false for whoever loads it later.
+NOT_ANY_MORE = """
+CREATE FUNCTION fresh() RETURNS boolean LANGUAGE sql
+  AS $$SELECT current_setting('application_name') <> 'fleet-backup'$$;
+CREATE TABLE t (a int CHECK (public.fresh())); INSERT INTO t VALUES (1);
+"""
+
+
+@pytest.fixture
+def world(tmp_path: Path, cluster: Cluster, database: str) -> World:
+    made = World(tmp_path / "world")
+    made.database = cluster.database(database)
+    return made
+
+
+def test_everything_else_comes_back_and_what_does_not_is_named(world: World, cluster: Cluster, database: str) -> None:
+    cluster.sql(SEARCH_PATH, database)
+    world.backup(fingerprint=FingerprintKind.DIGEST)
+    copy = cluster.database(f"{database}_copy")
+    before = cluster.databases()
+    with pytest.raises(EngineError):
+        world.restore(database=copy, source_database=database)
+    assert cluster.databases() == before
+    result = world.restore(database=copy, source_database=database, tolerant=True)
+    assert cluster.sql("SELECT count(*) FROM orders", copy.name) == [(100,)]
+    assert cluster.sql("SELECT count(*) FROM place", copy.name) == [(2,)]
+    wanted = ["TABLE public page", "TABLE DATA public page", "INDEX public place_norm", "MATERIALIZED VIEW DATA public"]
+    for line, name in zip(sorted(result.missing), sorted(wanted)):
+        assert line.startswith(name) and "does not exist" in line
+    assert len(result.missing) == 4
+    assert result.failure is not None and result.failure.code == "incomplete"
+    assert "page" in (result.unverified or "") and "Oslo" not in str(result.failure)
+
+
+def test_a_backup_that_does_not_come_back_whole_is_unverifiable_and_says_why(
+    world: World, cluster: Cluster, database: str
+) -> None:
+    cluster.sql(SEARCH_PATH, database)
+    world.backup()
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert check.outcome is Outcome.UNVERIFIABLE
+    assert "INDEX public place_norm" in check.detail and "MATERIALIZED VIEW DATA public words" in check.detail
+    (backup,) = world.catalogue().backups
+    assert backup.known_bad is None and backup.proven(Level.RESTORE) is None
+
+
+def test_a_check_constraint_over_another_table_is_tried_again(world: World, cluster: Cluster, database: str) -> None:
+    cluster.sql(OTHER_TABLE, database)
+    world.backup()
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert (check.outcome, check.detail) == (Outcome.PASSED, "")
+    with pytest.raises(Unverifiable, match="on_error continue"):
+        world.restore(database=cluster.database(f"{database}_a"), source_database=database)
+    for number, changes in enumerate(({"tolerant": True}, {"parallel": 2})):
+        copy = cluster.database(f"{database}_{number}")
+        result = world.restore(database=copy, source_database=database, **changes)
+        assert (result.missing, result.failure, result.unverified) == ((), None, None)
+        assert cluster.sql("SELECT kind FROM b_refers", copy.name) == [("a",)]
+
+
+def test_a_check_constraint_that_does_not_hold_any_more_condemns_no_backup(
+    world: World, cluster: Cluster, database: str
+) -> None:
+    cluster.sql(NOT_ANY_MORE, database)
+    world.backup()
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert check.outcome is Outcome.UNVERIFIABLE and "TABLE DATA public t" in check.detail
+    result = world.restore(database=cluster.database(f"{database}_copy"), source_database=database, tolerant=True)
+    assert len(result.missing) == 1 and "table public.t has 0 rows instead of 1" in (result.unverified or "")
+
+
+def test_rows_that_a_key_refuses_are_still_evidence_against_a_dump() -> None:
+    said = 'insert or update on table "b" violates foreign key constraint "k"'
+    line = f"pg_restore: error: could not execute query: ERROR:  {said}"
+    key = complaints.Complaint(1, "FK CONSTRAINT public b k postgres", line)
+    with pytest.raises(Mismatch):
+        complaints.refuse([key], "the copy")
+    with pytest.raises(Unverifiable):
+        complaints.refuse([key, complaints.Complaint(2, "TABLE DATA public a postgres", "")], "the copy")
