@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
@@ -260,6 +261,18 @@ def test_too_few_open_files_are_a_failure_with_a_reason(agent: Agent) -> None:
         check=False,
     )
     assert told.returncode == 1 and "Traceback" not in told.stdout and "failed" in told.stdout, told
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_what_is_no_file_in_the_place_of_a_small_one_holds_nothing_up(agent: Agent, kind: str) -> None:
+    agent.job("b-good")
+    for path in (agent.jobs / "a-odd.json", agent.root / "notifications.json"):
+        os.mkfifo(path) if kind == "fifo" else os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    found = reports(agent, "run", "--all")
+    assert "It is not a regular file" in found["a-odd"]["message"] and found["b-good"]["error"] is None
+    status = agent.world.host.state / "status" / "odd.json"
+    os.mkfifo(status) if kind == "fifo" else os.mknod(status, 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    assert ends(agent, "status")[0] == 1
 
 
 @pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])

@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from .audit import append, caller, tell_journal
 from .errors import BadInput, EngineError, Locked, NoSpace, PermissionDenied, Stopped
+from .host.small import read_small
 from .host.unexpected import explained_stop
 from .timespan import format_time
 
@@ -183,7 +184,7 @@ def running(host: Host) -> List[Mapping[str, Any]]:
     found = []
     for path in sorted(directory.glob("*.json")) if directory.is_dir() else ():
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(read_small(path))
             fields["alive"] = lives(fields["pid"], fields.pop("process_started"))
         except FileNotFoundError:
             # It ended between the listing and the reading.

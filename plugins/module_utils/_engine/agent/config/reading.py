@@ -20,6 +20,7 @@ from typing import Any, List, Optional, Tuple
 from ...backup import BackupRequest
 from ...databases import open_engine
 from ...errors import BadInput, EngineError, PermissionDenied
+from ...host.small import read_small
 from ...model import (
     Compression,
     Database,
@@ -96,7 +97,7 @@ def read_job(document: Any, name: str, where: str, host: str) -> Job:
 
 def _read_file(path: Path, host: str) -> Job:
     try:
-        content = path.read_bytes()
+        content = read_small(path)
         since = datetime.fromtimestamp(path.stat().st_mtime, timezone.utc)
     except OSError as error:
         raise _unreadable(path, error) from None

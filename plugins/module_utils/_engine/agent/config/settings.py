@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import BadInput, PermissionDenied
+from ...host.small import read_small
 from ...state import Host, default_state
 from .fields import Fields
 
@@ -35,7 +36,7 @@ def read_settings(path: Path, required: bool) -> Settings:
     Raises BadInput, which names the file and the option, and PermissionDenied.
     """
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_small(path))
     except FileNotFoundError:
         if required:
             raise BadInput(f"There is no file {path}. Name the agent's settings, or leave --config out.") from None

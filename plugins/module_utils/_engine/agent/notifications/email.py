@@ -13,7 +13,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from enum import Enum
 from functools import partial
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from ..config.fields import Fields
 from ..config.secrets import SecretSource, read_secret
@@ -30,6 +30,9 @@ class Tls(str, Enum):
     IMPLICIT = "implicit"
     NONE = "none"
 
+
+#: The most bytes that a server may say in one connection: a greeting can go on for ever (RFC 5321, 4.2).
+_MOST = 256 << 10
 
 _PORTS = {Tls.STARTTLS: 587, Tls.IMPLICIT: 465, Tls.NONE: 25}
 
@@ -87,8 +90,8 @@ class Email(Channel):
         name = platform.node() or "localhost"
         if self.tls is Tls.IMPLICIT:
             context = certificates(self.ca_cert, self.label)
-            return smtplib.SMTP_SSL(self.host, self.port, name, timeout=TIMEOUT, context=context)
-        server = smtplib.SMTP(self.host, self.port, name, timeout=TIMEOUT)
+            return _BriefTls(self.host, self.port, name, timeout=TIMEOUT, context=context)
+        server = _Brief(self.host, self.port, name, timeout=TIMEOUT)
         try:
             if self.tls is Tls.STARTTLS:
                 server.starttls(context=certificates(self.ca_cert, self.label))
@@ -107,6 +110,36 @@ class Email(Channel):
                 f"{self.label}: {self.host} refuses the login of {self.login_user} ({why}). "
                 "Correct login_user or login_password."
             ) from None
+
+
+class _Few:
+    """The lines of a server, and not too much of them."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._left = file, _MOST
+
+    def readline(self, limit: int) -> bytes:
+        line: bytes = self._file.readline(limit)
+        self._left -= len(line)
+        if self._left < 0:
+            raise smtplib.SMTPException("the server says too much")
+        return line
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Brief(smtplib.SMTP):
+    """Reads no answer without end."""
+
+    def getreply(self) -> Tuple[int, bytes]:
+        if self.file is None and self.sock is not None:
+            self.file = _Few(self.sock.makefile("rb"))
+        return super().getreply()
+
+
+class _BriefTls(_Brief, smtplib.SMTP_SSL):
+    """The same, encrypted from the start."""
 
 
 def _codes(error: smtplib.SMTPRecipientsRefused) -> str:

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ...errors import PermissionDenied
+from ...host.small import read_small
 
 
 def read_json(path: Path) -> Optional[Any]:
     """What a file holds; None where it is missing or nothing that can be read: it is then written anew."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_small(path))
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -110,12 +110,16 @@ def take(state: Path, now: datetime) -> Tuple[List[Letter], List[str]]:
             found.setdefault(letter.channel, []).append(letter)
     letters: List[Letter] = []
     for channel, mine in found.items():
+        dropped: List[Letter] = []
         for position, letter in enumerate(mine):
-            if now - letter.event.time > MAX_AGE or len(mine) - position > LIMIT:
-                given_up.append(f"The message '{letter.event.subject}' could not be sent to {channel}, and is dropped.")
-                letter.sent()
-            else:
-                letters.append(letter)
+            doomed = now - letter.event.time > MAX_AGE or len(mine) - position > LIMIT
+            (dropped if doomed else letters).append(letter)
+        for letter in dropped:
+            letter.sent()
+        if dropped:
+            more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+            newest = dropped[-1].event.subject
+            given_up.append(f"The message '{newest}'{more} could not be sent to {channel}, and is dropped.")
     return letters, given_up
 
 

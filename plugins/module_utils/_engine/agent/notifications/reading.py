@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, List, Tuple
 
 from ...errors import BadInput
+from ...host.small import read_small
 from ..config.fields import Fields
 from .apprise import read_apprise
 from .base import Channel, Route
@@ -52,7 +53,7 @@ class Channels:
 def read_channels(path: Path) -> Channels:
     """Read the channels of a host. A file that is missing means none; nothing is raised for one that is wrong."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_small(path))
     except FileNotFoundError:
         return Channels()
     except OSError as error:
