@@ -288,6 +288,33 @@ def test_a_password_reaches_the_server_from_its_file_and_appears_nowhere(
             assert str(server.password).encode() not in path.read_bytes(), path
 
 
+def test_the_agent_restores_postgresql_into_a_throwaway_server_and_what_can_be_restored(
+    agent: Agent, cluster: Cluster, database: str
+) -> None:
+    cluster.sql("CREATE TABLE orders AS SELECT 1 AS id", database)
+    agent.job(
+        "orders",
+        engine="postgresql",
+        database=database,
+        login_unix_socket=str(cluster.directory),
+        login_port=cluster.port,
+        login_user="postgres",
+        encryption=agent.both_keys,
+        verify={"level": "restore", "assertions": [{"sql": "SELECT count(*) FROM orders", "expect": 1}]},
+    )
+    agent.run("run", "orders")
+    assert "orders  done" in agent.run("verify", "orders")
+    cluster.sql("CREATE FUNCTION b(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1'", database)
+    cluster.sql("CREATE FUNCTION a(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT b($1)'", database)
+    cluster.sql("CREATE INDEX by_a ON orders (a(id))", database)
+    agent.run("run", "orders")
+    assert "INDEX public by_a" in agent.run("verify", "orders", status=3)
+    into = ("restore", "orders", "--yes", "--into", f"{database}_copy")
+    agent.run(*into, status=1)
+    assert "INDEX public by_a" in agent.run(*into, "--on-error", "continue", status=4)
+    assert cluster.sql("SELECT id FROM orders", f"{database}_copy") == [(1,)]
+
+
 def test_the_status_names_what_is_not_as_it_should_be(agent: Agent) -> None:
     agent.job("shop", health={"max_age": "26h", "max_proof_age": "7d", "min_free": 0})
     agent.job("gone", repositories=[{"path": "/nowhere"}])
