@@ -260,6 +260,7 @@ def dump(engine: PostgresqlEngine, directory: Path, wanted: Optional[DumpOptions
         if snapshot.globals:
             transfer(snapshot.globals, script, engine)
         fingerprint = counting.result()
+        snapshot.conclude()
         facts = snapshot.facts
     now = datetime.now(timezone.utc)
     manifest = Manifest(

@@ -297,8 +297,8 @@ def test_what_a_restore_lacks_on_the_server_is_said_before_it_begins(
         check(owner="postgres", policy_roles=["absent_3"])
     with pytest.raises(NotFound, match='no role "absent_4"'):
         check(owner="absent_4")
-    with pytest.raises(NotFound, match="the extension postgis"):
-        check(extensions=["plpgsql", "postgis"])
+    with pytest.raises(NotFound, match="the extension no_such_one"):
+        check(extensions=["plpgsql", "no_such_one"])
     with pytest.raises(NotFound, match="the tablespace fast"):
         check(tablespaces=["fast"])
     with pytest.raises(BadInput, match="was made on PostgreSQL 99"):

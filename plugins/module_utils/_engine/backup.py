@@ -10,7 +10,7 @@ import hashlib
 import threading
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
 from .catalogue import place_of
@@ -19,7 +19,7 @@ from .clock import note
 from .command import Channel, Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, Damaged, Shrunk, ToolFailed
+from .errors import BadInput, Contended, Damaged, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .manifest import require_writable
 from .memory import remember, remembered
@@ -45,6 +45,9 @@ from .stream.compression import compressing
 from .stream.pipe import Pipe
 from .survey import Survey, survey
 from .timespan import format_size
+
+#: How often a backup is begun anew because somebody else stands in line for what it locked.
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -165,21 +168,34 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
     tidied = _tidy(request, host, found)
     engine = open_engine(request.present)
     with Progress(host, "backup", request.place.path) as progress:
-        progress.stage("snapshot")
-        # Taken before the snapshot: all that was committed by then is in the backup.
-        started = host.now()
-        with engine.snapshot(request.dump_options) as snapshot:
-            run = _Run(request, host, started, engine, snapshot, found, progress)
-            with Publication(found.repositories, request.place, found.failures) as publication:
-                manifest = run.store(publication)
-                warnings = [*snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
-                content = publication.describe(manifest)
-                # Before it appears: a backup that this host does not know to be its own would never be rotated.
-                run.remember(publication, content, pending=True)
-                publication.publish(manifest)
-                warnings += [*snapshot.doubts, *run.row_warnings(manifest)]
-                run.remember(publication, content)
-                return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), tuple(warnings))
+        for _attempt in range(_ATTEMPTS - 1):
+            try:
+                return _attempt_backup(request, host, engine, found, progress, tidied)
+            except Contended:
+                # All that the attempt held is released: who waited for it goes first now.
+                continue
+        return _attempt_backup(request, host, engine, found, progress, tidied)
+
+
+def _attempt_backup(
+    request: BackupRequest, host: Host, engine: Engine, found: Survey, progress: Progress, tidied: Sequence[str]
+) -> BackupResult:
+    progress.stage("snapshot")
+    # Taken before the snapshot: all that was committed by then is in the backup.
+    started = host.now()
+    with engine.snapshot(request.dump_options) as snapshot:
+        run = _Run(request, host, started, engine, snapshot, found, progress)
+        with Publication(found.repositories, request.place, found.failures) as publication:
+            manifest = run.store(publication)
+            snapshot.conclude()
+            warnings = [*snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
+            content = publication.describe(manifest)
+            # Before it appears: a backup that this host does not know to be its own would never be rotated.
+            run.remember(publication, content, pending=True)
+            publication.publish(manifest)
+            warnings += [*snapshot.doubts, *run.heard, *run.row_warnings(manifest)]
+            run.remember(publication, content)
+            return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), tuple(warnings))
 
 
 def _tidy(request: BackupRequest, host: Host, found: Survey) -> List[str]:
@@ -217,6 +233,8 @@ class _Run:
         self._sealer = Sealer(request.encryption)
         self._slots: List[KeySlot] = []
         self._tools: Dict[str, str] = {}
+        #: What the database's own programs warned of.
+        self.heard: List[str] = []
 
     def store(self, publication: Publication) -> Manifest:
         """Write all artefacts, counting the tables meanwhile; the manifest that makes them a backup."""
@@ -297,6 +315,7 @@ class _Run:
                     store(sealing.transform.update(block) if sealing.transform else block)
                 # Only when every program ended well is the end of the stream the end of the dump.
                 pipe.wait()
+                self.heard += [warning for name, said in pipe.said() for warning in self._engine.heard(name, said)]
             except ToolFailed as failure:
                 raise self._engine.explain(self._sealer.explain(failure)) from None
             if sealing.transform:

@@ -65,6 +65,10 @@ class Locked(EngineError):
     code = "locked"
 
 
+class Contended(Locked):
+    """Somebody else stands in line for what this work has locked, and is in its way. Begun anew, it lets them pass."""
+
+
 class Stopped(BaseException):
     """The work was told to stop. No handler of errors may take this for one, and go on."""
 

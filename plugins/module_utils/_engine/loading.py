@@ -99,6 +99,9 @@ def check_staged(staging: Staging, manifest: Manifest, progress: Progress) -> No
         differences = manifest.fingerprint.differences(staging.fingerprint(manifest.fingerprint))
         if differences:
             raise Mismatch(differing(differences, f"{staging.label} is not what {manifest.id} was taken of"))
+        if manifest.fingerprint.undigested and unknown is None:
+            tables = differing(manifest.fingerprint.undigested, "no digest was made of")
+            unknown = Unverifiable(f"{manifest.id}: {tables}. Their rows were counted, and the count is right.")
     elif unknown is None:
         unknown = Unverifiable(
             f"{manifest.id} has no fingerprint, so what came back cannot be compared with what was backed up. "

@@ -270,6 +270,13 @@ class Fingerprint:
     def totals(self) -> Totals:
         return Totals(self.kind, len(self.tables), sum(table.rows for table in self.tables.values()))
 
+    @property
+    def undigested(self) -> List[str]:
+        """The tables of a digest that could be counted only."""
+        if self.kind is not FingerprintKind.DIGEST:
+            return []
+        return sorted(name for name, table in self.tables.items() if table.digest is None)
+
     def differences(self, other: Fingerprint) -> List[str]:
         """How ``other`` (what came back) differs from this one (what was backed up), a sentence each."""
         found = []

@@ -27,7 +27,7 @@ from .command import Account, Argument, Command, Secret, Status
 from .errors import MissingTool, ToolFailed
 from .host.kernel import die_with
 
-_OUTPUT_KEPT = 4000
+_OUTPUT_KEPT, _BEGINNING_KEPT = 4000, 1000
 #: How long the end of a program's messages is waited for once it has ended: what it left running may still hold them.
 _LINGER = 1.0
 #: What a program writes that "is short", in bytes.
@@ -55,6 +55,8 @@ class Process:
     ) -> None:
         self.command = command
         self._tail: Optional[_Tail] = _Tail(heard)
+        #: What it wrote on standard error, once ``failure`` was asked.
+        self.said = ""
         # Held open until the program has ended: a terminal that nobody has open hangs up, and the program with it.
         self._terminal: Optional[int] = None
         self._listener: Optional[_Listener] = None
@@ -165,7 +167,7 @@ class Process:
     def failure(self) -> Optional[ToolFailed]:
         """How the program failed, or None. Waits for its end, and may be asked once."""
         status = self.wait()
-        output = self._take_output()
+        self.said = output = self._take_output()
         counts: Counter[str] = self._listener.counts() if self._listener else Counter()
         wanted = self.command.status.once if self.command.status else ()
         if status == 0 and all(counts[keyword] == 1 for keyword in wanted):
@@ -201,13 +203,16 @@ class Process:
 
 
 class _Tail(threading.Thread):
-    """Keeps the end of what a program writes, in constant memory whatever it writes."""
+    """Keeps the beginning and the end of what a program writes, in constant memory whatever it writes.
+
+    The reason often comes first, and behind it what it was about, however long that is.
+    """
 
     def __init__(self, heard: Optional[Callable[[bytes], None]]) -> None:
         super().__init__(daemon=True)
         self._reading, self.writing = os.pipe()
         self._heard = heard
-        self._kept = b""
+        self._begun, self._kept = b"", b""
         try:
             self.start()
         except RuntimeError:
@@ -224,17 +229,19 @@ class _Tail(threading.Thread):
     def run(self) -> None:
         try:
             for block in iter(lambda: os.read(self._reading, 1 << 16), b""):
-                self._kept = (self._kept + block)[-_OUTPUT_KEPT:]
+                room = _BEGINNING_KEPT - len(self._begun)
+                self._begun += block[:room]
+                self._kept = (self._kept + block[room:])[-(_OUTPUT_KEPT - _BEGINNING_KEPT) :]
                 if self._heard:
                     self._heard(block)
         finally:
             os.close(self._reading)
 
     def end(self) -> bytes:
-        """What it wrote last. Waits until all is there, but not for what the program has left running."""
+        """What it wrote first and last. Waits until all is there, but not for what the program has left running."""
         self.handed_over()
         self.join(_LINGER)
-        return self._kept
+        return self._begun + self._kept
 
 
 class _Listener(threading.Thread):

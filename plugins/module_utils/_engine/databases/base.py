@@ -76,6 +76,10 @@ class Snapshot(ABC):
         It is called once, from another thread than the one that holds the snapshot, while the dump is read.
         """
 
+    def conclude(self) -> None:
+        """To be called when all is dumped and counted. Raises Contended where both may not be of the same moment."""
+        return
+
     @abstractmethod
     def cancel_fingerprint(self) -> None:
         """Make a running ``fingerprint`` end soon, with any error: its result is no longer wanted. From any thread."""
@@ -146,6 +150,10 @@ class Engine(ABC):
     def explain(self, failure: EngineError) -> EngineError:
         """What the failure of one of this engine's own programs means; any other failure is returned as it is."""
         return failure
+
+    def heard(self, name: str, said: str) -> List[str]:
+        """The warnings in what one of this engine's own programs wrote while it succeeded."""
+        return []
 
     def load_globals(self) -> AbstractContextManager[Loading]:
         """Bring roles and tablespaces back; those that exist already stay as they are."""

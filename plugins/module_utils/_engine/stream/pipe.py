@@ -240,6 +240,10 @@ class Pipe:
         if errors:
             raise errors[0]
 
+    def said(self) -> List[Tuple[str, str]]:
+        """What each program wrote on standard error, by its name. To be asked after ``wait``."""
+        return [(process.command.name, process.said) for process in self._processes]
+
     def _start(self, command: Command, source: Optional[int]) -> int:
         reading, writing = self._pipe()
         self._processes.append(Process(command, stdin=source, stdout=writing))

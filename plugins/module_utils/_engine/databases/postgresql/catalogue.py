@@ -53,6 +53,16 @@ SELECT count(*) FROM pg_largeobject_metadata l
                       AND (a.grantee = 0 OR pg_has_role(a.grantee, 'USAGE')))
 """
 
+#: What pg_dump leaves out of a dump by anybody but a superuser, with or without a word.
+_HIDDEN = """
+SELECT 'subscription ' || quote_ident(subname) FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
+ WHERE d.datname = current_database()
+UNION ALL
+SELECT 'options of the user mapping for ' || quote_ident(usename) || ' on server ' || quote_ident(srvname)
+  FROM pg_user_mappings WHERE umoptions IS NULL
+ ORDER BY 1
+"""
+
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 _TABLE, _PARTITIONED, _SEQUENCE = "r", "p", "S"
 _UNLOGGED = "u"
@@ -160,6 +170,13 @@ def require_readable(connection: Connection, selection: Selection) -> None:
                 f"{connection.label}: this user may not read {hidden} large objects. "
                 "Log in as their owner or a superuser."
             )
+
+
+def hidden(connection: Connection) -> List[str]:
+    """What is in the database and cannot be in a dump by this user: subscriptions, and secrets of foreign servers."""
+    if connection.value("SELECT current_setting('is_superuser') = 'on'"):
+        return []
+    return [readable(name) for (name,) in connection.rows(_HIDDEN)]
 
 
 def _matches(relation: Relation, pattern: str) -> bool:

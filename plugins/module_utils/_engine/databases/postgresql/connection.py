@@ -95,11 +95,12 @@ class Connection:
 
     def begin(self) -> None:
         """Make a session fit for our work, once it is known to be one of the server itself."""
-        # A pooler answers with a number of its own, and what is set here would be left to an application.
-        if self._raw.get_backend_pid() != self.value("SELECT pg_catalog.pg_backend_pid()"):
+        # A pooler has told a number of its own, and what is set in a session that it lends is left to an application.
+        # In one statement, as an idle session may have few moments until its limits are set.
+        ours = f"pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {int(self._raw.get_backend_pid())}"
+        limits = [f"pg_catalog.set_config('{name}', '0', false)" for name in settings.limits_since(self.version)]
+        if not self.rows(f"SELECT {', '.join(limits or ['1'])} WHERE {ours}"):
             raise pooled(self.label)
-        for name in settings.limits_since(self.version):
-            self.run(f"SET {name} = 0")
         for name, value in settings.attention_since(self.version):
             self._attend(name, value)
         if self.rows(_LANGUAGE_SINCE_15 if self.version >= 15_00_00 else _LANGUAGE):
@@ -119,6 +120,11 @@ class Connection:
     def version(self) -> int:
         """The server's version as PostgreSQL numbers it: 150018 is 15.18."""
         return self._raw.server_version
+
+    @property
+    def usable(self) -> bool:
+        """Whether the session is open, as far as this side knows."""
+        return not self._raw.closed
 
     @property
     def alive(self) -> bool:

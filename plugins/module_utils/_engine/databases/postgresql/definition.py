@@ -146,6 +146,7 @@ class Properties:
     superusers: Tuple[str, ...] = ()
     tablespaces: Tuple[str, ...] = ()
     extensions: Tuple[str, ...] = ()
+    not_dumped: Tuple[str, ...] = ()
 
     def written(self) -> Mapping[str, Any]:
         """As the manifest has it."""

@@ -13,7 +13,7 @@ privileges and per-role settings of the backup, which name roles of the old serv
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager
-from typing import ClassVar, Iterator, Optional
+from typing import ClassVar, Iterator, List, Optional
 
 from ...command import Command
 from ...errors import BadInput, EngineError, NotFound, Refused
@@ -43,6 +43,9 @@ class PostgresqlEngine(Engine):
 
     def explain(self, failure: EngineError) -> EngineError:
         return tools.explained(failure)
+
+    def heard(self, name: str, said: str) -> List[str]:
+        return tools.warnings(name, said)
 
     def inspect(self) -> Inspection:
         try:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import psycopg2
 
 
+_MEMORY = (
+    "Where it ran out of shared memory, raise max_locks_per_transaction on the server and restart it: there are more "
+    "tables than it has room for locks; otherwise, free memory there."
+)
 #: A server's answer: libpq writes its severity, in any language, a colon and two spaces before it.
 _ANSWER = re.compile(r"\S:  \S")
 
@@ -52,7 +56,9 @@ def _explained(error: psycopg2.Error, label: str) -> EngineError:
         return Locked(f"{label}: {said}. Find the session that holds it in pg_stat_activity, or try again later.")
     if state == "57014":
         return Unreachable(f"{label}: {said}. Something cancelled the statement; run this again.")
-    if state in ("53100", "53200"):
+    if state == "53200":
+        return NoSpace(f"{label}: {said}. {_MEMORY}")
+    if state == "53100":
         return NoSpace(f"{label}: {said}. Free space on the database server, or raise the limit that it names.")
     if state == "3D000":
         return NotFound(f"{label}: {said}. Check the name.")

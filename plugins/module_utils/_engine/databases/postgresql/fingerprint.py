@@ -25,7 +25,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Mapping, Sequence, Set
 
-from ...errors import BadInput
+from ...errors import BadInput, EngineError, Locked, PermissionDenied, Unreachable
 from ...model import Fingerprint, FingerprintKind, TableFingerprint
 from .catalogue import Relation
 from .connection import Connection, quote_identifier
@@ -158,6 +158,28 @@ def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerp
     return _counted_so(connection, list(tables), like.kind, manners)
 
 
+def _measured(
+    connection: Connection, table: Relation, columns: List[_Column], manner: int, thoroughly: bool
+) -> TableFingerprint:
+    """Measure a table; where the server cannot put its values into text (beyond 1 GB, for one), count it only.
+
+    A savepoint gives back the locks that a question takes on indexes: a server has room for a few thousand in all.
+    """
+    connection.run("SAVEPOINT question")
+    try:
+        return _measure(connection, table, columns, manner, thoroughly)
+    except (Unreachable, Locked, PermissionDenied):
+        raise
+    except EngineError:
+        if manner == _COUNTED:
+            raise
+        connection.run("ROLLBACK TO SAVEPOINT question")
+        return _measure(connection, table, columns, _COUNTED, thoroughly)
+    finally:
+        if connection.usable:
+            connection.run("ROLLBACK TO SAVEPOINT question; RELEASE SAVEPOINT question")
+
+
 def _counted_so(
     connection: Connection, tables: List[Relation], kind: FingerprintKind, manners: Mapping[str, int]
 ) -> Fingerprint:
@@ -174,7 +196,7 @@ def _counted_so(
             named = columns.get(table.oid) or _columns(connection, [table]).get(table.oid, [])
             counted[table.label] = _copied(connection, table, named, manner == _COPIED)
             continue
-        counted[table.label] = _measure(connection, table, columns.get(table.oid, []), manner, digests)
+        counted[table.label] = _measured(connection, table, columns.get(table.oid, []), manner, digests)
     large = _counted(connection, _LARGE_OBJECT_DIGEST if digests else _LARGE_OBJECT_COUNT)
     if large.rows:
         counted[LARGE_OBJECTS] = large

@@ -8,6 +8,10 @@ The tables are locked (ACCESS SHARE, as a SELECT does) before the snapshot is ta
 ended. TRUNCATE and some forms of ALTER TABLE ignore snapshots (PostgreSQL manual, "Caveats" of concurrency control): a
 table emptied between the snapshot and pg_dump's own lock would be empty in the dump. The fingerprint is counted in the
 session that holds the locks, as any other session could get in line behind somebody who waits for this one to end.
+
+A server has room for a limited number of locks, and two sessions' need more of it than pg_dump's alone. Where that
+would be short, nothing is locked beforehand; TRUNCATE and ALTER TABLE give a table new files, so that in the end these
+are compared with those that it had in the snapshot.
 """
 
 from __future__ import annotations
@@ -16,24 +20,39 @@ import os
 import shutil
 import threading
 from contextlib import contextmanager
-from typing import Iterator, List, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...command import Command
-from ...errors import EngineError, Locked, ToolFailed
+from ...errors import Contended, EngineError, Locked, ToolFailed
 from ...model import Fingerprint, FingerprintKind
 from ...process import run
-from ..base import DumpFacts, DumpOptions, Snapshot
+from ..base import DumpFacts, DumpOptions, Snapshot, differing
 from . import catalogue, definition, fingerprint, settings
 from .catalogue import Relation, Selection
 from .connection import Access, Connection
+from .encodings import readable
 from .failures import sqlstate
 from .tools import Tool, dumper
 
 _LOCKED_AT_ONCE = 500
 _ATTEMPTS = 5
+#: Seconds that pg_dump waits for a table. It only waits for who waits for our own lock on it, and applications with it.
+_IN_LINE = 3.0
 #: Seconds, well below the silence that settings.py allows.
 _PULSE = 60.0
 _UNDEFINED = ("42P01", "3F000")
+
+#: Locks that a server certainly has room for (PostgreSQL manual, max_locks_per_transaction).
+_ROOM = """
+SELECT current_setting('max_locks_per_transaction')::bigint
+       * (current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint)
+"""
+_FILES = "SELECT oid, relfilenode::bigint FROM pg_class WHERE oid = ANY (%s::oid[])"
+_CHANGED = """
+SELECT f.oid::regclass::text FROM unnest(%s::oid[], %s::bigint[]) AS f (oid, file) LEFT JOIN pg_class c USING (oid)
+ WHERE c.relfilenode::bigint IS DISTINCT FROM f.file
+"""
 
 _NO_PASSWORDS = (
     "The roles are backed up without their passwords: only a superuser may read them. "
@@ -50,7 +69,8 @@ class PostgresqlSnapshot(Snapshot):
         self._idle = threading.Event()
         self._idle.set()
         standby = bool(held.value("SELECT pg_is_in_recovery()"))
-        selection = _lock_and_freeze(held, options)
+        selection, self._files = _lock_and_freeze(held, options)
+        self._access, self._database = access, database
         self._tables = selection.counted(unlogged=not standby)
         major = held.version // 10000
         tool = dumper("pg_dump", major)
@@ -63,10 +83,12 @@ class PostgresqlSnapshot(Snapshot):
             self.globals = _globals(dump_all, held, access, database, passwords)
             tools["pg_dumpall"] = dump_all.version
             warnings += [] if passwords else [_NO_PASSWORDS]
+        hidden = catalogue.hidden(held)
+        warnings += [_hidden(hidden)] if hidden else []
         self.facts = DumpFacts(
             server_version=server_version(held),
             tool_versions=tools,
-            properties=definition.read(held).written(),
+            properties=replace(definition.read(held), not_dumped=tuple(hidden)).written(),
             warnings=tuple(warnings),
         )
 
@@ -78,6 +100,19 @@ class PostgresqlSnapshot(Snapshot):
             return None if self._unwanted else self._count()
         finally:
             self._idle.set()
+
+    def conclude(self) -> None:
+        if not self._files:
+            return
+        with self._access.connect(self._database) as now:
+            changed = [
+                readable(name) for (name,) in now.rows(_CHANGED, [list(self._files), list(self._files.values())])
+            ]
+        if changed:
+            raise Contended(
+                f"{differing(changed, f'{self._held.label}: emptied or rewritten during the backup')}. "
+                "Back up at another time, or raise max_locks_per_transaction on the server so that it can be prevented."
+            )
 
     def cancel_fingerprint(self) -> None:
         self._unwanted = True
@@ -91,7 +126,10 @@ class PostgresqlSnapshot(Snapshot):
         if self._options.fingerprint is FingerprintKind.COUNTS:
             # Counting is done long before the dump: more workers would only take the cores that the dump runs on.
             self._held.run("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off")
-        return fingerprint.count(self._held, self._tables, self._options.fingerprint)
+        counted = fingerprint.count(self._held, self._tables, self._options.fingerprint)
+        if counted.undigested:
+            self.facts = replace(self.facts, warnings=(*self.facts.warnings, _undigested(counted.undigested)))
+        return counted
 
 
 @contextmanager
@@ -131,17 +169,35 @@ class _Pulse(threading.Thread):
         self._over.set()
 
 
+def _hidden(names: Sequence[str]) -> str:
+    return f"{differing(names, 'Not in the backup, as only a superuser may read them')}. Log in as a superuser."
+
+
+def _undigested(tables: Sequence[str]) -> str:
+    return (
+        f"{differing(tables, 'No digest could be made of')}: the server cannot write these values as text. "
+        "Their rows are counted, and a verification calls their contents unverifiable."
+    )
+
+
 def server_version(connection: Connection) -> str:
     """The server's version without its packager's name: ``15.18``."""
     return str(connection.value("SHOW server_version")).split()[0]
 
 
-def _lock_and_freeze(held: Connection, options: DumpOptions) -> Selection:
-    """Lock every table that will be dumped, then take the transaction's snapshot. A table may vanish meanwhile."""
+def _lock_and_freeze(held: Connection, options: DumpOptions) -> Tuple[Selection, Dict[int, int]]:
+    """Lock every table that will be dumped, then take the transaction's snapshot. A table may vanish in between.
+
+    Where there are too many, none is locked, and the files that they have in the snapshot are returned.
+    """
     held.run(f"SET lock_timeout = {_milliseconds(options.lock_timeout)}")
     for attempt in range(1, _ATTEMPTS + 1):
         selection = catalogue.select(held, options.exclude_tables)
         held.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        if sum(one.holds_rows for one in selection.included) * 2 > held.value(_ROOM):
+            selection = catalogue.select(held, options.exclude_tables)
+            tables = [one.oid for one in selection.included if one.holds_rows]
+            return selection, dict(held.rows(_FILES, [tables]))
         try:
             # A snapshot is taken by the first statement that needs one, and LOCK TABLE does not.
             _lock(held, [one for one in selection.included if one.holds_rows])
@@ -155,7 +211,7 @@ def _lock_and_freeze(held: Connection, options: DumpOptions) -> Selection:
                     "Raise lock_timeout, or back up at another time."
                 ) from error
             raise
-        return catalogue.select(held, options.exclude_tables)
+        return catalogue.select(held, options.exclude_tables), {}
     raise AssertionError("unreachable")
 
 
@@ -182,7 +238,7 @@ def _dump(
         f"--snapshot={held.value('SELECT pg_export_snapshot()')}",
         # Otherwise a client encoding that the database has as a setting would be the dump's.
         f"--encoding={held.value('SELECT getdatabaseencoding()')}",
-        f"--lock-wait-timeout={_milliseconds(options.lock_timeout)}",
+        f"--lock-wait-timeout={_milliseconds(min(options.lock_timeout, _IN_LINE))}",
     ]
     if standby:
         arguments.append("--no-unlogged-table-data")

@@ -15,9 +15,9 @@ from typing import Dict, List, Sequence, Tuple, Type
 from ... import messages
 from ...command import program_version
 from ...errors import (
+    Contended,
     Damaged,
     EngineError,
-    Locked,
     Mismatch,
     MissingTool,
     NoSpace,
@@ -28,6 +28,11 @@ from ...errors import (
     Unverifiable,
 )
 
+#: What to do about more locks than a server has room for.
+LOCK_LIMIT = (
+    "Raise max_locks_per_transaction on the database server and restart it: its locks, times max_connections, must "
+    "exceed the number of tables and indexes."
+)
 #: Where Debian's and the PostgreSQL project's RPM packages install a major version each.
 _PACKAGE_DIRECTORIES = (("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"))
 _NUMBER = re.compile(r"[0-9]+")
@@ -105,6 +110,14 @@ def explained(failure: EngineError) -> EngineError:
     return failure
 
 
+def warnings(name: str, output: str) -> List[str]:
+    """The warnings that a PostgreSQL program wrote, each with the program's name."""
+    if name not in _PROGRAMS:
+        return []
+    found = [line.partition(": warning: ") for line in messages.of_program(name, output).splitlines()]
+    return [f"{name}: {warning}" for _program, mark, warning in found if mark]
+
+
 def said(line: str) -> str:
     """A line of a program's output, as it may be shown and without the program's name."""
     shown = messages.of_line(line)
@@ -121,8 +134,12 @@ _MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
     (r"permission denied (for|to) ", PermissionDenied, "Grant what is missing, or log in as the owner or a superuser."),
     (r"must be (owner of|superuser|member of|able to)", PermissionDenied, "Log in as a superuser, or give owner."),
     (r"query would be affected by row-level security", PermissionDenied, "Log in as a role with BYPASSRLS."),
-    (r"lock timeout|could not obtain lock", Locked, "Another session holds the table; find it in pg_stat_activity."),
-    (r"out of shared memory", NoSpace, "Raise max_locks_per_transaction on the database server."),
+    # pg_dump limits the statement that locks tables, and no other one.
+    (r"lock timeout|could not obtain lock|canceling statement due to statement timeout", Contended,
+     "Another session holds the table; find it in pg_stat_activity."),
+    (r"pg_dump: .*(cache lookup failed for|could not open relation with OID|relation .* does not exist)", Contended,
+     "Somebody changed it during the backup; run this again."),
+    (r"out of shared memory", NoSpace, LOCK_LIMIT),
     (r"No space left on device|could not extend file", NoSpace, "The server's disk is full; free space there."),
     (r'role "[^"]*" does not exist', NotFound, "Restore the globals first, or give owner."),
     (r'tablespace "[^"]*" does not exist', NotFound, "Restore the globals first, or create it."),
