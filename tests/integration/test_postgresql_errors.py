@@ -232,6 +232,23 @@ def test_tables_that_others_refer_to_cannot_be_left_out_alone(cluster: Cluster, 
     engine.check_dump(options(exclude_tables=("customers", "orders", "logs", "recent")))
 
 
+def test_tables_that_anything_else_depends_on_cannot_be_left_out_alone(cluster: Cluster, database: str) -> None:
+    cluster.sql(
+        "CREATE TABLE parent_of (a int); CREATE TABLE child_of (b int) INHERITS (parent_of);"
+        "CREATE TABLE used_as_type (a serial PRIMARY KEY, b text DEFAULT 'x' CHECK (b <> ''));"
+        "CREATE TABLE keeps (x used_as_type, y used_as_type[]);"
+        "CREATE TABLE asked (n int); CREATE FUNCTION ask(asked) RETURNS int LANGUAGE sql AS 'SELECT 1';"
+        "CREATE TABLE free (n serial PRIMARY KEY, m int UNIQUE); CREATE PUBLICATION p FOR TABLE free",
+        database,
+    )
+    engine = cluster.engine(database)
+    for table, dependent in {"parent_of": "child_of", "used_as_type": "keeps", "asked": "ask"}.items():
+        with pytest.raises(BadInput, match=f"table public.{table} cannot be left out.*{dependent}"):
+            engine.check_dump(options(exclude_tables=(table,)))
+    engine.check_dump(options(exclude_tables=("free",)))
+    engine.check_dump(options(exclude_tables=("parent_of", "child_of", "used_as_type", "keeps")))
+
+
 def _tools(directory: Path, name: str, version: str) -> None:
     directory.mkdir()
     (directory / name).write_text(f"#!/bin/sh\necho '{name} (PostgreSQL) {version}'\n")
@@ -249,7 +266,14 @@ def test_the_right_program_is_chosen_among_the_installed_ones(tmp_path: Path, mo
     _tools(tmp_path / "path", "pg_dump", "16.9")
     chosen = {major: tools.dumper("pg_dump", major).version for major in (12, 13, 14, 15, 16)}
     assert chosen == {12: "13.4", 13: "13.4", 14: "14.2", 15: "16.9", 16: "16.9"}
-    with pytest.raises(MissingTool, match=r"PostgreSQL 18.*only 13\.4 and 14\.2 and 16\.9"):
+    (tmp_path / "16.1" / "bin" / "pg_dump").unlink()
+    (tmp_path / "path" / "pg_dump").unlink()
+    (tmp_path / "17.1").mkdir()
+    _tools(tmp_path / "17.1" / "bin", "pg_dump", "17.1")
+    with pytest.raises(MissingTool, match=r"only servers from 17 on can load. Install postgresql-client-15"):
+        tools.dumper("pg_dump", 15)
+    assert tools.dumper("pg_dump", 17).version == "17.1"
+    with pytest.raises(MissingTool, match=r"PostgreSQL 18.*only 13\.4 and 14\.2 and 17\.1"):
         tools.dumper("pg_dump", 18)
 
 
@@ -263,9 +287,13 @@ def test_a_dump_is_restored_by_a_program_no_older_than_the_one_that_made_it(
         _tools(tmp_path / version / "bin", "pg_restore", version)
     chosen = [
         tools.restorer(made, server).version
-        for made, server in (("13.1", 13), ("13.1", 15), ("14.2", 14), ("16.0", 15))
+        for made, server in (("13.1", 13), ("13.1", 15), ("14.2", 14), ("16.0", 17), ("16.0", 0))
     ]
-    assert chosen == ["13.4", "15.2", "15.2", "17.1"]
+    assert chosen == ["13.4", "15.2", "15.2", "17.1", "17.1"]
+    with pytest.raises(MissingTool, match=r"PostgreSQL 15, which does not understand pg_restore 17.*client-16"):
+        tools.restorer("16.0", 15)
+    with pytest.raises(MissingTool, match="from 17 on understand its pg_restore.*Restore on PostgreSQL 17"):
+        tools.restorer("17.0", 15)
     with pytest.raises(MissingTool, match=r"pg_dump 18\.1.*postgresql-client-18"):
         tools.restorer("18.1", 18)
 

@@ -46,6 +46,20 @@ SELECT 'view ' || r.ev_class::regclass, 'its query', d.refobjid::regclass::text
  ORDER BY 1, 2, 3
 """
 
+#: Whatever else depends on them, or on their row types: children, columns, functions and so on. What goes with a table
+#: (its indexes, defaults, policies and sequences) depends on it automatically (PostgreSQL manual, pg_depend).
+_DEPENDENTS = """
+WITH RECURSIVE gone (class, object, root) AS (
+    SELECT 'pg_class'::regclass::oid, oid, oid FROM unnest(%(left_out)s::oid[]) AS oid
+    UNION SELECT d.classid, d.objid, g.root FROM pg_depend d
+      JOIN gone g ON d.refclassid = g.class AND d.refobjid = g.object WHERE d.deptype IN ('i', 'a', 'P', 'S')
+)
+SELECT pg_describe_object(d.classid, d.objid, d.objsubid), 'its definition', g.root::regclass::text
+  FROM pg_depend d JOIN gone g ON d.refclassid = g.class AND d.refobjid = g.object
+ WHERE d.deptype = 'n' AND NOT EXISTS (SELECT FROM gone o WHERE o.class = d.classid AND o.object = d.objid)
+ ORDER BY 1, 3
+"""
+
 _UNREADABLE_LARGE_OBJECTS = """
 SELECT count(*) FROM pg_largeobject_metadata l
  WHERE NOT pg_has_role(l.lomowner, 'USAGE')
@@ -140,7 +154,8 @@ def require_whole(connection: Connection, selection: Selection) -> None:
     if not selection.left_out:
         return
     oids = [one.oid for one in selection.left_out]
-    for referrer, by, table in connection.rows(_REFERRERS, {"left_out": oids}):
+    parameters = {"left_out": oids}
+    for referrer, by, table in [*connection.rows(_REFERRERS, parameters), *connection.rows(_DEPENDENTS, parameters)]:
         raise BadInput(
             f"exclude_tables: table {table} cannot be left out of {connection.label}, because {referrer} refers to it "
             f"by {by}, and a restore would fail there. Leave out {referrer} too, or keep both."

@@ -83,6 +83,8 @@ class PostgresqlSnapshot(Snapshot):
             self.globals = _globals(dump_all, held, access, database, passwords)
             tools["pg_dumpall"] = dump_all.version
             warnings += [] if passwords else [_NO_PASSWORDS]
+        empty = [one.label for one in selection.included if standby and one.holds_rows and one.unlogged]
+        warnings += [_without_rows(empty)] if empty else []
         hidden = catalogue.hidden(held)
         warnings += [_hidden(hidden)] if hidden else []
         self.facts = DumpFacts(
@@ -167,6 +169,10 @@ class _Pulse(threading.Thread):
     def __exit__(self, *_unused: object) -> None:
         # Not joined: it may wait for a count to end, and ends with the session.
         self._over.set()
+
+
+def _without_rows(tables: Sequence[str]) -> str:
+    return f"{differing(tables, 'A standby has no rows of unlogged tables, and the backup neither')}. Use the primary."
 
 
 def _hidden(names: Sequence[str]) -> str:

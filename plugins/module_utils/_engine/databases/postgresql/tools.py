@@ -35,6 +35,8 @@ LOCK_LIMIT = (
 )
 #: Where Debian's and the PostgreSQL project's RPM packages install a major version each.
 _PACKAGE_DIRECTORIES = (("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"))
+#: From this version on, pg_restore sets transaction_timeout, which is an error on every server before it.
+_TRANSACTION_TIMEOUT = 17
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -63,8 +65,13 @@ def dumper(name: str, server_major: int) -> Tool:
     """
     found = installed(name)
     fitting = [tool for tool in found if tool.major >= server_major]
-    if fitting:
+    if fitting and _understood(fitting[0].major, server_major):
         return fitting[0]
+    if fitting:
+        raise MissingTool(
+            f"The server is PostgreSQL {server_major}, and {_listed(found)}: what {name} {fitting[0].major} writes, "
+            f"only servers from {_TRANSACTION_TIMEOUT} on can load. {_install(server_major)}"
+        )
     raise MissingTool(
         f"The server is PostgreSQL {server_major}, and {name} must not be older: {_listed(found)}. "
         f"{_install(server_major)}"
@@ -79,13 +86,30 @@ def restorer(dumped_by: str, server_major: int) -> Tool:
     """
     needed = major_of(dumped_by)
     found = installed("pg_restore")
-    fitting = [tool for tool in found if tool.major >= needed]
+    newer = [tool for tool in found if tool.major >= needed]
+    # Without a server, only the dump is read.
+    fitting = [tool for tool in newer if not server_major or _understood(tool.major, server_major)]
     if fitting:
         return next((tool for tool in fitting if tool.major == server_major), fitting[0])
+    if newer and needed >= _TRANSACTION_TIMEOUT:
+        raise MissingTool(
+            f"The backup was made by pg_dump {dumped_by}, and only servers from {_TRANSACTION_TIMEOUT} on understand "
+            f"its pg_restore: this one is {server_major}. Restore on PostgreSQL {_TRANSACTION_TIMEOUT} or newer."
+        )
+    if newer:
+        raise MissingTool(
+            f"The server is PostgreSQL {server_major}, which does not understand pg_restore {newer[0].major}: "
+            f"{_listed(found)}. {_install(max(needed, server_major))}"
+        )
     raise MissingTool(
         f"The backup was made by pg_dump {dumped_by}, and pg_restore must not be older: {_listed(found)}. "
         f"{_install(needed)}"
     )
+
+
+def _understood(client_major: int, server_major: int) -> bool:
+    """Whether a server understands what a pg_restore of this version sends it."""
+    return client_major < _TRANSACTION_TIMEOUT or server_major >= _TRANSACTION_TIMEOUT
 
 
 def installed(name: str) -> List[Tool]:
