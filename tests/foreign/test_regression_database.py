@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Iterator
 
 import pytest
 
@@ -19,19 +21,24 @@ BUILT = Path(__file__).resolve().parents[2] / ".cache" / "foreign"
 
 
 @pytest.fixture
-def suite(tmp_path: Path) -> Path:
-    """The regression suite that tools/foreign builds, where the server's account may write."""
-    (built,) = sorted(BUILT.glob("regress-*"))[-1:] or pytest.fail("Build it first: make foreign", False)
-    copy = Path(shutil.copytree(built, f"/tmp/fleet-backup-regress-{tmp_path.name}", symlinks=True))
+def suite() -> Iterator[Path]:
+    """The regression suite that tools/foreign builds, where the server's account may write.
+
+    Its functions name the library in it by its path, which a throwaway server has to see: it sees no other's /tmp.
+    """
+    built = sorted(BUILT.glob("regress-*"))
+    assert built, "Build it first: make foreign"
+    copy = Path(tempfile.mkdtemp(prefix="fleet-backup-regress-", dir="/var/lib/postgresql"))
+    shutil.copytree(built[-1], copy, symlinks=True, dirs_exist_ok=True)
     subprocess.run(["chmod", "-R", "a+rwX", str(copy)], check=True)
-    return copy
+    yield copy
+    shutil.rmtree(copy)
 
 
 def test_the_regression_database_comes_back_as_stock_tools_bring_it(suite: Path, tmp_path: Path) -> None:
     with running_cluster("max_connections=100", "max_prepared_transactions=10") as cluster:
         _run(cluster, suite)
         expect_same_as_stock(cluster, "regression", tmp_path / "world")
-    shutil.rmtree(suite)
 
 
 def _run(cluster: Cluster, suite: Path) -> None:
