@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from _engine.databases.postgresql.promotion import RESTORING, beside
 from postgres import Cluster
 from receivers import WebServer, web_server
 from test_agent import Agent
@@ -248,6 +249,28 @@ def test_a_server_that_stopped_answering_ends_the_run_too(agent: Agent, empty_cl
         assert json.loads(told)[0]["error"] == {"timeout": "timeout", "signal": "interrupted"}[how], told
     finally:
         os.kill(postmaster, signal.SIGCONT)
+
+
+def test_what_a_killed_restore_left_on_a_server_is_listed_and_then_dropped(
+    agent: Agent, cluster: Cluster, database: str
+) -> None:
+    left = beside(database, RESTORING, f"{database}-20260301T020000Z")
+    cluster.sql(f'CREATE DATABASE "{left}"')
+    password = agent.root / "password"
+    password.write_text(str(cluster.server.password))
+    password.chmod(0o600)
+    agent.job(
+        "shop",
+        engine="postgresql",
+        database=database,
+        login_host=cluster.server.host,
+        login_port=cluster.server.port,
+        login_user=cluster.server.user,
+        login_password={"file": str(password)},
+    )
+    assert left in agent.run("unlock", "shop", "--dry-run") and left in cluster.databases()
+    assert {"kind": "database", "where": left} in agent.json("unlock", "shop")["cleared"]
+    assert left not in cluster.databases() and database in cluster.databases()
 
 
 def test_too_few_open_files_are_a_failure_with_a_reason(agent: Agent) -> None:

@@ -163,6 +163,10 @@ class Engine(ABC):
         """Judge roles and tablespaces once they are written into ``load``; nothing of them is brought back."""
         raise BadInput("This kind of database has no roles and tablespaces. Restore another backup.")
 
+    def sweep(self, dry_run: bool) -> List[str]:
+        """Remove what killed restores left beside the database, and nothing of a living one; the names removed."""
+        return []
+
     @abstractmethod
     def inspect(self) -> Inspection:
         """Look at the database without changing a byte. Raises Unreachable, PermissionDenied, NotADatabase."""

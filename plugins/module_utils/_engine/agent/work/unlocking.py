@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
 from ...catalogue import place_of
+from ...databases import open_engine
 from ...errors import EngineError, Locked
+from ...host.apart import apart
 from ...host.temporary import temporary_path
+from ...interrupts import interruptible
 from ...leftovers import lock_of_the_dead
-from ...model import Place
+from ...model import EngineName, Place
 from ...scratch import is_abandoned, private_directory
 from ...state import Host, audit, locked, running
 from ..config.jobs import Job, Target
-from .apart import look
+from .apart import LOOK, look
 
 _HOLDER = re.compile(r"process ([0-9]+) since (\S+)")
 #: How the scratch directories begin that verifications and restores make.
@@ -87,6 +90,8 @@ def clear(host: Host, jobs: Optional[Sequence[Job]], every: Sequence[Job], dry_r
     leftovers += _clear_scratch(every, dry_run)
     for job in every:
         _clear_repositories(host, job, dry_run, leftovers, problems)
+        if job.database.engine is EngineName.POSTGRESQL:
+            _clear_server(job, dry_run, leftovers, problems)
     return Cleared(tuple(leftovers), tuple(problems))
 
 
@@ -159,6 +164,21 @@ def _clear_repositories(host: Host, job: Job, dry_run: bool, leftovers: List[Lef
             continue
         where = f"{target.repository.label}/{_place(job).path}"
         leftovers += [Leftover("repository", f"{where}/{name}") for name in doomed]
+
+
+def _clear_server(job: Job, dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
+    try:
+        names = apart(partial(_swept, job, dry_run), f"Looking for what restores of {job.name} left", LOOK)
+    except EngineError as error:
+        problems.append(f"{job.name}: {error}")
+        return
+    leftovers += [Leftover("database", name) for name in names]
+
+
+def _swept(job: Job, dry_run: bool) -> List[str]:
+    """What killed restores left beside a job's database, which is removed."""
+    with interruptible():
+        return open_engine(job.opened().database).sweep(dry_run)
 
 
 def _tidy(host: Host, job: Job, target: Target, dry_run: bool) -> List[str]:

@@ -19,7 +19,7 @@ from ...command import Command
 from ...errors import BadInput, EngineError, NotFound, Refused
 from ...model import Database, Manifest, Scratch
 from ..base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
-from . import catalogue, fingerprint, global_objects, rehearsal, snapshot, staging, tools
+from . import catalogue, fingerprint, global_objects, promotion, rehearsal, snapshot, staging, tools
 from .connection import Access, Connection, access_to
 
 #: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
@@ -54,6 +54,10 @@ class PostgresqlEngine(Engine):
         except NotFound:
             with self._access.administer(self._name) as connection:
                 return self._inspected(connection)
+
+    def sweep(self, dry_run: bool) -> List[str]:
+        with self._access.administer(self._name) as control:
+            return promotion.sweep(self._access, control, self._name, dry_run)
 
     def check_dump(self, options: DumpOptions) -> Inspection:
         with self._access.connect(self._name) as connection:

@@ -89,7 +89,7 @@ def release(control: Connection, staged: str) -> None:
     control.run("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_SPACE, _key(staged)])
 
 
-def sweep(access: Access, control: Connection, database: str) -> List[str]:
+def sweep(access: Access, control: Connection, database: str, dry_run: bool = False) -> List[str]:
     """Drop what killed restores of this database left behind, and nothing that lives; the names dropped."""
     dropped = []
     for (name,) in control.rows("SELECT datname FROM pg_database"):
@@ -99,9 +99,10 @@ def sweep(access: Access, control: Connection, database: str) -> List[str]:
         try:
             # A killed restore's last session can outlive it by a moment; a living one has the claim.
             if not control.rows(_SESSIONS, [[name]]):
-                if is_beside(name, database, RESTORING):
-                    subscriptions.drop(access, control, name)
-                drop(control, name)
+                if not dry_run:
+                    if is_beside(name, database, RESTORING):
+                        subscriptions.drop(access, control, name)
+                    drop(control, name)
                 dropped.append(name)
         except (PermissionDenied, Locked):
             # It belongs to another user, whose next restore drops it, or somebody is looking at it.
