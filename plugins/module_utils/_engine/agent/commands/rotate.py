@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from ..config.schedule import Work
 from ..console.exits import Exit
@@ -30,10 +31,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
-    adopt, trust_clock = parsed.adopt, parsed.trust_clock
-    return do_each(
-        parsed,
-        "rotate",
-        lambda job, host, dry_run: thin_out(job, host, dry_run, adopt, trust_clock),
-        lambda job: job.seconds_for(Work.ROTATE),
-    )
+    act_on = partial(thin_out, adopt=parsed.adopt, trust_clock=parsed.trust_clock)
+    return do_each(parsed, "rotate", act_on, lambda job: job.seconds_for(Work.ROTATE))
