@@ -28,7 +28,7 @@ _ERROR = re.compile(r"pg_restore: error: .*")
 _IGNORED = re.compile(r"pg_restore: warning: errors ignored on restore: [0-9]+")
 _NAMING = "--verbose"
 #: How many are kept, and how much of a line.
-_MOST, _LONGEST = 1000, 2000
+_MOST, _FIRST, _LONGEST = 1000, 10, 2000
 #: How many are named in a result, and what follows them.
 _NAMED = 100
 #: Objects that may come back once others are there, in the order of another attempt: a check constraint can read
@@ -108,7 +108,7 @@ def run_through(command: Command) -> List[Complaint]:
         raise
     if failure is not None and not (failure.status == 1 and listener.whole):
         # Among all that it says of its progress, names of objects could look like reasons.
-        raise ToolFailed(failure.name, failure.status, listener.last or failure.output)
+        raise ToolFailed(failure.name, failure.status, "\n".join(listener.errors) or failure.output)
     if failure is not None and not listener.found:
         return [Complaint(None, "an object that pg_restore does not name", "")]
     return listener.found
@@ -140,8 +140,8 @@ class _Listener:
         self.found: List[Complaint] = []
         #: Whether it came to its end, and counted what it ignored.
         self.whole = False
-        #: The error that came last.
-        self.last = ""
+        #: The lines of the first and the last errors: where a worker fails, its reason comes first.
+        self.errors: List[str] = []
         self._number: Optional[int] = None
         self._about = "the database"
         self._rest = b""
@@ -158,7 +158,7 @@ class _Listener:
         if entry:
             self._number, self._about = int(entry.group(1)), entry.group(2)
         elif _ERROR.fullmatch(line):
-            self.last = line
+            self.errors = [*self.errors[:_FIRST], line]
             if len(self.found) < _MOST:
                 self.found.append(Complaint(self._number, self._about, line))
         elif _IGNORED.fullmatch(line):
