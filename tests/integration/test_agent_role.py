@@ -219,7 +219,7 @@ def test_the_agent_runs_from_a_virtual_environment_where_one_is_chosen(fleet: Fl
     predicted = changed(fleet.deploy(fleet.shop, options=("--check",), **chosen))
     assert changed(fleet.deploy(fleet.shop, **chosen)) == predicted
     assert changed(fleet.deploy(fleet.shop, **chosen)) == 0
-    assert fleet.program.read_bytes().startswith(f"#!{environment}/bin/python3\n".encode())
+    assert fleet.program.read_bytes().startswith(f"#!{environment}/bin/python3 -I\n".encode())
     assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
     fleet.deploy(fleet.shop, fleet_backup_state="absent", **chosen)
     assert not Path(environment).exists()

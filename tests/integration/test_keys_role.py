@@ -296,11 +296,10 @@ def test_gpg_and_age_recipients_are_files_that_jobs_name(fleet: Fleet) -> None:
     assert fleet.public() == {"boss.asc": gpg_public, "offline.age.pub": f"{age_public}\n"}
     fleet.deploy(role="agent", **shared)
     orders = fleet.world.orders()
-    for job, private in (("a", gpg_private), ("b", age_private)):
+    for job, method, private in (("a", Encryption.GPG, gpg_private), ("b", Encryption.AGE, age_private)):
         (report,) = json.loads(fleet.agent("run", job, "--json"))
-        fleet.world.restore(
-            backup=report["backup"]["id"], encryption=EncryptionSettings(identities=(private,)), safety_backup=False
-        )
+        encryption = EncryptionSettings(method, identities=(private,))
+        fleet.world.restore(backup=report["backup"]["id"], encryption=encryption, safety_backup=False)
         assert fleet.world.orders() == orders
 
 

@@ -270,10 +270,12 @@ def lives(pid: int, started: Optional[str]) -> bool:
 def process_started(pid: int) -> Optional[str]:
     """When a process started, in clock ticks since boot (proc(5), field 22 of stat): a pid alone is used again.
 
-    None where there is no such process.
+    None where there is no such process, or only what its parent has not waited for yet: a killed process whose parent
+    was killed too may stay like that for seconds.
     """
     try:
-        content = Path(f"/proc/{pid}/stat").read_text()
+        content = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    return content.rpartition(")")[2].split()[19]
+    fields = content.rpartition(b")")[2].split()
+    return None if fields[0] in (b"Z", b"X") else fields[19].decode("ascii")

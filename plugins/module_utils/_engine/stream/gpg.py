@@ -123,6 +123,8 @@ def explain_decryption(failure: ToolFailed, name: str) -> EngineError:
             return NoKey(f"{name} is encrypted with a passphrase. Give it in encryption.passphrase.")
         if "PLAINTEXT" not in said:
             return WrongKey(f"{name} does not open with this passphrase. Check encryption.passphrase.")
+    if "NEED_PASSPHRASE" in said and "BEGIN_DECRYPTION" not in said:
+        return NoKey(f"{name}: its private key is locked with a passphrase. Give it in encryption.passphrase.")
     if "ENC_TO" in said and "DECRYPTION_KEY" not in said:
         return WrongKey(
             f"{name} opens with none of the private keys that gpg has here, or not with their passphrase. "
