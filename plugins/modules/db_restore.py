@@ -57,7 +57,8 @@ options:
     default: false
   safety_backup:
     description:
-      - Whether what is replaced is backed up first, into the same repository, with the tier C(safety).
+      - Whether what is replaced is backed up, into the same repository, with the tier C(safety). It is kept until that
+        is done.
       - It is encrypted by O(encryption). With V(gpg) and V(age), that takes O(encryption.recipients) where
         O(encryption.identities) are given, whose O(encryption.passphrase) it is not encrypted under.
       - A safety backup is never what V(latest) means, and it is restored by its id.

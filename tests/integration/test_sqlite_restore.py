@@ -26,7 +26,6 @@ from _engine.databases.sqlite.tables import count_tables
 from _engine.errors import (
     BadInput,
     BadManifest,
-    EngineError,
     Locked,
     Mismatch,
     NoSpace,
@@ -284,11 +283,11 @@ def test_a_user_that_comes_at_the_last_moment_stops_the_swap(
     target = crashed_wal(tmp_path / "shop.db")
     real, users = swap._keep, []
 
-    def late(path: Path) -> Path:
+    def late(path: Path, old: int) -> Path:
         # Open, and not yet locked: so far comes whoever looked the name up just before the swap.
-        with open(path, "rb") as old:
-            users.append(subprocess.Popen(["sleep", "60"], stdin=old))
-        return real(path)
+        with open(path, "rb") as file:
+            users.append(subprocess.Popen(["sleep", "60"], stdin=file))
+        return real(path, old)
 
     monkeypatch.setattr(swap, "_keep", late)
     try:
@@ -326,7 +325,7 @@ def test_the_old_file_stays_locked_while_a_latecomer_has_it_open(
     assert content(target) == NEW
 
 
-def test_a_file_system_without_hard_links_keeps_no_replaced_database_and_restores_a_missing_one(
+def test_a_file_system_without_hard_links_keeps_a_copy_and_restores_a_missing_one(
     tmp_path: Path, dump: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = old_database(tmp_path / "shop.db")
@@ -335,10 +334,12 @@ def test_a_file_system_without_hard_links_keeps_no_replaced_database_and_restore
         raise PermissionError(errno.EPERM, "Operation not permitted")  # what link(2) says on vfat
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(EngineError, match="has no hard links"):
-        restore(target, dump, keep=True)
-    assert content(target) == OLD
-    assert listing(tmp_path) == ["shop.db"]
+    target.chmod(0o640)
+    kept = restore(target, dump, keep=True)
+    assert kept and content(Path(kept)) == OLD and content(target) == NEW
+    assert Path(kept).stat().st_mode == target.stat().st_mode
+    assert listing(tmp_path) == ["shop.db", Path(kept).name]
+    Path(kept).unlink()
     target.unlink()
     restore(target, dump, replace=False)
     assert content(target) == NEW

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
 
 from ..command import Channel, Command
-from ..errors import BadInput, EngineError
+from ..errors import BadInput, EngineError, Stopped
 from ..model import Fingerprint, FingerprintKind, Manifest, Scratch
 
 #: Where a dump comes from or goes to: a program's standard output or input, a child's end of a pipe, or a file.
@@ -120,6 +120,15 @@ class Staging(Loading):
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         """All rows of a read-only query on the copy. Raises Mismatch when the query fails."""
 
+    def saved(self, save: Save, name: str) -> bool:
+        """Back up what was replaced, under the name that it has now; False where that fails, and why in ``unsaved``."""
+        try:
+            save(name)
+        except (EngineError, Stopped) as error:
+            self.unsaved = error
+            return False
+        return True
+
     @abstractmethod
     def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
         """Put the copy in the target's place at once and wholly, or raise and leave the target as it was.
@@ -164,7 +173,7 @@ class Engine(ABC):
         raise BadInput("This kind of database has no roles and tablespaces. Restore another backup.")
 
     def sweep(self, dry_run: bool) -> List[str]:
-        """Remove what killed restores left beside the database, and nothing of a living one; the names removed."""
+        """Remove what killed runs left beside the database, and nothing of a living one; the names removed."""
         return []
 
     @abstractmethod

@@ -23,7 +23,7 @@ from ...host.apart import apart
 from ...host.temporary import temporary_path
 from ...interrupts import interruptible
 from ...leftovers import lock_of_the_dead
-from ...model import EngineName, Place
+from ...model import Place
 from ...scratch import is_abandoned, private_directory
 from ...state import Host, audit, locked, running
 from ..config.jobs import Job, Target
@@ -90,8 +90,7 @@ def clear(host: Host, jobs: Optional[Sequence[Job]], every: Sequence[Job], dry_r
     leftovers += _clear_scratch(every, dry_run)
     for job in every:
         _clear_repositories(host, job, dry_run, leftovers, problems)
-        if job.database.engine is EngineName.POSTGRESQL:
-            _clear_server(job, dry_run, leftovers, problems)
+        _clear_beside(job, dry_run, leftovers, problems)
     return Cleared(tuple(leftovers), tuple(problems))
 
 
@@ -166,9 +165,9 @@ def _clear_repositories(host: Host, job: Job, dry_run: bool, leftovers: List[Lef
         leftovers += [Leftover("repository", f"{where}/{name}") for name in doomed]
 
 
-def _clear_server(job: Job, dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
+def _clear_beside(job: Job, dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
     try:
-        names = apart(partial(_swept, job, dry_run), f"Looking for what restores of {job.name} left", LOOK)
+        names = apart(partial(_swept, job, dry_run), f"Looking for what runs of {job.name} left", LOOK)
     except EngineError as error:
         problems.append(f"{job.name}: {error}")
         return
@@ -176,7 +175,7 @@ def _clear_server(job: Job, dry_run: bool, leftovers: List[Leftover], problems: 
 
 
 def _swept(job: Job, dry_run: bool) -> List[str]:
-    """What killed restores left beside a job's database, which is removed."""
+    """What killed runs left beside a job's database, which is removed."""
     with interruptible():
         return open_engine(job.opened().database).sweep(dry_run)
 

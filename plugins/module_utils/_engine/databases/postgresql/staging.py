@@ -26,7 +26,6 @@ from ...errors import (
     NoSpace,
     NotFound,
     PermissionDenied,
-    Stopped,
     TargetExists,
     Unreachable,
 )
@@ -160,18 +159,10 @@ class PostgresqlStaging(Staging):
         self._here = False
         if aside is None:
             return None
-        if save is not None and not self._saved(save, aside):
+        # No writer knows its name, and none was in it when it got that.
+        if save is not None and not self.saved(save, aside):
             return aside
         return aside if keep_replaced else self._discarded(aside)
-
-    def _saved(self, save: Save, aside: str) -> bool:
-        """Back up what was replaced: no writer knows its name, and none was in it when it got that."""
-        try:
-            save(aside)
-        except (EngineError, Stopped) as error:
-            self.unsaved = error
-            return False
-        return True
 
     def _discarded(self, aside: str) -> Optional[str]:
         """Drop what was replaced; its name, where that fails."""

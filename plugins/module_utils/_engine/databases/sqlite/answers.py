@@ -17,6 +17,7 @@ from ...host.child import ChildFailed
 from ...model import Fingerprint, FingerprintKind, TableFingerprint
 from ...text import shown
 from ..base import DumpFacts, Inspection
+from .elsewhere import replaced_prefix
 
 _MOST = 1 << 62
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6}){1,4}")
@@ -41,8 +42,22 @@ def read_text(value: Any) -> str:
     return shown(_text(value))
 
 
-def read_optional_text(value: Any) -> Optional[str]:
-    return None if value is None else _text(value)
+def read_texts(value: Any) -> Tuple[str, ...]:
+    """Short texts, fit to be shown."""
+    return _texts(value)
+
+
+def read_kept(value: Any, target: str) -> Optional[str]:
+    """The name that a replaced database has got beside the file ``target``, where it is kept.
+
+    It is one of no other directory, and of no other file than a restore makes: the parent has it backed up.
+    """
+    if value is None:
+        return None
+    name = _text(value)
+    if "/" in name or "\0" in name or not name.startswith(replaced_prefix(target)):
+        raise _unusable()
+    return name
 
 
 def read_facts(value: Any) -> Tuple[DumpFacts, int]:

@@ -27,10 +27,11 @@ from .answers import (
     read_facts,
     read_fingerprint,
     read_inspection,
-    read_optional_text,
+    read_kept,
     read_rows,
     read_size,
     read_text,
+    read_texts,
 )
 from .file import raise_os_error
 from .lock import users_by_inode
@@ -66,11 +67,11 @@ class ClientSnapshot(Snapshot):
 class ClientStaging(Staging):
     """A copy that a child writes, checks and puts in its place."""
 
-    def __init__(self, child: Child, channel: Channel, size: int) -> None:
+    def __init__(self, child: Child, channel: Channel, size: int, path: str) -> None:
         self.label = read_text(child.greeting(START))
         channel.connect(size, child.kill, child.verdict)
         self.load = channel
-        self._child, self._size = child, size
+        self._child, self._size, self._path = child, size, path
 
     def loaded(self) -> None:
         """Raises Damaged where not all that was sent has arrived, and what went wrong in the child."""
@@ -88,9 +89,17 @@ class ClientStaging(Staging):
         return read_rows(self._child.ask("query", sql))
 
     def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
-        if save is not None:
-            save(None)
-        return read_optional_text(self._child.ask("promote", replace, keep_replaced, limit=_PROMOTION))
+        keep = keep_replaced or save is not None
+        name = read_kept(self._child.ask("promote", replace, keep, limit=_PROMOTION), os.path.basename(self._path))
+        if name is None:
+            return None
+        kept = os.path.join(os.path.dirname(self._path), name)
+        if save is not None and not self.saved(save, kept):
+            return kept
+        if keep_replaced:
+            return kept
+        self._child.ask("discard")
+        return None
 
 
 class ClientExamination(Examination):
@@ -114,6 +123,10 @@ class SqliteClient(Engine):
         self._name = database.name
         self._target = Target(path_of(database.name), database.server.become_user)
         self._loading: Optional[Child] = None
+
+    def sweep(self, dry_run: bool) -> List[str]:
+        with self._looking() as child:
+            return list(read_texts(child.ask("sweep", dry_run)))
 
     def inspect(self) -> Inspection:
         with self._looking() as child:
@@ -191,7 +204,7 @@ class SqliteClient(Engine):
             answers = {"users": users_by_inode}
             child = stack.enter_context(self._child(servant.stage, (manifest, owner, theirs), theirs, answers))
             self._loading = child
-            yield ClientStaging(child, channel, manifest.main.plain_bytes)
+            yield ClientStaging(child, channel, manifest.main.plain_bytes, os.path.realpath(self._name))
 
     @contextmanager
     def _looking(self) -> Iterator[Child]:

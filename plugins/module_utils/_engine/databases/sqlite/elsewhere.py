@@ -19,7 +19,7 @@ from typing import Iterator, List
 
 from ...errors import Refused
 from .file import SHM, Kind, beside, raise_os_error, read_start
-from .lock import CONNECTED, Deadline, locked_by_other, read_by_other, users_of
+from .lock import CONNECTED, RESERVED, Deadline, locked_by_other, read_by_other, users_of
 
 #: How long a program may take from its lock on the database to its lock on the wal-index, in seconds.
 _OPENING = 1.0
@@ -28,14 +28,14 @@ _REPLACED = ".replaced-"
 _NAME_BYTES = 200
 
 
-def replaced_prefix(target: Path) -> str:
-    """How the name begins under which a database is kept that a restore has replaced."""
-    return os.fsdecode(os.fsencode(target.name)[:_NAME_BYTES]) + _REPLACED
+def replaced_prefix(name: str) -> str:
+    """How the name begins under which the database of a file is kept that a restore has replaced."""
+    return os.fsdecode(os.fsencode(name)[:_NAME_BYTES]) + _REPLACED
 
 
 def second_names(target: Path) -> List[Path]:
     """The names beside a database that a restore gave it which was killed before it replaced it."""
-    prefix = replaced_prefix(target)
+    prefix = replaced_prefix(target.name)
     return [
         target.with_name(name)
         for name in os.listdir(target.parent)
@@ -90,7 +90,8 @@ def refuse_opened_elsewhere(path: Path, kind: Kind, lock_timeout: float) -> None
 def _users_elsewhere(path: Path) -> List[str]:
     try:
         with _opened(path) as database:
-            if not read_by_other(database):
+            # A writer in the rollback modes, which writes into the file itself; in WAL mode nobody takes that lock.
+            if not read_by_other(database) or locked_by_other(database, RESERVED):
                 return []
             try:
                 with _opened(beside(path, SHM)) as shm:

@@ -18,11 +18,11 @@ import sqlite3
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from ...errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied, Unverifiable
 from ...model import Database, Fingerprint, FingerprintKind, Manifest
-from ..base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snapshot, Staging
+from ..base import DumpFacts, DumpOptions, Engine, Examination, Inspection, Snapshot
 from .access import parse_mode, parse_owner, require_grantable
 from .connect import Cancellation
 from .copy import copy_plain
@@ -98,6 +98,20 @@ class SqliteEngine(Engine):
     def __init__(self, database: Database) -> None:
         self._path = resolve(database.name)
 
+    def sweep(self, dry_run: bool) -> List[str]:
+        """What killed runs left: copies for backups, and what a restore had written beside the database."""
+        beside = self._path.parent
+        if not beside.is_dir():
+            return []
+        chosen = os.environ.get(TEMPORARY)
+        places = [(Path(chosen) if chosen else beside, BACKUP), (beside, RESTORING)]
+        return [
+            str(directory / name)
+            for directory, purpose in places
+            if directory.is_dir()
+            for name in sweep(directory, self._path.name, purpose, dry_run)
+        ]
+
     def inspect(self) -> Inspection:
         if classify(self._path) is None:
             return Inspection(exists=False, bytes=0, server_version=sqlite3.sqlite_version)
@@ -172,7 +186,7 @@ class SqliteEngine(Engine):
     @contextmanager
     def stage(
         self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
-    ) -> Iterator[Staging]:
+    ) -> Iterator[SqliteStaging]:
         """Make an empty file beside the target. ``parallel`` has no meaning for a file."""
         asked, mode = parse_owner(owner), parse_mode(manifest.properties)
         if not self._path.parent.is_dir():

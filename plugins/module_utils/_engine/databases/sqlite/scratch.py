@@ -86,14 +86,14 @@ def examination_file() -> Iterator[ScratchFile]:
             directory.rmdir()
 
 
-def sweep(directory: Path, name: str, purpose: str) -> List[str]:
+def sweep(directory: Path, name: str, purpose: str, dry_run: bool = False) -> List[str]:
     """Remove the files that killed runs left behind, and none that a living process holds; the names removed."""
     pattern = re.compile(re.escape(scratch_prefix(directory, name, purpose)) + f"[0-9a-f]{{{2 * _RANDOM_BYTES}}}")
     try:
         names = [entry for entry in os.listdir(directory) if pattern.fullmatch(entry)]
     except OSError as error:
         raise_os_error(error, f"Cannot list {directory}")
-    return [entry for entry in names if _remove_abandoned(directory / entry)]
+    return [entry for entry in names if _remove_abandoned(directory / entry, dry_run)]
 
 
 def _create(directory: Path, prefix: str) -> ScratchFile:
@@ -116,13 +116,13 @@ def _create(directory: Path, prefix: str) -> ScratchFile:
         os.close(descriptor)
 
 
-def _remove_abandoned(path: Path) -> bool:
+def _remove_abandoned(path: Path, dry_run: bool) -> bool:
     # In a shared directory, others can have made something of that name; and it may be gone by now.
     with suppress(FileNotFoundError):
         status = os.lstat(path)
         if stat.S_ISREG(status.st_mode) and os.geteuid() in (0, status.st_uid):
             with lock_of_the_dead(path) as abandoned:
-                if abandoned:
+                if abandoned and not dry_run:
                     os.unlink(path)
                 return abandoned
     return False

@@ -60,6 +60,7 @@ def look(_ask: Asking, target: Target) -> Iterator[Offer]:
     yield Offer(
         None,
         {
+            "sweep": engine.sweep,
             "inspect": lambda: _inspection(engine.inspect()),
             "check_dump": lambda options: _inspection(engine.check_dump(options)),
             "check_restore": lambda *asked: _inspection(engine.check_restore(*asked)),
@@ -117,7 +118,8 @@ def stage(ask: Asking, target: Target, manifest: Manifest, owner: Optional[str],
             "check_integrity": staging.check_integrity,
             "fingerprint": lambda like: _fingerprint(staging.fingerprint(like)),
             "query": lambda sql: _rows(staging.query(sql)),
-            "promote": staging.promote,
+            "promote": lambda replace, keep: _name(staging.promote(replace, keep)),
+            "discard": staging.discard,
         }
         yield Offer(staging.label, calls)
 
@@ -167,6 +169,10 @@ class _Taking(threading.Thread):
 
 def _engine(target: Target) -> SqliteEngine:
     return SqliteEngine(Database(EngineName.SQLITE, os.fsdecode(target.path)))
+
+
+def _name(path: Optional[str]) -> Optional[str]:
+    return None if path is None else os.path.basename(path)
 
 
 def _inspection(found: Inspection) -> Dict[str, Any]:

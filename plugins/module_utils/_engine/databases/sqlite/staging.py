@@ -26,6 +26,7 @@ class SqliteStaging(Staging):
     def __init__(self, swap: Swap, opaque: bool) -> None:
         self._swap = swap
         self._opaque = opaque
+        self._kept: Optional[Path] = None
         self.load: Path = swap.staged
         self.label = str(swap.staged)
 
@@ -53,10 +54,21 @@ class SqliteStaging(Staging):
             raise Mismatch(f"The query failed on the restored copy: {error}. The query was: {sql}") from error
 
     def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
-        if save is not None:
-            save(None)
-        kept = promote(self._swap, replace, keep_replaced)
-        return None if kept is None else str(kept)
+        self._kept = promote(self._swap, replace, keep_replaced or save is not None)
+        if self._kept is None:
+            return None
+        # Nobody had it open when it got this name, and nobody opens it by that.
+        if save is not None and not self.saved(save, str(self._kept)):
+            return str(self._kept)
+        if keep_replaced:
+            return str(self._kept)
+        self.discard()
+        return None
+
+    def discard(self) -> None:
+        """Remove what was replaced and kept."""
+        if self._kept is not None:
+            self._kept.unlink()
 
 
 def _allow(action: int, first: Optional[str], second: Optional[str], *_where: Optional[str]) -> int:

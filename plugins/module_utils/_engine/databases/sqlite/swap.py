@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Iterator, List, Optional
 
-from ...errors import EngineError, Locked, NotADatabase, Refused, TargetExists
+from ...errors import Locked, NotADatabase, Refused, TargetExists
 from .access import Owner, access_of_new, access_of_replaced, grant
 from .copy import recover
 from .elsewhere import refuse_other_names, replaced_prefix, second_names
@@ -36,6 +36,7 @@ from .wal import apply_log, read_log
 #: How long to wait for everybody to let go of a database that is to be replaced, in seconds.
 LOCK_WAIT = 10.0
 
+_BLOCK = 1 << 20
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EMLINK)
 
 
@@ -101,7 +102,7 @@ def _appear(staged: Path, target: Path) -> None:
 
 
 def _replace(staged: Path, target: Path, old: int, keep: bool) -> Optional[Path]:
-    kept = _keep(target) if keep else None
+    kept = _keep(target, old) if keep else None
     try:
         _refuse_users(target, old)
         os.rename(staged, target)
@@ -114,19 +115,35 @@ def _replace(staged: Path, target: Path, old: int, keep: bool) -> Optional[Path]
     return kept
 
 
-def _keep(target: Path) -> Path:
+def _keep(target: Path, old: int) -> Path:
+    """Give the old database another name, or where there are no hard links a copy of it; that name."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    kept = target.with_name(f"{replaced_prefix(target)}{stamp}-{secrets.token_hex(2)}")
+    kept = target.with_name(f"{replaced_prefix(target.name)}{stamp}-{secrets.token_hex(2)}")
     try:
         os.link(target, kept)
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        raise EngineError(
-            f"Cannot keep the replaced {target}: its file system has no hard links. Copy it away yourself, "
-            "then restore without keep_replaced."
-        ) from error
+        _copy_aside(old, kept)
     return kept
+
+
+def _copy_aside(old: int, kept: Path) -> None:
+    """Copy a database that is one file, and locked, durably to a name that nobody has."""
+    copy = os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        offset, size = 0, os.fstat(old).st_size
+        while offset < size:
+            sent = os.sendfile(copy, old, offset, min(_BLOCK, size - offset))
+            if not sent:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            offset += sent
+        grant(copy, access_of_replaced(old, None))
+    except BaseException:
+        os.unlink(kept)
+        raise
+    finally:
+        os.close(copy)
 
 
 @contextmanager
