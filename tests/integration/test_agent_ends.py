@@ -202,7 +202,7 @@ def test_a_process_that_the_kernel_holds_is_left_behind_and_named(agent: Agent, 
     try:
         subprocess.run(["fsfreeze", "--freeze", str(mounted)], check=True)
         try:
-            agent.job("a-frozen", repositories=[{"path": str(mounted)}], timeout="2s")
+            agent.job("a-frozen", repositories=[{"path": str(mounted)}], timeout="8s")
             agent.job("b-good", database=str(another_database(agent)))
             found = reports(agent, "run", "--all")
             assert found["a-frozen"]["error"] == "timeout" and found["b-good"]["error"] is None

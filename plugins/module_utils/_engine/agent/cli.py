@@ -82,10 +82,11 @@ def _complain(text: str, status: int) -> int:
 
 def _let_go(status: int) -> int:
     """Forget what Python still holds of an output that takes no more, which it would complain about at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     return status
 
 
