@@ -13,6 +13,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,15 +26,17 @@ from world import World
 
 
 @pytest.fixture
-def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Agent:
+def agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Agent]:
     # What others leave in the machine's own directory is none of these tests' business.
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     world = World(tmp_path)
     world.make_shop()
     made = Agent(world)
     made.job("shop", tier="daily", labels={"owner": "ops"})
-    return made
+    # An account without rights verifies there, which no directory of pytest lets in.
+    with tempfile.TemporaryDirectory(dir="/tmp") as temporary:
+        os.chmod(temporary, 0o711)
+        monkeypatch.setenv("TMPDIR", temporary)
+        yield made
 
 
 def test_one_backup_is_shown_whole(agent: Agent) -> None:
