@@ -129,7 +129,7 @@ def test_the_health_service_tells_what_a_killed_restore_left_stopped(deployed: F
         killed.result()
     host.run(["systemctl", "start", "fleet-backup-health.service"], fails=True)
     log = host.run(["journalctl", "--no-pager", "--unit=fleet-backup-health.service"])
-    assert "by a restore that was killed: restore again, or systemctl start slow.service" in log
+    assert "by a restore, and does not run: restore again, or systemctl start slow.service" in log
     host.run(["systemctl", "start", "slow.service"])
     host.run(["systemctl", "start", "fleet-backup-health.service"])
 

@@ -55,7 +55,7 @@ def test_root_backs_up_verifies_and_restores_as_the_account_that_the_server_lets
     world: World, peers: Cluster, parallel: int
 ) -> None:
     backed_up = world.backup(globals=True)
-    assert backed_up.manifest.fingerprint and backed_up.manifest.fingerprint.rows == 1000
+    assert backed_up.manifest.fingerprint and backed_up.manifest.totals.rows == 1000
     assert world.verify(level=Level.RESTORE).passed
     copy = replace(world.database, name="shop copy")
     world.restore(database=copy, source_database="shop", parallel=parallel)

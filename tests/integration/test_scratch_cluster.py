@@ -56,6 +56,14 @@ CREATE TABLE kept_for_later (a int);
 INSERT INTO kept_for_later VALUES (1);
 CREATE FUNCTION gift(kept_for_later) RETURNS boolean LANGUAGE sql AS 'SELECT public.gift($1.a)';
 ALTER TABLE kept_for_later ADD CHECK (public.gift(kept_for_later));
+-- The first check of a foreign key casts as its owner has defined it.
+CREATE TYPE mood AS ENUM ('1');
+CREATE FUNCTION as_number(mood) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM public.gift(1); RETURN 1; END';
+CREATE CAST (mood AS int) WITH FUNCTION as_number(mood) AS IMPLICIT;
+CREATE TABLE referred (a int PRIMARY KEY);
+INSERT INTO referred VALUES (1);
+CREATE TABLE referring (a mood REFERENCES referred);
+INSERT INTO referring VALUES ('1');
 """
 
 #: What only a superuser can own, and what only its owner's role or a grant can read.

@@ -21,6 +21,7 @@ import pytest
 
 from _engine import keys
 from _engine import verify as verification
+from _engine.catalogue import read_place
 from _engine.errors import BadInput
 from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome, Scratch
 from _engine.repositories.local import LocalRepository
@@ -300,6 +301,17 @@ def test_a_proof_that_cannot_be_recorded_is_no_pass(world: World) -> None:
     check = only(world)
     assert check.outcome is Outcome.UNVERIFIABLE
     assert "the proof could not be recorded" in check.detail
+
+
+def test_a_failure_whose_proof_cannot_be_recorded_is_remembered_by_the_host(world: World) -> None:
+    result = world.backup()
+    artefact = world.directory / result.manifest.main.name
+    artefact.write_bytes(artefact.read_bytes()[:-1] + b"?")
+    (world.directory / f"{result.manifest.id}.proof.json").mkdir()
+    check = only(world)
+    assert check.outcome is Outcome.FAILED and "could not be recorded" in check.detail
+    (backup,) = read_place(world.host, world.repository, world.place).backups
+    assert "is damaged" in (backup.known_bad or "")
 
 
 def test_check_mode_changes_no_byte_and_names_what_would_be_verified(world: World) -> None:

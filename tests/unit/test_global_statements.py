@@ -137,6 +137,12 @@ def test_anything_else_is_refused(script: str) -> None:
     assert str(caught.value).endswith("Find out who wrote this backup.")
 
 
+@pytest.mark.parametrize("start", ["COMMENT ON ROLE x IS '", "COMMENT ON ROLE x IS E'", 'CREATE ROLE "'])
+def test_what_is_never_closed_is_refused_at_once(start: str) -> None:
+    with pytest.raises((Damaged, Refused)):
+        list(statements(start + "n" * 1_000_000))
+
+
 @pytest.mark.parametrize("script", ["CREATE ROLE half", "COMMENT ON ROLE app IS 'open", 'CREATE ROLE "open'])
 def test_a_script_that_ends_early_is_refused(script: str) -> None:
     with pytest.raises((Refused, Damaged)):

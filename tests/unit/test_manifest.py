@@ -328,6 +328,13 @@ def test_proofs_that_were_emptied_leave_the_backup_unjudged() -> None:
     assert read_proofs(b"") == ((), "its proofs are empty")
 
 
+@pytest.mark.parametrize("filling", [b"\n", b"x\n", b"{}\n"])
+def test_a_file_full_of_what_are_no_proofs_is_soon_given_up(filling: bytes) -> None:
+    passed = write_proof(proof(Level.RESTORE, Outcome.PASSED, 3)) + b"\n"
+    proofs, unjudged = read_proofs(passed + filling * (4_000_000 // len(filling)) + passed)
+    assert len(proofs) == 1 and "line 103" in (unjudged or "")
+
+
 def test_a_failed_proof_makes_a_backup_bad_until_one_as_strong_passes() -> None:
     failed = proof(Level.CONTENTS, Outcome.FAILED, 3)
     assert backup().known_bad is None

@@ -194,6 +194,11 @@ def proof_document(proof: Proof) -> Dict[str, Any]:
     }
 
 
+#: The most lines of a backup's proofs, and how many of them may be none before the rest is not looked at.
+MOST_PROOFS = 20_000
+_MOST_UNREADABLE = 100
+
+
 def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
     """The proofs of a file, and why they do not tell how the backup was judged, where one of them cannot be read.
 
@@ -202,11 +207,16 @@ def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
     """
     proofs: List[Proof] = []
     unjudged = None if content else "its proofs are empty"
-    for number_of, written in enumerate(content.splitlines(), 1):
+    lines = content[: -1 if content.endswith(b"\n") else None].split(b"\n", MOST_PROOFS) if content else []
+    unreadable = 0
+    for number_of, written in enumerate(lines, 1):
+        if number_of > MOST_PROOFS or unreadable > _MOST_UNREADABLE:
+            return tuple(proofs), f"its proofs are too many, or no proofs from line {number_of} on"
         try:
             proof = read_proof(parse(written))
         except Misshapen as error:
             unjudged = f"line {number_of} of its proofs cannot be read ({error})"
+            unreadable += 1
             continue
         proofs.append(proof)
         if proof.outcome is Outcome.PASSED and proof.level is Level.RESTORE:

@@ -275,10 +275,13 @@ def _prove(
         if not repository.stat(backup.place, backup.id + MANIFEST):
             # What was rotated away meanwhile needs no proof any more, and is not bad.
             return None if request.backup == "all" else _removed(repository, check)
-        repository.append(backup.place, backup.id + PROOF, write_proof(proof))
+        # First where nobody else writes: a failure must not be forgotten because a store does not take it.
         _remember(host, repository, backup, proof)
+        repository.append(backup.place, backup.id + PROOF, write_proof(proof))
     except EngineError as error:
         unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
+        if check.outcome is Outcome.FAILED:
+            return replace(check, detail=f"{check.detail} The proof of it could not be recorded: {error}")
         return replace(check, outcome=Outcome.UNVERIFIABLE, code=unrecorded.code, detail=str(unrecorded))
     return check
 

@@ -55,13 +55,14 @@ _LONG = 65536
 _SIZES = "SELECT oid, pg_table_size(oid) FROM unnest(%s::oid[]) AS oid ORDER BY 2, 1"
 
 # A domain's values are of its base type, and an array is as portable as its elements. 16384 is FirstNormalObjectId in
-# the server's transam.h: what is below was made by initdb. The text of reg… and aclitem depends on other objects.
+# the server's transam.h: what is below was made by initdb, and only that goes by its name, as an owner can call a type
+# of their own bytea, with casts that run their code. The text of reg… and aclitem depends on other objects.
 _COLUMNS = """
 WITH RECURSIVE plain AS (
     SELECT oid AS type, oid AS base FROM pg_type WHERE typtype <> 'd'
     UNION ALL SELECT t.oid, p.base FROM pg_type t JOIN plain p ON t.typbasetype = p.type WHERE t.typtype = 'd'
 )
-SELECT a.attrelid, a.attname, b.typname, b.typlen, b.typcollation <> 0,
+SELECT a.attrelid, a.attname, CASE WHEN b.oid < 16384 THEN b.typname ELSE '' END, b.typlen, b.typcollation <> 0,
        coalesce(e.oid, b.oid) < 16384 AND coalesce(e.typname, b.typname) !~ '^reg'
            AND coalesce(e.typname, b.typname) <> 'aclitem' OR coalesce(e.typtype, b.typtype) = 'e',
        coalesce(array_position(k.conkey, a.attnum), 0)

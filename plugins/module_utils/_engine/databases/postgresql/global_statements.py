@@ -16,15 +16,16 @@ from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import Damaged, Refused
 
+#: Each letter can be matched in one way only, so that what is not closed is found out in linear time.
 #: Plain strings as standard_conforming_strings reads them, or with doubled backslashes where it is off. pg_dumpall
 #: doubles each backslash in an E'' string, and writes no other escape.
 _TOKEN = re.compile(
     r"""
       (?P<space> [ \t\r\n]+ | --[^\n]* )
     | (?P<restrict> ^\\(?:un)?restrict[ ][A-Za-z0-9]+$ )
-    | (?P<escaped> E'(?:[^'\\]+|''|\\\\)*' )
-    | (?P<string> '(?:[^']+|'')*' )
-    | (?P<name> "(?:[^"]+|"")+" )
+    | (?P<escaped> E'[^'\\]*(?:(?:''|\\\\)[^'\\]*)*' )
+    | (?P<string> '[^']*(?:''[^']*)*' )
+    | (?P<name> "(?!"(?!"))[^"]*(?:""[^"]*)*" )
     | (?P<word> [A-Za-z_][A-Za-z0-9_]* )
     | (?P<number> -?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]+)? )
     | (?P<sign> [;,()=] )
