@@ -107,7 +107,8 @@ def obedient(ask: Callable[..., Any], path: str = "") -> Iterator[Offer]:
 
 @contextmanager
 def refusing(ask: Callable[..., Any]) -> Iterator[Offer]:
-    raise Locked("It is locked. Wait.")
+    if callable(ask):
+        raise Locked("It is locked. Wait.")
     yield Offer(None)
 
 

@@ -82,13 +82,13 @@ def main() -> None:
     try:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != request["parent"]:
-            sys.exit(1)
+            raise SystemExit(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.umask(0o077)
         _isolate(Path(request["directory"])) if request["isolated"] else _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     except OSError as error:
         sys.stderr.write(f"{error.strerror}\n")
-        sys.exit(REFUSED)
+        raise SystemExit(REFUSED) from None
     alive, held = os.pipe()
     child = os.fork()
     if not child:
@@ -99,7 +99,7 @@ def main() -> None:
         signal.signal(number, lambda *_unused: _kill(child))
     status = os.waitpid(child, 0)[1]
     _reap_all()
-    sys.exit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
+    raise SystemExit(128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
 
 
 def _become_program(request: Dict[str, Any], alive: int) -> None:

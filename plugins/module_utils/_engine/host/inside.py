@@ -18,13 +18,12 @@ import select
 import signal
 import socket
 import struct
-import sys
 import threading
 import time
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Any, Callable, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, ContextManager, Mapping, Optional, Tuple, Union
 
 from ..command import Account
 from ..errors import EngineError, PermissionDenied
@@ -53,7 +52,7 @@ class Offer:
 #: Asks the parent something, by name; what it answers.
 Asking = Callable[..., Any]
 #: What runs in a child: a function of a module, which gets what was given to ``Child``.
-Serve = Callable[..., "AbstractContextManager[Offer]"]
+Serve = Callable[..., ContextManager["Offer"]]
 #: Whom to become: an account, or what finds it out in the child, before it becomes it; None to stay as it is.
 Whom = Union[None, Account, Callable[..., Optional[Account]]]
 
@@ -209,7 +208,7 @@ class _Watch(threading.Thread):
 def _end(_number: int, _frame: Optional[FrameType]) -> None:
     if not _State.ending:
         _State.ending = True
-        sys.exit(1)
+        raise SystemExit(1)
 
 
 def _prctl() -> Callable[[int, int], Any]:

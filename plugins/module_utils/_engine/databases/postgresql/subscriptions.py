@@ -23,7 +23,7 @@ SELECT s.subname, s.subslotname FROM pg_subscription s JOIN pg_database d ON d.o
 
 def found(control: Connection, database: str) -> List[Tuple[str, str]]:
     """Each subscription of a database, and its slot (None where it is detached). Asked in any database."""
-    return [(name, slot) for name, slot in control.rows(_HERE, [database])]
+    return [(str(name), slot) for name, slot in control.rows(_HERE, [database])]
 
 
 def detach(access: Access, control: Connection, database: str) -> List[str]:
