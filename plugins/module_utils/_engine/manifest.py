@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 from .errors import BadInput, BadManifest
 from .model import (
@@ -35,6 +34,8 @@ from .names import is_id, require_component, stamp, stamp_of
 from .shapes import LARGEST, Fields, Misshapen, boolean, choice, integer, line, mapping, moment, number, parse, sequence
 from .shapes import text as text_of
 from .timespan import format_time
+
+_T = TypeVar("_T")
 
 SCHEMA = 1
 #: No manifest is larger than this (a database of 100,000 tables makes one of about 10 MB).
@@ -107,62 +108,63 @@ def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
     Without ``tables``, its fingerprint is only summed up (``Manifest.totals``), and fields that this version does not
     know are left out: a listing keeps thousands of manifests, and would keep millions of tables.
     """
-    with _read(where):
-        document = _parse(content)
-        fields = Fields(document)
-        schema = fields.take("schema", integer(1))
-        if schema > SCHEMA:
-            raise BadManifest(
-                f"{where} has schema {schema}, and this version reads up to {SCHEMA}. Update fleet.backup on this host."
-            )
-        backup_id = fields.take("id", text_of(200))
-        if not is_id(backup_id):
-            raise Misshapen("is not the id of a backup", "id")
-        artefacts = fields.take("artefacts", sequence(lambda item: _read_artefact(item, where, backup_id), _ARTEFACTS))
-        _check_contents(artefacts)
-        slots = fields.maybe("key_slots", sequence(_read_slot, _ARTEFACTS * _SLOTS), ())
-        _check_slots(slots, artefacts)
-        fingerprint = fields.maybe("fingerprint", _read_fingerprint, None)
-        started = fields.take("started", moment)
-        if stamp_of(backup_id) != stamp(started):
-            raise Misshapen("is not the time in the id", "started")
-        return Manifest(
-            id=backup_id,
-            host=fields.take("host", line(255)),
-            engine=fields.take("engine", _WORD),
-            database=fields.take("database", _NAME),
-            tier=fields.maybe("tier", TIER, None),
-            started=started,
-            finished=fields.take("finished", moment),
-            artefacts=artefacts,
-            key_slots=slots,
-            binding=fields.maybe("binding", sequence(_read_binding, _ARTEFACTS), ()),
-            server_version=fields.maybe("server_version", _WORD, ""),
-            tool_versions=fields.maybe("tool_versions", _VERSIONS, {}),
-            fingerprint=fingerprint if tables else None,
-            summary=fingerprint.totals if fingerprint and not tables else None,
-            opaque=fields.maybe("opaque", boolean, False),
-            properties=fields.maybe("properties", _PROPERTIES, {}),
-            durations=fields.maybe("durations", _DURATIONS, {}),
-            previous=fields.maybe("previous", _read_previous, None),
-            labels=fields.maybe("labels", LABELS, {}),
-            unknown=fields.left() if tables else {},
-            facts=_digest_without(document, *_UNBOUND) if tables else "",
+    return _told(where, _manifest, content, where, tables)
+
+
+def _manifest(content: bytes, where: str, tables: bool) -> Manifest:
+    document = _parse(content)
+    fields = Fields(document)
+    schema = fields.take("schema", integer(1))
+    if schema > SCHEMA:
+        raise BadManifest(
+            f"{where} has schema {schema}, and this version reads up to {SCHEMA}. Update fleet.backup on this host."
         )
+    backup_id = fields.take("id", text_of(200))
+    if not is_id(backup_id):
+        raise Misshapen("is not the id of a backup", "id")
+    artefacts = fields.take("artefacts", sequence(lambda item: _read_artefact(item, where, backup_id), _ARTEFACTS))
+    _check_contents(artefacts)
+    slots = fields.maybe("key_slots", sequence(_read_slot, _ARTEFACTS * _SLOTS), ())
+    _check_slots(slots, artefacts)
+    fingerprint = fields.maybe("fingerprint", _read_fingerprint, None)
+    started = fields.take("started", moment)
+    if stamp_of(backup_id) != stamp(started):
+        raise Misshapen("is not the time in the id", "started")
+    return Manifest(
+        id=backup_id,
+        host=fields.take("host", line(255)),
+        engine=fields.take("engine", _WORD),
+        database=fields.take("database", _NAME),
+        tier=fields.maybe("tier", TIER, None),
+        started=started,
+        finished=fields.take("finished", moment),
+        artefacts=artefacts,
+        key_slots=slots,
+        binding=fields.maybe("binding", sequence(_read_binding, _ARTEFACTS), ()),
+        server_version=fields.maybe("server_version", _WORD, ""),
+        tool_versions=fields.maybe("tool_versions", _VERSIONS, {}),
+        fingerprint=fingerprint if tables else None,
+        summary=fingerprint.totals if fingerprint and not tables else None,
+        opaque=fields.maybe("opaque", boolean, False),
+        properties=fields.maybe("properties", _PROPERTIES, {}),
+        durations=fields.maybe("durations", _DURATIONS, {}),
+        previous=fields.maybe("previous", _read_previous, None),
+        labels=fields.maybe("labels", LABELS, {}),
+        unknown=fields.left() if tables else {},
+        facts=_digest_without(document, *_UNBOUND) if tables else "",
+    )
 
 
 def with_key_slots(content: bytes, slots: Sequence[KeySlot], where: str) -> bytes:
     """A manifest with other key slots; everything else in it, known or not, at any depth, stays as it is."""
-    with _read(where):
-        document = dict(_parse(content))
+    document = dict(_told(where, _parse, content))
     document["key_slots"] = _slots_document(slots)
     return sealed(document)
 
 
 def facts_digest(content: bytes, where: str) -> str:
     """The SHA-256 of all that never changes in a manifest: of everything but its key slots. Raises BadManifest."""
-    with _read(where):
-        return _digest_without(_parse(content), "key_slots")
+    return _digest_without(_told(where, _parse, content), "key_slots")
 
 
 def bound_facts(manifest: Manifest) -> str:
@@ -237,11 +239,13 @@ def read_proof(value: Any) -> Proof:
     )
 
 
-@contextmanager
-def _read(where: str) -> Iterator[None]:
-    """Say where it was that something did not have its shape."""
+def _told(where: str, read: Callable[..., _T], *arguments: Any) -> _T:
+    """Read, and say where it was that something did not have its shape.
+
+    No context manager: contextlib's own frames would hold the content until the garbage collector comes.
+    """
     try:
-        yield
+        return read(*arguments)
     except Misshapen as error:
         raise BadManifest(
             f"{where}: {error}. The file is damaged or forged; restore from another repository."
