@@ -94,6 +94,14 @@ def family(process: subprocess.Popen[Any]) -> list[int]:
     return found
 
 
+def wait_for(condition: Any, seconds: float = 30.0) -> None:
+    """Wait until something is so."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
 def kill_all(process: subprocess.Popen[Any]) -> None:
     """Kill a command with all its processes at once, as a loss of power does: none may clean up after another one."""
     doomed: list[int] = []

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from receivers import MailServer, WebServer, free_port, tls_context, web_server
-from test_agent import Agent, family
+from test_agent import Agent, family, wait_for
 from world import World
 
 #: A part of every secret that these tests hand out.
@@ -309,13 +309,6 @@ def waits_for(process: subprocess.Popen[str], path: Path) -> bool:
         return path in {Path(os.readlink(fd)) for pid in family(process) for fd in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return process.poll() is not None
-
-
-def wait_for(condition: Any, seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 def test_one_message_that_the_receiver_refuses_keeps_no_other_one_back(agent: Notified, web: WebServer) -> None:

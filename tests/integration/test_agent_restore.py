@@ -24,7 +24,7 @@ import pytest
 from _engine.errors import Refused
 from postgres import Cluster
 from terminal import terminal
-from test_agent import Agent, kill_all
+from test_agent import Agent, kill_all, wait_for
 from world import World
 
 _COUNTDOWN = "Ctrl-C stops it"
@@ -544,7 +544,7 @@ def test_a_service_may_stay_stopped_where_the_user_says_so(agent: Agent, key: st
 
 def test_a_signal_in_the_middle_starts_the_services_again(agent: Agent, key: str, systemd: Systemd) -> None:
     before = agent.world.orders()
-    # The safety backup waits for whoever holds the database.
+    # The restored file waits for this program to let go of the database.
     holder = sqlite3.connect(agent.world.path, isolation_level=None)
     holder.execute("PRAGMA locking_mode=EXCLUSIVE")
     holder.execute("BEGIN EXCLUSIVE")
@@ -552,8 +552,8 @@ def test_a_signal_in_the_middle_starts_the_services_again(agent: Agent, key: str
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={"PATH": systemd.path}
     )
-    systemd.wait_for("stop worker.service")
-    time.sleep(1)
+    progress = agent.world.host.state / "status"
+    wait_for(lambda: any('"swap"' in path.read_text() for path in progress.glob("*.json")))
     process.send_signal(signal.SIGTERM)
     told, _nothing = process.communicate(timeout=30)
     holder.close()

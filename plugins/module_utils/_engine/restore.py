@@ -28,7 +28,7 @@ from .errors import (
     Unverifiable,
     WeakerEncryption,
 )
-from .interrupts import finish, interruptible, time_limit
+from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .model import (
     Artefact,
@@ -183,7 +183,6 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
         if safety:
             safety.check()
         progress.stage("swap")
-        finish()
         # What came into being meanwhile is not replaced.
         replaces = request.replace and plan.replaces
         kept_as = staging.promote(replaces, request.keep_replaced, safety.take if safety else None)

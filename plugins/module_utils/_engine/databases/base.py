@@ -137,6 +137,7 @@ class Staging(Loading):
         commit is in the backup or in the promoted database: while it keeps writers out before the swap, when an error
         of ``save`` leaves the target as it was; or after the swap, when the replaced database is kept until it is
         saved, and an error is in ``unsaved``. Returns the name under which the replaced database is kept, where it is.
+        A signal stops it while it waits for users to let go, and not once it swaps: then it calls ``finish``.
         """
 
 

@@ -30,6 +30,7 @@ from ...errors import (
     Unreachable,
 )
 from ...host.temporary import temporary_path
+from ...interrupts import finish
 from ...model import Fingerprint, Manifest
 from ...process import memory_file, run
 from ...scratch import private_directory
@@ -155,6 +156,7 @@ class PostgresqlStaging(Staging):
         keep = keep_replaced or save is not None
         aside = self._aside(control, promotion.REPLACED if keep else promotion.DISCARDED) if occupied else None
         opening = definition.opening(self._properties, self._staged)
+        finish()
         promotion.swap(self._access, control, self._staged, self._target, aside, opening)
         self._here = False
         if aside is None:

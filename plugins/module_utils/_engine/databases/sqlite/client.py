@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ...command import Channel
 from ...errors import BadInput, Damaged, EngineError, ToolFailed
 from ...host.child import START, Child
 from ...host.inside import Serve
+from ...interrupts import finish
 from ...model import Database, EngineName, Fingerprint, Manifest
 from ...scratch import unprivileged_directory
 from ..base import DumpOptions, Engine, Examination, Inspection, Save, Snapshot, Staging
@@ -201,7 +202,7 @@ class SqliteClient(Engine):
             theirs, ours = os.pipe2(os.O_CLOEXEC)
             channel = Channel(ours)
             stack.callback(channel.close)
-            answers = {"users": users_by_inode}
+            answers: Dict[str, Callable[..., Any]] = {"users": users_by_inode, "finish": finish}
             child = stack.enter_context(self._child(servant.stage, (manifest, owner, theirs), theirs, answers))
             self._loading = child
             yield ClientStaging(child, channel, manifest.main.plain_bytes, os.path.realpath(self._name))

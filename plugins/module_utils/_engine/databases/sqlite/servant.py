@@ -105,6 +105,7 @@ def stage(ask: Asking, target: Target, manifest: Manifest, owner: Optional[str],
     """Write what comes through a pipe beside a database, check it, and put it in its place."""
     look_further(lambda device, inode: [str(user) for user in ask("users", device, inode, os.getpid())])
     with _engine(target).stage(manifest, owner, 1) as staging:
+        staging.begin = lambda: ask("finish")
         taking = _Taking(pipe, str(staging.load), manifest.main.plain_bytes)
         taking.start()
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Tuple
 
 from ...errors import Damaged, Mismatch, NotADatabase, Unverifiable
+from ...interrupts import finish
 from ...model import Fingerprint
 from ..base import Examination, Save, Staging
 from .connect import private
@@ -27,6 +28,8 @@ class SqliteStaging(Staging):
         self._swap = swap
         self._opaque = opaque
         self._kept: Optional[Path] = None
+        #: Called where a signal must not stop the promotion any more.
+        self.begin: Callable[[], object] = finish
         self.load: Path = swap.staged
         self.label = str(swap.staged)
 
@@ -54,7 +57,7 @@ class SqliteStaging(Staging):
             raise Mismatch(f"The query failed on the restored copy: {error}. The query was: {sql}") from error
 
     def promote(self, replace: bool, keep_replaced: bool, save: Optional[Save] = None) -> Optional[str]:
-        self._kept = promote(self._swap, replace, keep_replaced or save is not None)
+        self._kept = promote(self._swap, replace, keep_replaced or save is not None, self.begin)
         if self._kept is None:
             return None
         # Nobody had it open when it got this name, and nobody opens it by that.

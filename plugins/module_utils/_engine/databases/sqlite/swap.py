@@ -22,9 +22,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Callable, Iterator, List, Optional
 
 from ...errors import Locked, NotADatabase, Refused, TargetExists
+from ...interrupts import finish
 from .access import Owner, access_of_new, access_of_replaced, grant
 from .copy import recover
 from .elsewhere import refuse_other_names, replaced_prefix, second_names
@@ -54,15 +55,17 @@ class Swap:
     mode: int
 
 
-def promote(swap: Swap, replace: bool, keep_replaced: bool) -> Optional[Path]:
+def promote(swap: Swap, replace: bool, keep_replaced: bool, begin: Callable[[], object] = finish) -> Optional[Path]:
     """Put a staged file in its database's place, with the access of the database that it replaces.
 
-    Returns where the replaced database is kept. Raises TargetExists, Locked naming who has the database open,
-    PermissionDenied and Refused; the target then holds what it held.
+    ``begin`` is called once no other program has the target, before anything is changed. Returns
+    where the replaced database is kept. Raises TargetExists, Locked naming who has the database open, PermissionDenied
+    and Refused; the target then holds what it held.
     """
     target = swap.target
     try:
         if not target.exists():
+            begin()
             grant(swap.descriptor, access_of_new(target.parent, swap.owner, swap.mode))
             _appear(swap.staged, target)
             return None
@@ -70,6 +73,7 @@ def promote(swap: Swap, replace: bool, keep_replaced: bool) -> Optional[Path]:
             raise target_exists(target)
         refuse_other_names(target)
         with _owned(target) as old:
+            begin()
             _bring_log_home(target, old)
             grant(swap.descriptor, access_of_replaced(old, swap.owner))
             return _replace(swap.staged, target, old, keep_replaced)
