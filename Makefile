@@ -43,10 +43,10 @@ demo: ## See it work: back up, lose, restore, verify and rotate a sample databas
 	@tools/demo
 
 .PHONY: test
-test: ## Install what the tests need (packages as root on Debian) and run all of them
+test: ## Install what the tests need (packages as root on Debian) and run all of them (MEASURE=yes: with coverage)
 	@tools/packages tests/packages.txt
 	@$(MAKE) environment
-	@tools/test
+	@MEASURE=$(MEASURE) tools/test
 
 .PHONY: environment
 environment:
