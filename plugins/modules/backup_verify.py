@@ -87,10 +87,10 @@ options:
         type: path
       become_user:
         description:
-          - The account that the throwaway server runs as, C(fleet-backup-scratch) unless given. The role
-            P(fleet.backup.agent#role) creates that one.
-          - Only root can give the server another account. Any other user has to give their own name here, and thereby
-            lets the code of the backup's owner run as that account.
+          - The account that verifies where the module runs as root, C(fleet-backup-scratch) unless given. The role
+            P(fleet.backup.agent#role) creates that one. The throwaway server runs as this account.
+          - Any other user verifies SQLite's backups as themselves. For the throwaway server they have to give their own
+            name here, and thereby let the code of the backup's owner run as that account.
         type: str
       isolated:
         description:

@@ -78,8 +78,8 @@ class Agent:
         assert "Traceback" not in done.stdout
         return done.stdout
 
-    def json(self, *arguments: str, status: int = 0) -> Any:
-        return json.loads(self.run(*arguments, "--json", status=status))
+    def json(self, *arguments: str, status: int = 0, **environment: str) -> Any:
+        return json.loads(self.run(*arguments, "--json", status=status, **environment))
 
 
 def family(process: subprocess.Popen[Any]) -> list[int]:

@@ -162,16 +162,16 @@ def test_scratch_directories_of_the_dead_are_cleared_and_those_of_the_living_sta
     temporary.mkdir()
     program = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from _engine.scratch import private_directory\n"
-        "with private_directory('fleet-backup-verify-', Path(sys.argv[2])) as made:\n"
+        "from _engine.scratch import Purpose, private_directory\n"
+        "with private_directory(Purpose[sys.argv[3]], Path(sys.argv[2])) as made:\n"
         "    print(made, flush=True); time.sleep(600)\n"
     )
     engine = Path(__file__).parents[2] / "plugins" / "module_utils"
     owners = [
         subprocess.Popen(
-            [sys.executable, "-c", program, str(engine), str(temporary)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", program, str(engine), str(temporary), purpose], stdout=subprocess.PIPE, text=True
         )
-        for _number in range(2)
+        for purpose in ("EXAMINATION", "VERIFICATION")
     ]
     dead, alive = (Path(owner.stdout.readline().strip()) for owner in owners if owner.stdout)
     owners[0].kill()
@@ -179,6 +179,9 @@ def test_scratch_directories_of_the_dead_are_cleared_and_those_of_the_living_sta
     (dead / "scratch.db").write_bytes(b"decrypted")
     try:
         assert str(dead) in agent.run("unlock", "--dry-run", TMPDIR=str(temporary))
+        # There is no backup yet, which is not fine.
+        assert str(dead) in agent.json("status", status=1, TMPDIR=str(temporary))["leftovers"]
+        assert f"left over: {dead}" in agent.run("status", status=1, TMPDIR=str(temporary))
         assert dead.exists()
         told = agent.run("unlock", TMPDIR=str(temporary))
         assert str(dead) in told and str(alive) not in told

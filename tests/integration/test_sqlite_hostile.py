@@ -26,7 +26,7 @@ from _engine.databases import open_engine
 from _engine.errors import EngineError, Interrupted, Locked, NotADatabase, PermissionDenied, Refused, Stopped, TimedOut
 from _engine.host.child import ChildFailed
 from _engine.model import Compression, Database, Encryption, EncryptionSettings, EngineName, Level, Server
-from _engine.scratch import scratch_account, unprivileged_directory
+from _engine.scratch import Purpose, scratch_account, unprivileged_directory
 from sqlite_processes import crash_after, holding, in_child, listing, manifest_of
 from world import World
 
@@ -358,7 +358,7 @@ def test_verifying_is_the_work_of_an_account_without_rights(world: World, monkey
     assert account.uid not in (0, OWNER.pw_uid)
     world.backup()
     monkeypatch.setenv("TMPDIR", str(world.path.parent.parent))
-    with unprivileged_directory("fleet-backup-test-") as directory:
+    with unprivileged_directory(Purpose.VERIFICATION) as directory:
         engine = open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db")))
         with engine.stage(manifest_of(size=10), None, 1) as staging:
             assert Path(staging.label).stat().st_uid == account.uid

@@ -360,6 +360,22 @@ def test_nothing_is_left_in_the_scratch_directory(world: World, scratch: Path) -
         assert f"chmod o+x {scratch}/private" in check.detail
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="without root it verifies as itself")
+def test_no_other_account_stands_in_for_the_one_that_verifies(
+    world: World, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backup()
+    monkeypatch.setattr("_engine.scratch.ACCOUNT", "fleet-backup-missing")
+    monkeypatch.setenv("TMPDIR", str(scratch))
+    for level in (Level.CONTENTS, Level.RESTORE):
+        check = only(world, level=level)
+        assert check.outcome is Outcome.UNVERIFIABLE
+        assert "useradd --system" in check.detail and "fleet-backup-missing" in check.detail
+        # Its name has to be given.
+        assert only(world, level=level, scratch=Scratch(become_user="nobody")).outcome is Outcome.PASSED
+    assert "root" in only(world, level=Level.RESTORE, scratch=Scratch(become_user="root")).detail
+
+
 def verify_in_a_child(world: World, at_the_copy: Callable[..., object], **changes: object) -> int:
     """Verify in another process, which does something once its copy is restored; its process id."""
     child = os.fork()

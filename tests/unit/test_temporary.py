@@ -16,7 +16,7 @@ import pytest
 
 from _engine.errors import BadInput, PermissionDenied
 from _engine.host.temporary import temporary_directory
-from _engine.scratch import private_directory
+from _engine.scratch import Purpose, private_directory
 
 ENGINE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_engine"
 
@@ -37,7 +37,8 @@ def test_a_directory_that_is_missing_is_replaced_by_no_other(
     (tmp_path / "a file").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", "." if missing == "relative" else str(tmp_path / missing))
-    with pytest.raises(BadInput, match="does not exist, and no other one is taken instead"), private_directory("x-"):
+    refused = pytest.raises(BadInput, match="does not exist, and no other one is taken instead")
+    with refused, private_directory(Purpose.SPOOL):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["a file"]
 
@@ -64,7 +65,7 @@ def test_a_directory_that_is_full_is_replaced_by_no_other(tmp_path: Path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "mkdir", full)
-    with pytest.raises(OSError, match="No space left"), private_directory("x-"):
+    with pytest.raises(OSError, match="No space left"), private_directory(Purpose.SPOOL):
         pass
     assert made and all(path.startswith(str(tmp_path)) for path in made)
 
@@ -77,3 +78,4 @@ def test_nothing_in_the_engine_asks_python_for_a_directory() -> None:
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("mkdtemp", "mkstemp"):
                 named = [keyword.arg for keyword in node.keywords]
                 assert "dir" in named, f"{path}:{node.lineno} names no directory"
+                assert path.name == "scratch.py", f"{path}:{node.lineno} makes a directory that unlock does not know"

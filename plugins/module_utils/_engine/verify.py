@@ -45,10 +45,11 @@ from .model import (
     Place,
     Proof,
     Scratch,
+    Server,
 )
 from .names import MANIFEST, PROOF, id_of_file
 from .repositories.base import Repository
-from .scratch import unprivileged_directory
+from .scratch import Purpose, unprivileged_directory
 from .state import Host, Progress, audit, audit_failure, locked
 from .timespan import format_span
 
@@ -58,8 +59,6 @@ _CONCLUSIVE = (Damaged, Mismatch, BadManifest)
 
 #: How much of a database's name is in that of its copy on a named server, in bytes.
 _LONGEST_BASE = 40
-#: How the names of scratch directories begin.
-_SCRATCH = "fleet-backup-verify-"
 
 
 @dataclass(frozen=True)
@@ -381,10 +380,11 @@ def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
     if request.database.engine is EngineName.SQLITE:
         with ExitStack() as stack:
             try:
-                directory = stack.enter_context(unprivileged_directory(_SCRATCH, request.scratch.path))
+                place, account = request.scratch.path, request.scratch.become_user
+                directory = stack.enter_context(unprivileged_directory(Purpose.VERIFICATION, place, account))
             except OSError as error:
                 raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
-            yield open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db")))
+            yield open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db"), Server(become_user=account)))
     else:
         server = request.scratch.server or request.database.server
         # Whatever the name's length, the server takes this one; copies of it are told apart by the backup's id.

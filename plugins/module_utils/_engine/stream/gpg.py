@@ -4,9 +4,7 @@
 
 """OpenPGP by gpg(1): AES-256, to recipients or under a passphrase. Undone by any OpenPGP program.
 
-Key ids are looked up in this account's keyring, where nothing is written. Everything else happens in a temporary home,
-whose maker locks it (flock(2)). That lock dies with the process, so a home that can be locked is a killed one's, and
-goes when the next one is made.
+Key ids are looked up in this account's keyring, where nothing is written. Everything else happens in a temporary home.
 """
 
 from __future__ import annotations
@@ -14,23 +12,18 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
-import stat
-import tempfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Iterator, List, Optional, Sequence
 
 from ..command import Argument, Command, Secret, Status, find_program
 from ..errors import BadInput, Damaged, EngineError, NoKey, NoSpace, PermissionDenied, ToolFailed, WrongKey
 from ..host.private_file import read_private
 from ..host.temporary import temporary_directory
-from ..leftovers import lock_of_the_dead, take_lock
 from ..process import run
+from ..scratch import MEMORY, Purpose, private_directory
 
 _KEY_BLOCK = "-----BEGIN PGP"
-_HOME = "fleet-backup-gpg-"
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 #: How gpg says that it has decrypted one message, whose integrity it has checked (GnuPG, doc/DETAILS).
 _DECRYPTED = Status(
     "--status-fd", "[GNUPG:] ", once=("BEGIN_DECRYPTION", "PLAINTEXT", "DECRYPTION_OKAY", "END_DECRYPTION")
@@ -183,71 +176,25 @@ def _keyring(identities: Sequence[str], passphrase: Optional[str]) -> Iterator[s
 
 @contextmanager
 def _temporary_home() -> Iterator[str]:
-    """A home for gpg in memory (/dev/shm, tmpfs(5)) where the system has that; gone afterwards, with its agent."""
-    base = "/dev/shm" if os.access("/dev/shm", os.W_OK | os.X_OK) else str(temporary_directory())
-    _sweep(base)
-    home, descriptor = _make_home(base)
-    try:
-        yield home
-    finally:
+    """A home for gpg in memory where the system has that; gone afterwards, with its agent."""
+    base = MEMORY if os.access(MEMORY, os.W_OK | os.X_OK) else temporary_directory()
+    with ExitStack() as stack:
         try:
-            _remove_home(home)
-        finally:
-            os.close(descriptor)
+            home = stack.enter_context(private_directory(Purpose.GPG_HOME, base, end_agent))
+        except OSError as error:
+            kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else PermissionDenied
+            raise kind(
+                f"gpg's temporary home cannot be made in {base}: {error.strerror}. "
+                f"See that there is room, and that user {os.geteuid()} may write there."
+            ) from None
+        yield str(home)
 
 
-def _make_home(base: str) -> Tuple[str, int]:
-    """A new home, and the descriptor that holds its lock."""
-    try:
-        while True:
-            home = tempfile.mkdtemp(prefix=_HOME, dir=base)
-            descriptor = take_lock(home, _DIRECTORY, wait=True)
-            # Between its creation and its lock, another process may have taken the home for a killed one's.
-            if descriptor is not None:
-                return home, descriptor
-    except OSError as error:
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else PermissionDenied
-        raise kind(
-            f"gpg's temporary home cannot be made in {base}: {error.strerror}. "
-            f"See that there is room, and that user {os.geteuid()} may write there."
-        ) from None
-
-
-def _sweep(base: str) -> None:
-    """Remove the homes of this account that killed processes left behind, with the private keys in them."""
-    for home in _own_homes(base):
-        with lock_of_the_dead(home, _DIRECTORY) as abandoned:
-            if abandoned:
-                _remove_home(home)
-
-
-def _own_homes(base: str) -> List[str]:
-    found = []
-    for name in os.listdir(base):
-        if name.startswith(_HOME):
-            # It may be gone already; and in a shared directory, others can make what has such a name.
-            with suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(base, name))
-                if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid():
-                    found.append(os.path.join(base, name))
-    return found
-
-
-def _remove_home(home: str) -> None:
+def end_agent(home: Path) -> None:
+    """End the agent of a home. The directory of its sockets may be elsewhere, below /run/user (gpgconf(1))."""
     gpgconf = find_program("gpgconf", "gnupg", "Encryption gpg")
-    failures: List[BaseException] = []
-    try:
-        # The directory of its sockets may be elsewhere, below /run/user (gpgconf(1), --remove-socketdir).
-        for wish in (("--kill", "all"), ("--remove-socketdir",)):
-            run(Command("gpgconf", (gpgconf, "--homedir", home, *wish)))
-    finally:
-        shutil.rmtree(home, onerror=lambda _function, _path, failure: failures.append(failure[1]))
-    # The ending agent may have removed its sockets first.
-    failures = [failure for failure in failures if not isinstance(failure, FileNotFoundError)]
-    if failures:
-        raise EngineError(
-            f"gpg's temporary home {home} cannot be removed: {failures[0]}. Remove it: it may hold private keys."
-        )
+    for wish in (("--kill", "all"), ("--remove-socketdir",)):
+        run(Command("gpgconf", (gpgconf, "--homedir", str(home), *wish)))
 
 
 def _import(home: str, identity: str, passphrase: Optional[str]) -> None:

@@ -29,6 +29,7 @@ from ..work.due import awaited
 from ..work.health import Complaint, complaints, health_of
 from ..work.running import Report
 from ..work.stoppage import complaints_by_job
+from ..work.unlocking import abandoned_directories
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,8 +50,10 @@ def act(parsed: argparse.Namespace) -> Exit:
     work = list(running(selection.host))
     warnings = _notify(selection, found) if parsed.notify else []
     unsent = _unsent(selection)
+    leftovers = _leftovers(selection, warnings)
     if parsed.json:
-        put_json({"jobs": found, "running": work, "unsent": unsent, "warnings": warnings})
+        told = {"jobs": found, "running": work, "unsent": unsent, "leftovers": leftovers, "warnings": warnings}
+        put_json(told)
     else:
         put(
             table(
@@ -62,6 +65,8 @@ def act(parsed: argparse.Namespace) -> Exit:
         for one in unsent:
             since = f" since {one['since']}" if one["since"] else ""
             put_line(f"notifications: {one['waiting']} wait for {one['channel']}{since}: {one['reason']}")
+        for path in leftovers:
+            put_line(f"left over: {path}, by a process that was killed; fleet-backup unlock removes it")
         for warning in warnings:
             # What still waits is told above.
             if not any(warning.startswith(one["reason"]) for one in unsent):
@@ -109,6 +114,15 @@ def _unsent(selection: Selection) -> List[Dict[str, Any]]:
         reason, since = noted.get("reason", "not tried yet"), noted.get("since")
         found.append({"channel": channel, "waiting": counts.get(channel, 0), "since": since, "reason": reason})
     return found
+
+
+def _leftovers(selection: Selection, warnings: List[str]) -> List[str]:
+    """The scratch directories that killed processes left."""
+    try:
+        return [str(left.path) for left in abandoned_directories(selection.jobs)]
+    except EngineError as error:
+        warnings.append(str(error))
+    return []
 
 
 def _look(job: Job, target: Target, host: Host, now: datetime) -> Dict[str, Any]:

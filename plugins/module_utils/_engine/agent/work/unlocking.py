@@ -20,18 +20,16 @@ from ...catalogue import place_of
 from ...databases import open_engine
 from ...errors import EngineError, Locked
 from ...host.apart import apart
-from ...host.temporary import temporary_path
 from ...interrupts import interruptible
 from ...leftovers import lock_of_the_dead
 from ...model import Place
-from ...scratch import is_abandoned, private_directory
+from ...scratch import Abandoned, Purpose, sweep
 from ...state import Host, audit, locked, running
+from ...stream.gpg import end_agent
 from ..config.jobs import Job, Target
 from .apart import LOOK, look
 
 _HOLDER = re.compile(r"process ([0-9]+) since (\S+)")
-#: How the scratch directories begin that verifications and restores make.
-_SCRATCH = ("fleet-backup-verify-", "fleet-backup-spool-")
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def clear(host: Host, jobs: Optional[Sequence[Job]], every: Sequence[Job], dry_r
         subject = str(fields.get("subject"))
         if not fields["alive"] and _concerns(subject, jobs) and _clear_status(host, subject, dry_run):
             leftovers.append(Leftover("status", f"{subject}, of process {fields.get('pid', '?')}"))
-    leftovers += _clear_scratch(every, dry_run)
+    _clear_scratch(every, dry_run, leftovers, problems)
     for job in every:
         _clear_repositories(host, job, dry_run, leftovers, problems)
         _clear_beside(job, dry_run, leftovers, problems)
@@ -136,19 +134,29 @@ def _clear_status(host: Host, subject: str, dry_run: bool) -> bool:
     return False
 
 
-def _clear_scratch(jobs: Sequence[Job], dry_run: bool) -> List[Leftover]:
-    parents = [temporary_path()]
-    parents += [job.verification.scratch for job in jobs if isinstance(job.verification.scratch, Path)]
-    found: List[Leftover] = []
-    for parent in dict.fromkeys(parents):
-        for prefix in _SCRATCH:
-            abandoned = [path for path in sorted(parent.glob(f"{prefix}*")) if is_abandoned(path)]
-            if abandoned and not dry_run:
-                # Whoever makes the next one removes them.
-                with private_directory(prefix, parent):
-                    abandoned = [path for path in abandoned if not path.exists()]
-            found += [Leftover("scratch", str(path)) for path in abandoned]
-    return found
+def abandoned_directories(jobs: Sequence[Job], dry_run: bool = True) -> List[Abandoned]:
+    """Remove the scratch directories that killed processes left, or only look for them. Raises EngineError."""
+    chosen = [job.verification.scratch.path for job in jobs]
+    places = [str(path) for path in chosen if path is not None]
+    found = apart(partial(_scratch, places, dry_run), "Looking for scratch directories that killed runs left", LOOK)
+    return [Abandoned(Path(path), problem) for path, problem in found]
+
+
+def _scratch(places: Sequence[str], dry_run: bool) -> List[Tuple[str, str]]:
+    with interruptible():
+        found = sweep(map(Path, places), dry_run, {Purpose.GPG_HOME: end_agent})
+    return [(str(left.path), left.problem) for left in found]
+
+
+def _clear_scratch(jobs: Sequence[Job], dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
+    try:
+        for left in abandoned_directories(jobs, dry_run):
+            if left.problem:
+                problems.append(left.problem)
+            else:
+                leftovers.append(Leftover("scratch", str(left.path)))
+    except EngineError as error:
+        problems.append(str(error))
 
 
 def _clear_repositories(host: Host, job: Job, dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:

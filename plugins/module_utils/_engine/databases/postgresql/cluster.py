@@ -22,20 +22,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence
 
-from ...command import Account, find_account
-from ...errors import BadInput, EngineError, MissingTool, NoSpace, Unreachable, Unverifiable
+from ...command import Account
+from ...errors import EngineError, MissingTool, NoSpace, Unreachable, Unverifiable
 from ...host.confinement import REFUSED, Confinement, confined
 from ...host.temporary import temporary_directory
 from ...model import Scratch
 from ...process import Process
-from ...scratch import private_directory
+from ...scratch import Purpose, private_directory, scratch_account
 from ...timespan import format_size
 from . import tools
 from .connection import Access
-
-#: The account that role "agent" creates. It owns nothing.
-ACCOUNT = "fleet-backup-scratch"
-_PREFIX = "fleet-backup-verify-"
 
 #: An empty cluster and its write-ahead log; and for each byte of a dump, that byte as a file, its table with indexes,
 #: and what sorting them takes.
@@ -100,7 +96,7 @@ def running(needs: Needs, scratch: Scratch) -> Iterator[Cluster]:
     _require_space(parent, needs)
     with ExitStack() as stack:
         try:
-            outer = stack.enter_context(private_directory(_PREFIX, parent))
+            outer = stack.enter_context(private_directory(Purpose.VERIFICATION, parent))
         except OSError as error:
             raise Unverifiable(f"The scratch server has no directory in {parent}: {error}. Set scratch.path.") from None
         inner = _given_to(account, outer)
@@ -130,17 +126,7 @@ def _account(scratch: Scratch) -> Optional[Account]:
     """The account that the server runs as; None for the caller's own, which has to be asked for by name."""
     own = pwd.getpwuid(os.geteuid()).pw_name
     if os.geteuid() == 0:
-        name = scratch.become_user or ACCOUNT
-        if name == "root":
-            raise BadInput("scratch.become_user: PostgreSQL does not run as root. Name an account that owns nothing.")
-        try:
-            return find_account(name)
-        except BadInput:
-            raise Unverifiable(
-                f"Verifying with level restore runs a scratch server as the account {name}, which this host does not "
-                "have. Apply the role fleet.backup.agent, or create it: useradd --system --no-create-home "
-                f"--home-dir /nonexistent --shell /usr/sbin/nologin {name}"
-            ) from None
+        return scratch_account(scratch.become_user)
     if scratch.become_user == own:
         return None
     raise Unverifiable(
@@ -194,7 +180,8 @@ def _settings(needs: Needs, programs: Path, directory: Path) -> Dict[str, str]:
         "unix_socket_directories": str(directory),
         "unix_socket_permissions": "0700",
         "port": "5432",
-        # Nothing in it outlives the process that made it.
+        # Nothing in it outlives the process that made it, also where that is killed: it is all in its directory.
+        "dynamic_shared_memory_type": "mmap",
         "fsync": "off",
         "full_page_writes": "off",
         "synchronous_commit": "off",

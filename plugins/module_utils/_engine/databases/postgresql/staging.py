@@ -33,7 +33,7 @@ from ...host.temporary import temporary_path
 from ...interrupts import finish
 from ...model import Fingerprint, Manifest
 from ...process import memory_file, run
-from ...scratch import private_directory
+from ...scratch import Purpose, private_directory
 from ..base import Save, Staging, differing
 from . import catalogue, complaints, definition, fingerprint, promotion, settings, subscriptions, tools
 from .connection import Access, Connection, quote_identifier
@@ -229,7 +229,7 @@ class PostgresqlStaging(Staging):
     def _spooled(self) -> Path:
         """A private file: several jobs of pg_restore cannot read a pipe."""
         try:
-            directory = self._spooling.enter_context(private_directory("fleet-backup-spool-"))
+            directory = self._spooling.enter_context(private_directory(Purpose.SPOOL))
         except OSError as error:
             raise _no_spool(error) from None
         self._spool = directory / "dump"

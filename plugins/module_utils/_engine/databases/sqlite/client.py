@@ -20,7 +20,7 @@ from ...host.child import START, Child
 from ...host.inside import Serve
 from ...interrupts import finish
 from ...model import Database, EngineName, Fingerprint, Manifest
-from ...scratch import unprivileged_directory
+from ...scratch import Purpose, unprivileged_directory
 from ..base import DumpOptions, Engine, Examination, Inspection, Save, Snapshot, Staging
 from . import servant
 from .answers import (
@@ -38,7 +38,6 @@ from .file import raise_os_error
 from .lock import users_by_inode
 from .servant import Target
 
-_EXAMINATION = "fleet-backup-examination-"
 #: How long to wait, in seconds, for a copy to take its place: it waits twice for others to let go of the database, and
 #: writes its log and itself to the disk.
 _PROMOTION = 300.0
@@ -173,11 +172,12 @@ class SqliteClient(Engine):
 
     @contextmanager
     def examine(self, manifest: Manifest) -> Iterator[Examination]:
-        """Read a dump in a private temporary directory (TMPDIR, else the system's), as root by an account without
-        rights."""
+        """Read a dump in a private temporary directory (TMPDIR, else the system's), as root by the account that this
+        engine was given, or the one for it."""
         with ExitStack() as stack:
             try:
-                directory = stack.enter_context(unprivileged_directory(_EXAMINATION))
+                account = self._target.become_user
+                directory = stack.enter_context(unprivileged_directory(Purpose.EXAMINATION, None, account))
             except OSError as error:
                 raise_os_error(error, "Cannot make a temporary directory")
             engine = SqliteClient(Database(EngineName.SQLITE, str(directory / "dump")))

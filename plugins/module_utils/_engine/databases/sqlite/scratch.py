@@ -14,19 +14,18 @@ import os
 import re
 import secrets
 import stat
-import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, List
 
 from ...host.temporary import temporary_directory
 from ...leftovers import lock_of_the_dead
+from ...scratch import Purpose, private_directory
 from .file import raise_os_error
 
 BACKUP = "backup"
 RESTORING = "restoring"
-_EXAMINATION = "fleet-backup-examination-"
 _RANDOM_BYTES = 4
 #: 255 bytes is the limit of a name on Linux; the longest purpose, the random part and a ``-journal`` must fit in.
 _NAME_BYTES = 200
@@ -67,23 +66,12 @@ def scratch_file(directory: Path, name: str, purpose: str) -> Iterator[ScratchFi
 @contextmanager
 def examination_file() -> Iterator[ScratchFile]:
     """A new empty file in a directory of its own, of mode 0700, in the place for temporary files (TMPDIR)."""
-    base = temporary_directory()
-    for directory in base.glob(f"{_EXAMINATION}*"):
-        if _is_own(directory):
-            sweep(directory, "dump", "examined")
-            # Not empty: somebody is at work in it.
-            with suppress(OSError):
-                directory.rmdir()
-    try:
-        directory = Path(tempfile.mkdtemp(prefix=_EXAMINATION, dir=base))
-    except OSError as error:
-        raise_os_error(error, f"Cannot make a temporary directory in {base}")
-    try:
-        with scratch_file(directory, "dump", "examined") as file:
-            yield file
-    finally:
-        with suppress(FileNotFoundError):
-            directory.rmdir()
+    with ExitStack() as stack:
+        try:
+            directory = stack.enter_context(private_directory(Purpose.EXAMINATION))
+        except OSError as error:
+            raise_os_error(error, f"Cannot make a temporary directory in {temporary_directory()}")
+        yield stack.enter_context(scratch_file(directory, "dump", "examined"))
 
 
 def sweep(directory: Path, name: str, purpose: str, dry_run: bool = False) -> List[str]:
@@ -126,11 +114,3 @@ def _remove_abandoned(path: Path, dry_run: bool) -> bool:
                     os.unlink(path)
                 return abandoned
     return False
-
-
-def _is_own(directory: Path) -> bool:
-    try:
-        status = os.lstat(directory)
-    except FileNotFoundError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
