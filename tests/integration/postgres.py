@@ -114,9 +114,14 @@ class Cluster:
 
 
 @contextmanager
-def running_cluster(*settings: str, standby_of: Optional[Cluster] = None) -> Iterator[Cluster]:
-    """Start a server on a free loopback port with a private socket directory, for as long as the context lasts."""
-    programs = _programs()
+def running_cluster(
+    *settings: str, standby_of: Optional[Cluster] = None, programs: Optional[Path] = None
+) -> Iterator[Cluster]:
+    """Start a server on a free loopback port with a private socket directory, for as long as the context lasts.
+
+    ``programs`` is the directory of PostgreSQL's programs, the newest packaged ones where it is not given.
+    """
+    programs = programs or _programs()
     directory = Path(tempfile.mkdtemp(prefix="pg-"))
     if os.geteuid() == 0:
         os.chown(directory, _owner().pw_uid, _owner().pw_gid)

@@ -54,6 +54,10 @@ SELECT f.oid::regclass::text FROM unnest(%s::oid[], %s::bigint[]) AS f (oid, fil
  WHERE c.relfilenode::bigint IS DISTINCT FROM f.file
 """
 
+_COLUMN_VERSIONS = """
+SELECT EXISTS (SELECT FROM pg_attribute WHERE attoptions::text LIKE '%pg_attver=%' AND attrelid >= 16384)
+"""
+
 _NO_PASSWORDS = (
     "The roles are backed up without their passwords: only a superuser may read them. "
     "Log in as a superuser for a backup that brings them back."
@@ -83,6 +87,8 @@ class PostgresqlSnapshot(Snapshot):
             self.globals = _globals(dump_all, held, access, database, passwords)
             tools["pg_dumpall"] = dump_all.version
             warnings += [] if passwords else [_NO_PASSWORDS]
+        if tool.writes_column_versions and held.value(_COLUMN_VERSIONS):
+            warnings.append(_outdated(tool))
         empty = [one.label for one in selection.included if standby and one.holds_rows and one.unlogged]
         warnings += [_without_rows(empty)] if empty else []
         hidden = catalogue.hidden(held)
@@ -173,6 +179,13 @@ class _Pulse(threading.Thread):
 
 def _without_rows(tables: Sequence[str]) -> str:
     return f"{differing(tables, 'A standby has no rows of unlogged tables, and the backup neither')}. Use the primary."
+
+
+def _outdated(tool: Tool) -> str:
+    return (
+        f"pg_dump {tool.version} is older than the server's minor release of November 2026, and only servers with that "
+        f"release or newer can load its dump. Update the package postgresql-client-{tool.major} on this host."
+    )
 
 
 def _hidden(names: Sequence[str]) -> str:

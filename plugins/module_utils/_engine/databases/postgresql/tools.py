@@ -37,6 +37,9 @@ LOCK_LIMIT = (
 _PACKAGE_DIRECTORIES = (("/usr/lib/postgresql", "*/bin"), ("/usr", "pgsql-*/bin"))
 #: From this version on, pg_restore sets transaction_timeout, which is an error on every server before it.
 _TRANSACTION_TIMEOUT = 17
+#: The minor releases of November 2026. Servers from these on keep a version with each column, among its options, and a
+#: pg_dump before them writes it as an option that only such servers accept.
+_COLUMN_VERSIONS = {14: 25, 15: 20, 16: 16, 17: 12, 18: 7}
 _NUMBER = re.compile(r"[0-9]+")
 
 
@@ -50,6 +53,12 @@ class Tool:
     @property
     def major(self) -> int:
         return major_of(self.version)
+
+    @property
+    def writes_column_versions(self) -> bool:
+        """Whether this pg_dump writes what a server notes about its columns as if a user had set it."""
+        since = _COLUMN_VERSIONS.get(self.major)
+        return since is not None and _order(self.version) < (self.major, since)
 
 
 def major_of(version: str) -> int:
@@ -169,6 +178,8 @@ _MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
     (r'tablespace "[^"]*" does not exist', NotFound, "Restore the globals first, or create it."),
     (r'extension "[^"]*" is not available', NotFound, "Install the package that brings it on the database server."),
     (r"unrecognized configuration parameter", MissingTool, "Install the client package of the server's own version."),
+    (r'unrecognized parameter "pg_attver"', MissingTool,
+     "The backup was made by an outdated pg_dump: restore on a server with the minor release of November 2026."),
     (r"unsupported version .* in file header", MissingTool, "Install the newer client package that made this dump."),
     (_DAMAGE, Damaged, "The dump is damaged or cut short; restore another backup."),
     (r"invalid snapshot identifier|could not import the requested snapshot", Unreachable,
@@ -207,4 +218,8 @@ def _listed(found: Sequence[Tool]) -> str:
 
 
 def _install(major: int) -> str:
-    return f"Install postgresql-client-{major} (Debian, Ubuntu) or postgresql{major} (RHEL)."
+    """The package that helps. A release of Debian has one version, and PostgreSQL's own repository has them all."""
+    return (
+        f"Install postgresql-client-{major} (Debian, Ubuntu; from apt.postgresql.org where the release has another "
+        f"version) or postgresql{major} (RHEL; from yum.postgresql.org)."
+    )
