@@ -75,9 +75,8 @@ options:
   adopt:
     description:
       - Whether this host takes all backups that it finds there, and can read, for its own from now on.
-      - Otherwise only those count that it wrote, or verified at level V(contents) or V(restore) with its own key. All
-        others are kept, fill no count, and are named in RV(rotations[].unknown), so that nobody who can write to the
-        repository can have backups removed.
+      - Otherwise only those count that it wrote. All others are kept, fill no count, and are named in
+        RV(rotations[].unknown), so that an account that can write to the repository cannot have backups removed.
       - Set it once after the state of a host was lost, on another host that rotates for the one that takes the backups,
         or to go on without a backup that was removed by hand.
     type: bool
@@ -187,7 +186,7 @@ rotations:
           elements: str
           sample: [daily, the newest restore-proven backup]
     unknown:
-      description: The backups that this host neither wrote nor read, which are kept.
+      description: The backups that this host did not write, or whose key slots were changed elsewhere. They are kept.
       type: list
       elements: str
       sample: [shop-20260301T020000Z]
@@ -304,7 +303,7 @@ def _warnings(rotations: Sequence[PlaceRotation]) -> list[str]:
     found = [problem.reason for rotation in rotations for problem in rotation.problems]
     found += [
         f"{len(one.unknown)} backups in {one.repository}/{one.place.path} are not known to this host and were kept. "
-        "Verify them at level contents, or set adopt once if they are its own."
+        "Set adopt once if they are its own."
         for one in rotations
         if one.unknown
     ]

@@ -31,7 +31,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("binding", "databases", "keys", "repositories", "stream"),
     ("clock", "memory"),
     ("catalogue", "cipher", "keyfile", "publication"),
-    ("loading", "survey"),
+    ("choosing", "loading", "survey"),
     ("backup", "info", "rekey", "rotate", "verify"),
     ("safety",),
     ("restore",),

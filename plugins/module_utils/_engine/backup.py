@@ -330,7 +330,7 @@ class _Run:
 
     def remember(self, publication: Publication, content: bytes, pending: bool = False) -> None:
         """Note in this host's state that this backup is its own."""
-        what = remembered(content, self._request.tier == SAFETY_TIER, pending)
+        what = replace(remembered(content, self._request.tier == SAFETY_TIER, pending), written=True)
         for repository in publication.taking_part:
             remember(self._host, repository, self._request.place, self._id, what)
 
@@ -348,7 +348,7 @@ class _Run:
             return []
         shrank = f"The dump of {name} shrank from {format_size(before)} ({last.id}) to {format_size(size)}"
         if self._last_known is None:
-            return [f"{shrank}; this host neither wrote nor read {last.id}. Check the database."]
+            return [f"{shrank}; this host did not write {last.id}. Check the database."]
         raise Shrunk(
             f"{shrank}, below the share of {self._request.min_size_ratio:g} that min_size_ratio allows. "
             "It was not published; look at the database, and lower min_size_ratio if the loss was meant."

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which backups a repository holds, and which one a user means."""
+"""Which backups a repository holds, and what of it is not as this host remembers it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .databases import check_properties
-from .errors import BadManifest, Damaged, EngineError, Locked, NotFound, Refused
+from .errors import BadManifest, EngineError, Locked
 from .manifest import MANIFEST_LIMIT, PROOFS_LIMIT, facts_digest, read_manifest, read_proofs
-from .memory import Memory, recall
+from .memory import Memory, expected, recall, writes
 from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
-from .names import MANIFEST, PROOF, id_of_file, is_id, safe_name
+from .names import MANIFEST, PROOF, id_of_file, order_of, safe_name
 from .repositories.base import Content, Repository
 from .state import Host
 from .timespan import format_time
@@ -33,16 +33,23 @@ class Catalogue:
 
     backups: Tuple[Backup, ...]
     problems: Tuple[Problem, ...]
+    #: The ids of backups that this host counts on (memory.expected) and that cannot be read here, oldest first.
+    absent: Tuple[str, ...] = ()
 
     @property
     def good(self) -> Tuple[Backup, ...]:
-        """The backups that are complete and not known to be bad, oldest first; no safety backups."""
-        return tuple(backup for backup in self.regular if backup.known_bad is None)
+        """The eligible backups that are complete and not known to be bad, oldest first."""
+        return tuple(backup for backup in self.eligible if backup.known_bad is None)
 
     @property
     def known(self) -> Catalogue:
-        """The same without the backups that this host neither wrote nor read."""
-        return replace(self, backups=tuple(backup for backup in self.backups if backup.remembered))
+        """The same without the backups that are not this host's own, or were changed."""
+        return replace(self, backups=tuple(backup for backup in self.backups if backup.known))
+
+    @property
+    def eligible(self) -> Tuple[Backup, ...]:
+        """The backups that "latest" can mean, oldest first: no safety backups, and none that another planted."""
+        return tuple(backup for backup in self.regular if not backup.foreign)
 
     @property
     def regular(self) -> Tuple[Backup, ...]:
@@ -56,14 +63,34 @@ def place_of(source_host: str, database: Database) -> Place:
 
 
 def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
-    """Read what one place holds, and compare it with what this host remembers of it."""
-    return scan(repository, place, recall(host, repository, place))
+    """Read what one place holds, and compare it with what this host remembers of it.
+
+    A host that writes here expects no backups but its own: others are foreign, and a foreign newest one is a problem.
+    So is the newest backup that a host counts on, where it is gone.
+    """
+    catalogue = scan(repository, place, recall(host, repository, place))
+    # Asked for once more: what this host itself took or removed in between was neither planted nor lost.
+    memory = recall(host, repository, place)
+    if writes(memory):
+        catalogue = replace(catalogue, backups=tuple(_attributed(backup, memory) for backup in catalogue.backups))
+    here = {backup.id for backup in catalogue.backups}
+    absent = tuple(backup for backup in expected(memory) if backup not in here)
+    problems = (*_vanished(repository, place, memory, absent), *_planted(repository, place, catalogue))
+    return replace(catalogue, absent=absent, problems=(*catalogue.problems, *problems))
+
+
+def _attributed(backup: Backup, memory: Memory) -> Backup:
+    """A backup of a place where this host writes: its own, or foreign."""
+    known = memory.get(backup.id)
+    if not backup.own and known and known.digest == backup.digest:
+        backup = replace(backup, remembered=known)
+    return replace(backup, foreign=not backup.own)
 
 
 def scan(repository: Repository, place: Place, memory: Optional[Memory] = None) -> Catalogue:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
 
-    So does one that is not as this host remembers it, and the newest that it remembers, where that is gone.
+    So does one that is not as this host remembers it.
 
     Backups may be published and removed meanwhile. What the list lacks is asked for by name before it counts as
     missing, and a backup that is being written or removed is neither a backup nor a problem.
@@ -88,7 +115,6 @@ def scan(repository: Repository, place: Place, memory: Optional[Memory] = None) 
     for name in sizes:
         if id_of_file(name) not in owned and is_stray(repository, place, name):
             problems.append(Problem(place, name, _stray(repository, place, name)))
-    problems += _vanished(repository, place, memory or {}, owned)
     backups.sort(key=lambda backup: (backup.time, len(backup.id), backup.id))
     return Catalogue(tuple(_chained(backups)), tuple(problems))
 
@@ -134,35 +160,6 @@ def read_places(host: Host, repository: Repository, places: Iterable[Place]) -> 
     )
 
 
-def choose(
-    catalogue: Catalogue, repository: Repository, place: Place, wanted: str, before: Optional[datetime], now: datetime
-) -> Backup:
-    """The backup that a user means by ``latest``, an id or a file's name, and by ``before``.
-
-    Nothing is chosen silently: where the newest one is known to be bad or dated in the future, that is an error, which
-    names the one before.
-    """
-    if wanted != "latest":
-        return _by_name(catalogue, repository, place, wanted)
-    candidates = [backup for backup in catalogue.regular if before is None or backup.time <= before]
-    if not candidates:
-        _raise_unreadable(catalogue, before)
-        raise NotFound(_nothing(catalogue, repository, place, before))
-    newest = candidates[-1]
-    if in_future(newest, now):
-        raise _newest_in_future(candidates, repository, now)
-    if newest.known_bad:
-        good = [backup for backup in candidates if backup.known_bad is None]
-        hint = (
-            f"The newest good one is {good[-1].id}; name it in backup." if good else "There is no good one before it."
-        )
-        raise Damaged(
-            f"The newest backup {newest.id} in {repository.label} is known to be bad: {newest.known_bad}. {hint}"
-        )
-    _raise_newer_unreadable(catalogue, newest, before)
-    return newest
-
-
 def in_future(backup: Backup, now: datetime) -> bool:
     """Whether a backup is dated by a clock that was wrong, so that nobody knows which one is the newest."""
     return backup.time - now > _CLOCKS
@@ -174,63 +171,6 @@ def dated_in_future(backup: Backup, repository: Repository) -> str:
         f"The backup {backup.id} in {repository.label} is dated {format_time(backup.time)}, in the future: "
         "a clock was wrong when it was taken, or is wrong here."
     )
-
-
-def _newest_in_future(candidates: Sequence[Backup], repository: Repository, now: datetime) -> Refused:
-    past = [backup for backup in candidates if not in_future(backup, now) and backup.known_bad is None]
-    hint = (
-        f"The newest good one that is not is {past[-1].id}; name the one that you want in backup, or use before."
-        if past
-        else "There is no good one that is not; name it in backup if it is the one that you want."
-    )
-    return Refused(f"{dated_in_future(candidates[-1], repository)} {hint}")
-
-
-def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted: str) -> Backup:
-    backup_id = wanted if is_id(wanted) else id_of_file(wanted)
-    for backup in catalogue.backups:
-        if backup.id == backup_id:
-            return backup
-    for problem in catalogue.problems:
-        if backup_id is not None and id_of_file(problem.name) == backup_id:
-            raise BadManifest(problem.reason)
-    good = newest_good(catalogue)
-    newest = f"The newest good one is {good.id}." if good else "It holds no good one of this database."
-    raise NotFound(f'There is no backup "{wanted}" in {repository.label}/{place.path}. {newest}')
-
-
-def _nothing(catalogue: Catalogue, repository: Repository, place: Place, before: Optional[datetime]) -> str:
-    where = f"{repository.label}/{place.path}"
-    if before is None or not catalogue.regular:
-        return (
-            f"There is no backup in {where}. "
-            "Check source_host and the database's name; backup_info lists what there is."
-        )
-    oldest = catalogue.regular[0]
-    return (
-        f"There is no backup in {where} from before {format_time(before)}. "
-        f"The oldest is {oldest.id} of {format_time(oldest.time)}."
-    )
-
-
-def _raise_unreadable(catalogue: Catalogue, before: Optional[datetime]) -> None:
-    broken = [problem for problem in catalogue.problems if problem.name.endswith(MANIFEST)]
-    if broken and before is None:
-        raise BadManifest(broken[-1].reason)
-
-
-def _raise_newer_unreadable(catalogue: Catalogue, newest: Backup, before: Optional[datetime]) -> None:
-    """A newer backup whose manifest cannot be read must not be passed over in silence."""
-    for problem in catalogue.problems:
-        broken = id_of_file(problem.name) or ""
-        if before is None and problem.name.endswith(MANIFEST) and _stamp(broken) > _stamp(newest.id):
-            raise BadManifest(f"{problem.reason} The newest backup that can be read is {newest.id}; name it in backup.")
-
-
-def _stamp(backup_id: str) -> str:
-    """The time in an id, which sorts as text."""
-    index = backup_id.rfind("T")
-    return backup_id[index - 8 :] if index >= 8 else ""
 
 
 def _read_backup(
@@ -299,19 +239,38 @@ def _unjudged(repository: Repository, place: Place, name: str, why: str) -> str:
     )
 
 
-def _vanished(repository: Repository, place: Place, memory: Memory, listed: Set[str]) -> List[Problem]:
-    """The newest backup that this host remembers, where it is gone. Others may have been rotated by another host."""
-    regular = [backup for backup, what in memory.items() if not (what.safety or what.pending)]
-    newest = max(regular, key=lambda backup: (_stamp(backup), len(backup), backup), default=None)
-    if newest is None or newest in listed:
-        return []
-    if repository.stat(place, newest + MANIFEST) or repository.in_motion(place, newest):
-        return []
-    reason = (
-        f"{repository.label}/{place.path}/{newest}{MANIFEST} is gone, and this host, which wrote or read it, did not "
+def _vanished(repository: Repository, place: Place, memory: Memory, absent: Sequence[str]) -> Iterator[Problem]:
+    """The newest backup that this host counts on, where it is gone. Others may have been rotated by another host.
+
+    That its manifest is named as if it were being removed excuses nothing: whoever can write here can do that, and this
+    host notes beforehand what it removes.
+    """
+    newest = max(expected(memory), key=order_of, default=None)
+    if newest in absent and newest and repository.stat(place, newest + MANIFEST) is None:
+        yield Problem(place, newest + MANIFEST, gone(repository, place, newest))
+
+
+def gone(repository: Repository, place: Place, backup: str) -> str:
+    """The sentence for a backup that this host counts on and that is not there."""
+    return (
+        f"{repository.label}/{place.path}/{backup}{MANIFEST} is gone, and this host, which wrote or read it, did not "
         "remove it. Find out who did. To go on without it, rotate once with adopt."
     )
-    return [Problem(place, newest + MANIFEST, reason)]
+
+
+def _planted(repository: Repository, place: Place, catalogue: Catalogue) -> Iterator[Problem]:
+    """The newest foreign backup, where it is newer than all of this host's own."""
+    newest = catalogue.regular[-1] if catalogue.regular else None
+    if newest and newest.foreign:
+        yield Problem(place, newest.id + MANIFEST, planted(repository, newest))
+
+
+def planted(repository: Repository, backup: Backup) -> str:
+    """The sentence for a foreign backup."""
+    return (
+        f"{repository.label}/{backup.place.path}/{backup.id}{MANIFEST} was not written by this host, which writes the "
+        "backups here. Find out who wrote it. If it is this host's own, rotate once with adopt."
+    )
 
 
 def _defect(repository: Repository, place: Place, artefact: Artefact) -> Optional[str]:

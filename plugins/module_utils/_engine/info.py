@@ -30,7 +30,8 @@ class InfoRequest:
 
 @dataclass(frozen=True)
 class DatabaseHealth:
-    """The backups of one database in one repository, in numbers. Safety backups count only in the sizes.
+    """The backups of one database in one repository, in numbers. Safety backups and foreign ones count only in the
+    sizes.
 
     One that is dated in the future never is the newest: nobody knows how old it is.
     """
@@ -84,7 +85,7 @@ def judge(backups: Sequence[Backup], now: datetime) -> Iterator[DatabaseHealth]:
     """The health of each database among backups that are sorted by place and time. Pure."""
     for place, group in groupby(backups, key=lambda backup: backup.place):
         everything = list(group)
-        regular = [backup for backup in everything if not backup.manifest.safety]
+        regular = [backup for backup in everything if not (backup.manifest.safety or backup.foreign)]
         good = [backup for backup in regular if backup.known_bad is None]
         newest = next((backup for backup in reversed(good) if not in_future(backup, now)), None)
         proofs = [proof for proof in (backup.proven(Level.RESTORE) for backup in regular) if proof]

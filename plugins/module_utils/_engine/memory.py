@@ -4,8 +4,9 @@
 
 """What this host remembers of backups, by place and repository: which it wrote or read, and how it judged them.
 
-Anybody who can write to a repository can write backups and proofs there. What the host has in its own state, nobody
-else can: so retention decides on what is remembered here, and a backup that vanished or was changed is noticed.
+Anybody who can write to a repository can write backups and proofs there, and with the public key they read well. So
+retention decides on what the host itself wrote, as its own state says, and never on what it only read. A backup that
+vanished or was changed is noticed either way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, Callable, Collection, Dict, Mapping, Sequence, Tuple
 from .errors import Damaged, NoSpace, PermissionDenied
 from .manifest import facts_digest, proof_document, read_proof
 from .model import Outcome, Place, Proof, Remembered
+from .names import order_of
 from .repositories.base import Repository
 from .shapes import Fields, Misshapen, boolean, mapping, parse, sequence, text
 from .state import Host, locked
@@ -51,6 +53,28 @@ def remember_proof(host: Host, repository: Repository, place: Place, backup_id: 
     _change(host, repository, place, judge)
 
 
+def remember_read(host: Host, repository: Repository, place: Place, backup_id: str, what: Remembered) -> None:
+    """Remember a backup that this host read to its end. Whether it is this host's own stays as it was."""
+
+    def read(known: Memory) -> Memory:
+        before = known.get(backup_id)
+        if before and before.facts != what.facts:
+            return known
+        return {**known, backup_id: replace(before, digest=what.digest) if before else what}
+
+    _change(host, repository, place, read)
+
+
+def dismiss(host: Host, repository: Repository, place: Place, backups: Collection[str]) -> None:
+    """Note that this host is about to remove these backups, so that it does not miss them."""
+    _change(
+        host,
+        repository,
+        place,
+        lambda known: {k: replace(v, leaving=v.leaving or k in backups) for k, v in known.items()},
+    )
+
+
 def forget(host: Host, repository: Repository, place: Place, backups: Collection[str]) -> None:
     """Remember these backups no longer."""
     _change(host, repository, place, lambda known: {k: v for k, v in known.items() if k not in backups})
@@ -62,8 +86,23 @@ def adopt(host: Host, repository: Repository, place: Place, backups: Mapping[str
 
 
 def remembered(content: bytes, safety: bool, pending: bool = False) -> Remembered:
-    """What there is to remember of a manifest's bytes."""
+    """What there is to remember of a manifest's bytes, of which nothing is said yet of who wrote them."""
     return Remembered(hashlib.sha256(content).hexdigest(), facts_digest(content, "A manifest"), safety, pending)
+
+
+def writes(memory: Memory) -> bool:
+    """Whether this host itself takes the backups of a place, so that others there are not expected. Pure."""
+    return any(what.written and not (what.safety or what.pending) for what in memory.values())
+
+
+def expected(memory: Memory) -> Tuple[str, ...]:
+    """The ids of the backups that this host counts on finding in a place, oldest first. Pure.
+
+    What it only read counts where it has nothing of its own: otherwise a forger's backup could stand for the newest.
+    """
+    here = {backup: what for backup, what in memory.items() if not (what.safety or what.pending or what.leaving)}
+    own = [backup for backup, what in here.items() if what.own]
+    return tuple(sorted(own or here, key=order_of))
 
 
 def settled(proofs: Sequence[Proof]) -> Tuple[Proof, ...]:
@@ -143,6 +182,9 @@ def _document(what: Remembered) -> Dict[str, Any]:
         "facts": what.facts,
         "safety": what.safety,
         "pending": what.pending,
+        "written": what.written,
+        "adopted": what.adopted,
+        "leaving": what.leaving,
         "proofs": [proof_document(proof) for proof in what.proofs],
     }
 
@@ -155,6 +197,9 @@ def _read(value: Any) -> Remembered:
         fields.take("safety", boolean),
         fields.take("pending", boolean),
         fields.take("proofs", sequence(read_proof, 10)),
+        fields.take("written", boolean),
+        fields.take("adopted", boolean),
+        fields.take("leaving", boolean),
     )
 
 

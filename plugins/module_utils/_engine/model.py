@@ -383,7 +383,7 @@ class Remembered:
     """What a host has in its own state of a backup: digests of the manifest as it wrote or read it, and its own proofs.
 
     ``digest`` is the SHA-256 of all bytes, ``facts`` that of everything but the key slots. What is ``pending`` was
-    about to be published when this was written.
+    about to be published when this was written; what is ``leaving``, about to be removed.
     """
 
     digest: str
@@ -391,6 +391,16 @@ class Remembered:
     safety: bool = False
     pending: bool = False
     proofs: Tuple[Proof, ...] = ()
+    #: Whether this host took it. To read one proves nothing of who wrote it: it takes a public key only.
+    written: bool = False
+    #: Whether this host was told to take it for its own.
+    adopted: bool = False
+    leaving: bool = False
+
+    @property
+    def own(self) -> bool:
+        """Whether this host answers for where it comes from."""
+        return self.written or self.adopted
 
 
 @dataclass(frozen=True)
@@ -406,10 +416,12 @@ class Backup:
     unjudged: Optional[str] = None
     #: The SHA-256 of its manifest's bytes.
     digest: str = ""
-    #: What this host remembers of it; None where it neither wrote nor read it.
+    #: What this host remembers of it; None where it neither wrote, read nor adopted it.
     remembered: Optional[Remembered] = None
     #: What the backups after it say that the digest of its manifest's facts was (Previous.sha256).
     claimed: Tuple[str, ...] = ()
+    #: Whether it is not this host's, in a place where this host itself writes: planted, or another's.
+    foreign: bool = False
 
     @property
     def id(self) -> str:
@@ -439,6 +451,16 @@ class Backup:
         # What this host itself found is not taken back by what anybody else could have written.
         failed = (self.remembered and _failure(self.remembered.proofs)) or _failure(self.proofs)
         return f"{failed.level.value} verification failed: {failed.detail}" if failed else None
+
+    @property
+    def own(self) -> bool:
+        """Whether this host wrote or adopted it, by the digest of all facts in its manifest."""
+        return self.remembered is not None and self.remembered.own
+
+    @property
+    def known(self) -> bool:
+        """Whether it may count where backups are removed or not taken: it is this host's own, to the last byte."""
+        return self.own and not self.rekeyed
 
     @property
     def rekeyed(self) -> bool:

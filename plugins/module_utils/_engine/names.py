@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime, timezone
-from typing import Optional
+from typing import Optional, Tuple
 
 from .errors import BadManifest
 
@@ -74,6 +74,11 @@ def stamp_of(backup_id: str) -> str:
     """The time in an id, as it stands there; empty for what is not an id."""
     match = _ID.fullmatch(backup_id)
     return match.group("stamp") if match else ""
+
+
+def order_of(backup_id: str) -> Tuple[str, int, str]:
+    """What sorts the ids of one place by their time, and those of one second by their number."""
+    return stamp_of(backup_id), len(backup_id), backup_id
 
 
 def id_of_file(name: str) -> Optional[str]:

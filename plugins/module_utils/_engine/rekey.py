@@ -17,7 +17,7 @@ from .catalogue import scan, whole
 from .cipher import data_key_of, opened_with
 from .errors import BadInput, PartlyDone, Refused
 from .interrupts import interruptible
-from .manifest import MANIFEST_LIMIT, with_key_slots
+from .manifest import MANIFEST_LIMIT, facts_digest, with_key_slots
 from .memory import recall, remember
 from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Manifest, Place, SlotKind
 from .names import MANIFEST, safe_name
@@ -113,9 +113,9 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
         content = repository.read(place, name, MANIFEST_LIMIT)
         changed = with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}")
         repository.replace(place, name, changed)
+        # Who may read it says nothing of who wrote it: what this host does not know, or not like this, stays so.
         known = recall(host, repository, place).get(manifest.id)
-        if known:
-            # Who may read it says nothing of who wrote it: what this host does not know stays so.
+        if known and known.facts == facts_digest(changed, f"{repository.label}/{place.path}/{name}"):
             remember(host, repository, place, manifest.id, replace(known, digest=hashlib.sha256(changed).hexdigest()))
     except BaseException as error:
         audit_failure(host, "rekey", place.path, error, {"id": manifest.id, "repository": repository.label})

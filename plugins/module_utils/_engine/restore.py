@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from .catalogue import Catalogue, choose, place_of, read_place, whole
+from .catalogue import Catalogue, place_of, planted, read_place, whole
+from .choosing import choose
 from .cipher import check_accepted, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Inspection, Staging, differing
@@ -153,6 +154,7 @@ def restore(request: RestoreRequest, host: Host) -> RestoreResult:
             "id": backup.id,
             "source": backup.place.path,
             "repository": result.plan.repository.label,
+            "own": backup.own,
             "opened_with": opened_with(request.encryption, backup.manifest),
             "safety_backup": result.safety_backup,
         }
@@ -327,6 +329,11 @@ def _choose(request: RestoreRequest, host: Host) -> Tuple[Repository, Backup, Tu
         raise failures[0]
     newest = max(backup.time for _repository, backup in found)
     repository, chosen = next(item for item in found if item[1].time == newest)
+    own = [other for _repository, other in found if other.own]
+    if own and not chosen.own and request.backup == "latest":
+        # A repository in which this host has written nothing must not outdo those in which it has.
+        mine = max(own, key=lambda backup: backup.time)
+        raise Refused(f"{planted(repository, chosen)} The newest of its own is {mine.id}; name one of them in backup.")
     backup = whole(repository, chosen)
     # That one repository does not hold what another one does is no news; that it cannot be read is.
     return repository, backup, tuple(str(error) for error in failures if not isinstance(error, NotFound))

@@ -27,7 +27,10 @@ from .errors import BadInput, MissingTool
 from .model import Backup, Decision, Level, Policy
 from .timespan import format_span, format_time
 
-_UNKNOWN = "kept: this host neither wrote nor read it; verify it at level contents, or rotate once with adopt"
+_UNKNOWN = "kept: this host did not write it; rotate once with adopt if it is this host's own"
+_REKEYED = (
+    "kept: its key slots were changed, and not by this host; verify it at level contents, or rotate once with adopt"
+)
 #: A reason to keep the backup at this position of a history.
 _Kept = Tuple[int, str]
 
@@ -56,19 +59,21 @@ def plan(backups: Sequence[Backup], policy: Policy, now: datetime) -> List[Decis
 
 
 def plan_trusted(backups: Sequence[Backup], policy: Policy, now: datetime) -> List[Decision]:
-    """Decide as ``plan`` does, on what this host itself wrote or read, so that no forger can have a backup removed.
+    """Decide as ``plan`` does, on what this host itself wrote, so that no forger can have a backup removed.
 
     A backup goes only where the policy lets it go both by this host's own proofs alone and by all proofs: those of
     others can keep a backup, and never help to remove one. What the host does not know stays, and fills no count.
     """
     check(policy)
-    known = [backup for backup in backups if backup.remembered]
+    known = [backup for backup in backups if backup.known]
     by_all = {decision.backup.id: decision for decision in plan(known, policy, now)}
     decided = []
     for own in plan([as_judged_here(backup) for backup in known], policy, now):
         other = by_all[own.backup.id]
         decided.append(replace(own, backup=other.backup) if own.keep else other)
-    decided += [Decision(backup, True, (_UNKNOWN,)) for backup in backups if not backup.remembered]
+    decided += [
+        Decision(backup, True, (_REKEYED if backup.own else _UNKNOWN,)) for backup in backups if not backup.known
+    ]
     return sorted(decided, key=lambda one: _order(one.backup), reverse=True)
 
 

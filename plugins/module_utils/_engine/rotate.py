@@ -15,7 +15,7 @@ from .clock import note, require_trustworthy
 from .errors import BadInput, PartlyDone
 from .interrupts import interruptible
 from .manifest import MANIFEST_LIMIT
-from .memory import adopt, forget, recall, remembered, settled
+from .memory import adopt, dismiss, forget, recall, remembered, settled
 from .model import Database, Decision, Place, Policy, Problem
 from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
@@ -57,8 +57,8 @@ class PlaceRotation:
 
     @property
     def unknown(self) -> Tuple[str, ...]:
-        """The backups that this host neither wrote nor read, so that they stay and count for nothing."""
-        unknown = [decision.backup.id for decision in self.decisions if decision.backup.remembered is None]
+        """The backups that are not this host's own, or not any more, so that they stay and count for nothing."""
+        unknown = [decision.backup.id for decision in self.decisions if not decision.backup.known]
         return () if self.purge else tuple(unknown)
 
     @property
@@ -120,6 +120,7 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
         require_trustworthy(host, (), repository.clock(place))
     if request.adopt:
         _adopt(host, repository, rotation)
+    dismiss(host, repository, place, {decision.backup.id for decision in rotation.removed})
     # The oldest goes first: if this is interrupted, what is left is what a policy would rather keep.
     for decision in reversed(rotation.removed):
         backup = decision.backup
@@ -175,14 +176,14 @@ def _plan_place(
 
 
 def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
-    """What lies there, all of it as if this host had written it: what is not as it remembered no longer counts."""
+    """What lies there, all of it as this host's own: how it remembered what is not the same any more is forgotten."""
     catalogue, memory = scan(repository, place), recall(host, repository, place)
     backups = []
     for backup in catalogue.backups:
         known = memory.get(backup.id)
-        if known is None or known.digest != backup.digest or known.pending:
+        if known is None or known.digest != backup.digest or known.pending or not known.own:
             content = repository.read(place, backup.id + MANIFEST, MANIFEST_LIMIT)
-            known = replace(remembered(content, backup.manifest.safety), proofs=settled(backup.proofs))
+            known = replace(remembered(content, backup.manifest.safety), proofs=settled(backup.proofs), adopted=True)
         backups.append(replace(backup, remembered=known))
     return replace(catalogue, backups=tuple(backups))
 

@@ -17,6 +17,7 @@ from .manifest import MANIFEST_LIMIT, facts_digest
 from .model import Backup, Encryption, Place, Previous
 from .names import MANIFEST, id_of_file, make_id
 from .repositories.base import Repository
+from .retention import as_judged_here
 from .state import Host
 from .timespan import format_size
 
@@ -31,18 +32,20 @@ class Survey:
 
     @property
     def last(self) -> Optional[Backup]:
-        """The newest good backup of any repository, known to this host or not."""
+        """The newest good backup of any repository, this host's own or not."""
         found = [backup for backup in map(newest_good, self.catalogues) if backup]
         return max(found, key=lambda backup: backup.time) if found else None
 
     @property
     def last_known(self) -> Optional[Backup]:
-        """The newest good backup that this host itself wrote or read: no forged one may stop the next."""
-        found = [backup for backup in (newest_good(one.known) for one in self.catalogues) if backup]
-        return max(found, key=lambda backup: backup.time) if found else None
+        """The newest good backup that this host itself wrote, by its own proofs: no forged one may stop the next, or
+        let it pass.
+        """
+        own = [as_judged_here(backup) for catalogue in self.catalogues for backup in catalogue.known.regular]
+        return max((backup for backup in own if not backup.known_bad), key=lambda one: one.time, default=None)
 
     def fresh(self, max_age: Optional[timedelta], now: datetime, method: Encryption) -> Optional[Backup]:
-        """The newest good backup of a method that this host knows, where every repository has one young enough."""
+        """The newest good backup of a method that this host wrote, where every repository has one young enough."""
         if max_age is None:
             return None
         newest = [newest_good(catalogue.known, method) for catalogue in self.catalogues]
@@ -55,7 +58,8 @@ class Survey:
             return None
         if last.remembered:
             return Previous(last.id, last.remembered.facts)
-        where = next(one for one, found in zip(self.repositories, self.catalogues) if last in found.backups)
+        found = zip(self.repositories, self.catalogues)
+        where = next(one for one, catalogue in found if last.id in [backup.id for backup in catalogue.backups])
         content = where.read(last.place, last.id + MANIFEST, MANIFEST_LIMIT)
         return Previous(last.id, facts_digest(content, f"Manifest {where.label}/{last.place.path}/{last.id}{MANIFEST}"))
 

@@ -33,7 +33,7 @@ from .errors import (
 from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .manifest import MANIFEST_LIMIT, facts_digest, write_proof
-from .memory import remember, remember_proof, remembered
+from .memory import remember_proof, remember_read, remembered
 from .model import (
     Backup,
     Database,
@@ -214,14 +214,14 @@ def _shortcomings(
                 f"The newest good backup in {where} {found}, and max_age is {format_span(request.max_age)}. "
                 "See why no newer one was taken."
             )
-    if request.backup == "latest" and catalogue.regular and in_future(catalogue.regular[-1], now):
-        odd = dated_in_future(catalogue.regular[-1], repository)
+    if request.backup == "latest" and catalogue.eligible and in_future(catalogue.eligible[-1], now):
+        odd = dated_in_future(catalogue.eligible[-1], repository)
         yield Refused(f"{odd} So nobody knows which one is the newest. Move its files elsewhere.")
 
 
 def _weaker(request: VerifyRequest, catalogue: Catalogue, chosen: Backup) -> Iterator[EngineError]:
     """What is wrong with backups newer than the one that is verified, because they have another method."""
-    for backup in catalogue.regular:
+    for backup in catalogue.eligible:
         if backup.time > chosen.time:
             try:
                 check_accepted(request.encryption, backup.manifest)
@@ -236,8 +236,8 @@ def _accepted(request: VerifyRequest, backups: Sequence[Backup]) -> Sequence[Bac
 def _chosen(request: VerifyRequest, catalogue: Catalogue, now: datetime) -> Sequence[Backup]:
     if request.backup == "latest":
         # One from the future, or of a weaker method, would be verified again and again, and the true ones never.
-        usual = [backup for backup in catalogue.regular if not in_future(backup, now)]
-        return _accepted(request, usual)[-1:] or usual[-1:] or catalogue.regular[-1:]
+        usual = [backup for backup in catalogue.eligible if not in_future(backup, now)]
+        return _accepted(request, usual)[-1:] or usual[-1:] or catalogue.eligible[-1:]
     if request.backup != "all":
         wanted = id_of_file(request.backup)
         return [backup for backup in catalogue.backups if backup.id == wanted]
@@ -286,14 +286,13 @@ def _prove(
 
 
 def _remember(host: Host, repository: Repository, backup: Backup, proof: Proof) -> None:
-    """Keep what this host found; a backup that it has read to its end is one that it knows from now on."""
+    """Keep what this host found; of a backup that it has read to its end, also how its manifest was."""
     read = proof.outcome is Outcome.PASSED and proof.level is not Level.CHECKSUM
     if read and (backup.remembered is None or backup.rekeyed):
         content = repository.read(backup.place, backup.id + MANIFEST, MANIFEST_LIMIT)
         what = remembered(content, backup.manifest.safety)
         if what.digest == backup.digest:
-            proofs = backup.remembered.proofs if backup.remembered else ()
-            remember(host, repository, backup.place, backup.id, replace(what, proofs=proofs))
+            remember_read(host, repository, backup.place, backup.id, what)
     remember_proof(host, repository, backup.place, backup.id, proof)
 
 

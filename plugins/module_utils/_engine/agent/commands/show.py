@@ -11,7 +11,8 @@ from datetime import datetime
 from pathlib import PurePath
 from typing import Any, Dict, Iterator, List, Tuple
 
-from ...catalogue import choose, place_of, read_place, whole
+from ...catalogue import place_of, read_place, whole
+from ...choosing import choose
 from ...documents import backup_document
 from ...errors import EngineError, NotFound
 from ...keys import short_id
@@ -68,9 +69,9 @@ def _find(job: Job, wanted: str, host: Host) -> Tuple[List[Tuple[Repository, Bac
         try:
             target.repository.check(writing=False)
             catalogue = read_place(host, target.repository, place)
-            if wanted == "latest" and catalogue.regular:
+            if wanted == "latest" and catalogue.eligible:
                 # Shown as it is, bad or not: to look at it is no use of it.
-                found.append((target.repository, catalogue.regular[-1]))
+                found.append((target.repository, catalogue.eligible[-1]))
             else:
                 found.append((target.repository, choose(catalogue, target.repository, place, wanted, None, host.now())))
         except EngineError as error:

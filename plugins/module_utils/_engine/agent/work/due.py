@@ -108,7 +108,7 @@ def _newest(job: Job, host: Host) -> Optional[datetime]:
 def _newest_in(job: Job, target: Target, host: Host) -> Optional[float]:
     target.repository.check(writing=False)
     catalogue = read_place(host, target.repository, place_of(job.backup.source_host, job.database))
-    # One that this host neither wrote nor read may be forged, and would put the next one off.
+    # One that this host did not write may be forged, and would put the next one off.
     good = (backup.time.timestamp() for backup in catalogue.known.good if not in_future(backup, host.now()))
     return max(good, default=None)
 

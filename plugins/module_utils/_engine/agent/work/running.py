@@ -214,7 +214,7 @@ def _thin_out(requests: Sequence[RotateRequest], host: Host, dry_run: bool) -> D
 
 
 #: What to do where a host does not know its backups.
-_ADOPT = "Verify them at level contents, or rotate once with --adopt if they are its own."
+_ADOPT = "Rotate once with --adopt if they are its own."
 
 
 def _count(number: int, word: str) -> str:
