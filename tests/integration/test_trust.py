@@ -7,25 +7,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Callable
+from typing import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from _engine import keys
 from _engine.catalogue import read_place
 from _engine.clock import odd_pause
 from _engine.errors import BadManifest, Refused, Shrunk
 from _engine.manifest import sealed, write_proof
 from _engine.model import Level, Outcome, Policy, Proof
-from _engine.rekey import RekeyRequest, SlotChange, rekey
 from _engine.repositories.local import LocalRepository
 from _engine.rotate import RotateRequest, plan_rotation
 from _engine.state import Host
+from planting import forge, ids, take
 from world import World
 
 
@@ -34,29 +32,6 @@ def world(tmp_path: Path) -> World:
     world = World(tmp_path / "world")
     world.make_shop()
     return world
-
-
-def take(world: World, count: int, **changes: Any) -> list[str]:
-    made = []
-    for _number in range(count):
-        made.append(world.backup(**changes).manifest.id)
-        world.clock.moment += timedelta(days=1)
-    return made
-
-
-def ids(world: World) -> list[str]:
-    return [backup.id for backup in read_place(world.host, world.repository, world.place).backups]
-
-
-def forge(world: World, count: int, change: Callable[[dict[str, Any]], Any] = lambda document: None) -> list[str]:
-    """Let another host, which knows the public key, write backups, the way an attacker would."""
-    own = world.host
-    world.host = Host("attacker", world.root / "attacker", world.clock, world.clock.running)
-    made = take(world, count)
-    for one in made:
-        world.rewrite(world.directory / f"{one}.manifest.json", change)
-    world.host = own
-    return made
 
 
 def prove(world: World, backup: str, outcome: Outcome) -> None:
@@ -103,79 +78,6 @@ def test_a_host_that_lost_its_memory_removes_nothing_until_it_adopts_what_is_the
     assert ids(world) == made[-1:]
     take(world, 1)
     assert len(world.rotate(Policy(last=1)).rotations[0].removed) == 1
-
-
-def test_to_read_a_backup_does_not_make_it_this_hosts_own(world: World) -> None:
-    """Whoever has the public key writes backups that this host reads well."""
-    true = take(world, 2)
-    forged = forge(world, 2)
-    assert world.verify(backup="all", level=Level.RESTORE).passed is False
-    (rotation,) = world.rotate(Policy(last=1)).rotations
-    assert [decision.backup.id for decision in rotation.removed] == true[:1]
-    assert set(rotation.unknown) == set(forged)
-    assert world.backup(max_age=timedelta(days=2)).changed
-
-
-def test_a_host_that_only_reads_removes_nothing_until_it_adopts_what_is_there(world: World) -> None:
-    made = take(world, 3)
-    world.forget()
-    assert world.verify(backup="all", level=Level.CONTENTS).passed
-    assert world.rotate(Policy(last=1)).rotations[0].unknown == tuple(reversed(made))
-    assert ids(world) == made
-    world.restore(safety_backup=False)
-    world.rotate(Policy(last=1), adopt=True)
-    assert ids(world) == made[-1:]
-
-
-def test_latest_is_never_silently_a_planted_backup(world: World) -> None:
-    true = take(world, 2)
-    forged = forge(world, 2)
-    world.verify(backup=forged[1], level=Level.RESTORE)
-    catalogue = read_place(world.host, world.repository, world.place)
-    assert ([one.id for one in catalogue.good], [one.name for one in catalogue.problems]) == (
-        true,
-        [f"{forged[1]}.manifest.json"],
-    )
-    for before in (None, world.clock.moment):
-        with pytest.raises(BadManifest, match=f"{forged[1]}.*was not written by this host.*{true[1]}"):
-            world.restore(before=before)
-    checks = world.verify(max_age=timedelta(days=3)).checks
-    assert {(check.backup, check.code) for check in checks} == {("", "bad_manifest"), ("", "stale"), (true[1], None)}
-    world.restore(backup=true[1], safety_backup=False)
-    world.restore(backup=forged[1], safety_backup=False)
-
-
-def test_a_repository_that_this_host_never_wrote_to_does_not_outdo_its_own(world: World) -> None:
-    (true,) = take(world, 1)
-    other = world.root / "other"
-    other.mkdir()
-    mine, world.repository = world.repository, LocalRepository(other)
-    (forged,) = forge(world, 1)
-    both = (mine, world.repository)
-    with pytest.raises(Refused, match=f"{forged}.*was not written by this host.*{true}"):
-        world.restore(repositories=both)
-    assert world.restore(repositories=both, backup=true, safety_backup=False).plan.backup.own
-
-
-def test_a_backup_whose_slots_were_changed_elsewhere_displaces_none(world: World) -> None:
-    made = take(world, 3)
-    for one in made[1:]:
-        path = world.directory / f"{one}.manifest.json"
-        world.rewrite(path, lambda document: document["key_slots"][0].update(ciphertext="AAAA"), forget=False)
-    (rotation,) = world.rotate(Policy(last=1)).rotations
-    assert (rotation.removed, set(rotation.unknown)) == ((), set(made[1:]))
-
-
-def test_rekeying_makes_no_exchanged_manifest_this_hosts_own(world: World) -> None:
-    made = take(world, 2)
-    path = world.directory / f"{made[1]}.manifest.json"
-    world.rewrite(path, lambda document: document.update(server_version="forged"), bind=True, forget=False)
-    other = keys.public_pem(keys.generate()).decode()
-    settings = replace(world.encryption, recipients=(other,))
-    rekey(RekeyRequest((world.repository,), SlotChange.INCLUDE, settings, "web1"), world.host)
-    catalogue = read_place(world.host, world.repository, world.place)
-    assert [one.id for one in catalogue.backups] == made[:1]
-    assert "changed or replaced" in catalogue.problems[0].reason
 
 
 def test_a_backup_that_was_killed_after_it_appeared_is_known(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

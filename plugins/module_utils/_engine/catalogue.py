@@ -143,12 +143,20 @@ def _collector_paused() -> Iterator[None]:
 
 def whole(repository: Repository, backup: Backup) -> Backup:
     """The same backup with all of its manifest, tables too. Raises Locked where that changed since it was listed."""
-    name = backup.id + MANIFEST
-    where = f"{repository.label}/{backup.place.path}/{name}"
-    content = repository.read(backup.place, name, MANIFEST_LIMIT)
+    where = f"Manifest {repository.label}/{backup.place.path}/{backup.id}{MANIFEST}"
+    return replace(backup, manifest=read_manifest(unchanged(repository, backup), where))
+
+
+def unchanged(repository: Repository, backup: Backup) -> bytes:
+    """The bytes of a backup's manifest, as they were when it was listed. Raises Locked where they are others by now.
+
+    Whoever decided on a listed backup and is about to write or remove something acts on these bytes, and no others.
+    """
+    content = repository.read(backup.place, backup.id + MANIFEST, MANIFEST_LIMIT)
     if hashlib.sha256(content).hexdigest() != backup.digest:
+        where = f"{repository.label}/{backup.place.path}/{backup.id}{MANIFEST}"
         raise Locked(f"Manifest {where} was changed while this worked on it. Run this again.")
-    return replace(backup, manifest=read_manifest(content, f"Manifest {where}"))
+    return content
 
 
 def read_places(host: Host, repository: Repository, places: Iterable[Place]) -> Catalogue:

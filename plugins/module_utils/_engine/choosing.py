@@ -90,7 +90,7 @@ def _raise_passed_over(
     last = None if before is None else stamp(before)
     for backup, reason in _passed_over(catalogue, repository, place, before):
         if (chosen is None or order_of(backup) > order_of(chosen.id)) and (last is None or stamp_of(backup) <= last):
-            hint = f" The newest backup but for that is {chosen.id}; name it in backup." if chosen else ""
+            hint = f" The newest backup that can be read is {chosen.id}; name it in backup." if chosen else ""
             raise BadManifest(f"{reason}{hint}")
 
 

@@ -13,11 +13,11 @@ from enum import Enum
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from . import keys
-from .catalogue import scan, whole
+from .catalogue import scan, unchanged, whole
 from .cipher import data_key_of, opened_with
 from .errors import BadInput, PartlyDone, Refused
 from .interrupts import interruptible
-from .manifest import MANIFEST_LIMIT, facts_digest, with_key_slots
+from .manifest import facts_digest, with_key_slots
 from .memory import recall, remember
 from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Manifest, Place, SlotKind
 from .names import MANIFEST, safe_name
@@ -110,8 +110,10 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
     audit(host, "rekey", place.path, "changing", facts)
     name = manifest.id + MANIFEST
     try:
-        content = repository.read(place, name, MANIFEST_LIMIT)
-        changed = with_key_slots(content, item.slots, f"{repository.label}/{place.path}/{name}")
+        # The slots were made for the manifest that was listed: another one would come out with a right checksum.
+        changed = with_key_slots(
+            unchanged(repository, item.backup), item.slots, f"{repository.label}/{place.path}/{name}"
+        )
         repository.replace(place, name, changed)
         # Who may read it says nothing of who wrote it: what this host does not know, or not like this, stays so.
         known = recall(host, repository, place).get(manifest.id)

@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Iterator, List, Optional, Tuple
 
-from .catalogue import Catalogue, in_future, place_of, read_place, scan
+from .catalogue import Catalogue, in_future, place_of, read_place, scan, unchanged
 from .clock import note, require_trustworthy
-from .errors import BadInput, PartlyDone
+from .errors import BadInput, NotFound, PartlyDone
 from .interrupts import interruptible
-from .manifest import MANIFEST_LIMIT
 from .memory import adopt, dismiss, forget, recall, remembered, settled
-from .model import Database, Decision, Place, Policy, Problem
+from .model import Backup, Database, Decision, Place, Policy, Problem
 from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
 from .retention import plan_trusted
@@ -124,6 +123,8 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
     # The oldest goes first: if this is interrupted, what is left is what a policy would rather keep.
     for decision in reversed(rotation.removed):
         backup = decision.backup
+        if not request.purge and not _still_there(repository, backup):
+            continue
         facts = {"id": backup.id, "repository": repository.label, "reasons": list(decision.reasons)}
         audit(host, action, place.path, "removing", facts)
         files = [artefact.name for artefact in backup.manifest.artefacts] + [backup.id + PROOF]
@@ -135,6 +136,16 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
     if rotation.leftovers:
         audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
         repository.tidy(place, dry_run=False)
+
+
+def _still_there(repository: Repository, backup: Backup) -> bool:
+    """Whether a backup that was decided on is still to be removed. Raises Locked where it is another one by now."""
+    try:
+        unchanged(repository, backup)
+    except NotFound:
+        # Another host was quicker; what it left of the backup is tidied away.
+        return False
+    return True
 
 
 def _adopt(host: Host, repository: Repository, rotation: PlaceRotation) -> None:
@@ -182,7 +193,7 @@ def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
     for backup in catalogue.backups:
         known = memory.get(backup.id)
         if known is None or known.digest != backup.digest or known.pending or not known.own:
-            content = repository.read(place, backup.id + MANIFEST, MANIFEST_LIMIT)
+            content = unchanged(repository, backup)
             known = replace(remembered(content, backup.manifest.safety), proofs=settled(backup.proofs), adopted=True)
         backups.append(replace(backup, remembered=known))
     return replace(catalogue, backups=tuple(backups))
