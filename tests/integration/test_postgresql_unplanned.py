@@ -7,15 +7,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import psycopg2.errors
 import pytest
 
+from _engine.databases.postgresql import catalogue, planning, snapshot
+from _engine.databases.postgresql.connection import access_to
 from _engine.model import FingerprintKind
+from postgres import Cluster, dump
 from world import World
-
-if TYPE_CHECKING:
-    from postgres import Cluster
 
 #: A function that calls another one without its schema: with an empty search path, it cannot be planned.
 CALLS_WITHOUT_SCHEMA = """
@@ -80,3 +81,75 @@ def test_the_digest_of_a_copied_table_notices_what_changed(world: World, cluster
         digests.append(fingerprint.tables["public.place"])
     assert digests[0] == digests[2] != digests[1]
     world.restore(database=cluster.database(f"{database}_copy"), source_database=database)
+
+
+#: What runs the function where a planner sees it; the last one needs no change of the table that is locked.
+LATE = (
+    "CREATE INDEX late ON place ((gift(1)))",
+    "CREATE STATISTICS late ON (gift(1) + n), n FROM place",
+    """ALTER SCHEMA public RENAME TO away; CREATE SCHEMA public; CREATE TABLE public.place (name text, n int);
+       CREATE TABLE public.other (LIKE away.other); CREATE INDEX ON public.place ((away.gift(1)))""",
+)
+
+
+@pytest.mark.parametrize("late", LATE)
+def test_counting_runs_no_function_that_comes_after_the_snapshot(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    cluster.sql(RUN_BY_THE_PLANNER, database)
+    real = snapshot._dump
+
+    def then(*arguments: Any) -> Any:
+        cluster.sql(late, database)
+        return real(*arguments)
+
+    monkeypatch.setattr(snapshot, "_dump", then)
+    with cluster.engine(database).snapshot(snapshot.DumpOptions(FingerprintKind.DIGEST, 5.0)) as held:
+        counted = held.fingerprint()
+    # By its name, another table is copied; pg_dump would dump that one too, and run nothing either.
+    assert counted is not None and counted.tables["public.place"].rows == (0 if "SCHEMA" in late else 2)
+    assert counted.tables["public.place"].digest.startswith("copy:")  # type: ignore[union-attr]
+
+
+def test_nothing_that_a_plan_depends_on_changes_while_it_is_made(cluster: Cluster, database: str) -> None:
+    cluster.sql(RUN_BY_THE_PLANNER, database)
+    access = access_to(cluster.database(database))
+    with access.connect(database) as counting, planning.beside(access, database, counting) as beside:
+        (place,) = [one for one in catalogue.relations(counting) if one.name == "place"]
+        assert beside is not None
+        for change in (*LATE, "DROP TABLE place"):
+            with beside.frozen(place) as safe, pytest.raises(psycopg2.errors.LockNotAvailable):
+                assert safe
+                cluster.sql(f"SET lock_timeout = 1; {change}", database)
+        # The table itself is copied where another session changes it.
+        with cluster.connect(database) as other, other.cursor() as cursor:
+            other.autocommit = False
+            cursor.execute("LOCK TABLE place IN SHARE MODE")
+            with beside.frozen(place) as safe:
+                assert not safe
+
+
+def test_who_cannot_lock_copies_and_gets_the_same_counts(cluster: Cluster, database: str, tmp_path: Path) -> None:
+    cluster.sql(
+        f"{RUN_BY_THE_PLANNER} CREATE TABLE wide AS SELECT n, repeat('x', 100) FROM generate_series(1, 40000) n",
+        database,
+    )
+    reader = f"reader_{database}"
+    cluster.sql(f"CREATE ROLE {reader} LOGIN PASSWORD 'x' BYPASSRLS; GRANT pg_read_all_data TO {reader}")
+    planned = dump(cluster.engine(database), tmp_path / "1", snapshot.DumpOptions(FingerprintKind.COUNTS, 5.0))
+    cluster.sql("CREATE INDEX ON place ((gift(1)))", database)
+    copied = dump(
+        cluster.engine(database, user=reader, password="x"),
+        tmp_path / "2",
+        snapshot.DumpOptions(FingerprintKind.COUNTS, 5.0),
+    )
+    cluster.sql(f"DROP OWNED BY {reader}", database)
+    cluster.sql(f"DROP ROLE {reader}")
+    one, other = planned.manifest.fingerprint, copied.manifest.fingerprint
+    assert (
+        one
+        and other
+        and {name: table.rows for name, table in one.tables.items()}
+        == {name: table.rows for name, table in other.tables.items()}
+    )
+    assert all(table.digest and table.digest.startswith("copy:") for table in other.tables.values())

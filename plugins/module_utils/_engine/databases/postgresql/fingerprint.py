@@ -14,21 +14,23 @@ Counts alone would not notice values that were misread, which is how a setting h
 both ends of its primary key, which an index finds at once. Only columns of built-in types are part of these digests:
 the text of others may change with the version of an extension.
 
-To plan a query on a table, the server evaluates what can be evaluated in the expressions of its indexes and extended
-statistics: it would run functions of the table's owner with this session's rights, and fail where they need another
-search path. Such tables are not queried but copied, as pg_dump copies them, and counted here.
+Planning a query on a table can run functions of the table's owner with this session's rights, and fails where they
+need another search path (planning.py). Such tables are not queried but copied, as pg_dump copies them, and counted
+here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Mapping, Sequence, Set
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ...errors import BadInput, EngineError, Locked, PermissionDenied, Unreachable
 from ...model import Fingerprint, FingerprintKind, TableFingerprint
 from .catalogue import Relation
 from .connection import Connection, quote_identifier
+from .planning import UNPLANNED, Planning
 
 #: The name under which large objects are counted; no user can make a relation in pg_catalog.
 LARGE_OBJECTS = "pg_largeobject"
@@ -46,9 +48,12 @@ _MODULUS = 1 << 64
 _SMALL_BYTES = 16 << 20
 _ROWS_AT_AN_END = 100
 #: How a table is counted: its rows alone, with a digest of all of them, or of this many at each end of its key.
-_COUNTED, _WHOLE, _COPIED = 0, -1, -2
+#: Without a query, it is copied to be digested or to be counted.
+_COUNTED, _WHOLE, _COPIED, _COPIED_COUNT = 0, -1, -2, -3
 #: How the digest of a copied table begins: it is made of other text than the others.
 _COPY_MARK = "copy:"
+#: Of how many bytes at once a copy is counted.
+_BLOCK = 1 << 20
 #: A value of more bytes is hashed by itself, or with counts stands for its length: that is known without reading it.
 _LONG = 65536
 
@@ -72,15 +77,6 @@ SELECT a.attrelid, a.attname, CASE WHEN b.oid < 16384 THEN b.typname ELSE '' END
  WHERE a.attrelid = ANY (%s::oid[]) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
  ORDER BY a.attrelid, a.attname COLLATE "C"
 """
-#: Tables whose indexes or statistics hold functions or operators that initdb did not make.
-_UNPLANNED = """
-SELECT i.indrelid FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
- WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND i.indrelid = ANY (%(tables)s::oid[])
-UNION
-SELECT s.stxrelid FROM pg_statistic_ext s JOIN pg_depend d
-    ON d.classid = 'pg_statistic_ext'::regclass AND d.objid = s.oid
- WHERE d.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass) AND s.stxrelid = ANY (%(tables)s::oid[])
-"""
 
 #: Types of any length whose text is never long, and those whose length is known without reading them.
 _SHORT = ("numeric", "inet", "cidr", "macaddr")
@@ -88,7 +84,6 @@ _MEASURABLE = ("text", "varchar", "bpchar", "bytea")
 
 _HASH = 'hashtextextended(%s COLLATE "C", 0)'
 _COUNT = "SELECT count(*) FROM ONLY %s"
-# One level only, so that the server can count with several workers.
 _TABLE_DIGEST = "SELECT count(*), sum(%s) FROM ONLY %s AS t"
 _SAMPLE_DIGEST = """
 SELECT (SELECT count(*) FROM ONLY {table}),
@@ -138,70 +133,97 @@ def affordable(connection: Connection, tables: Sequence[Relation], kind: Fingerp
     return chosen
 
 
-def count(connection: Connection, tables: Iterable[Relation], kind: FingerprintKind) -> Fingerprint:
-    """Count these tables and the large objects in the session's open transaction. Raises a typed error."""
+def count(
+    connection: Connection, tables: Iterable[Relation], kind: FingerprintKind, planning: Optional[Planning] = None
+) -> Fingerprint:
+    """Count these tables and the large objects in the session's open transaction. Raises a typed error.
+
+    Without ``planning``, no table is queried, but each one copied.
+    """
     wanted = list(tables)
     whole = affordable(connection, wanted, kind)
     samples = connection.version >= _DIGESTS_SINCE * 10000
     manners = {one.label: _WHOLE if one.label in whole else _ROWS_AT_AN_END if samples else _COUNTED for one in wanted}
-    unplanned = _unplanned(connection, wanted)
-    copied = _COPIED if kind is FingerprintKind.DIGEST else _COUNTED
-    manners.update((one.label, copied) for one in wanted if one.oid in unplanned)
-    return _counted_so(connection, wanted, kind, manners)
+    unplanned = _unplanned(connection, wanted) if planning else {one.oid for one in wanted}
+    manners.update((one.label, _copying(manners[one.label])) for one in wanted if one.oid in unplanned)
+    return _Counting(connection, kind, planning).all_of(wanted, manners)
 
 
 def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerprint) -> Fingerprint:
-    """Count these tables as those of ``like`` were counted."""
-    manners = {}
+    """Count the tables of a restored copy as those of ``like`` were counted.
+
+    Their owners' code has run already with the rights of who restored them, so that it may as well be planned.
+    """
+    wanted, manners = list(tables), {}
     for label, table in like.tables.items():
         copied = table.digest is not None and table.digest.startswith(_COPY_MARK)
         manners[label] = _COPIED if copied else _COUNTED if table.digest is None else table.ends or _WHOLE
-    return _counted_so(connection, list(tables), like.kind, manners)
+    unplanned = _unplanned(connection, wanted)
+    for one in wanted:
+        if one.oid in unplanned and manners.get(one.label, _COUNTED) == _COUNTED:
+            manners[one.label] = _COPIED_COUNT
+    return _Counting(connection, like.kind, None).all_of(wanted, manners)
 
 
-def _measured(
-    connection: Connection, table: Relation, columns: List[_Column], manner: int, thoroughly: bool
-) -> TableFingerprint:
-    """Measure a table; where the server cannot put its values into text (beyond 1 GB, for one), count it only.
+def _copying(manner: int) -> int:
+    """How to copy a table instead of querying it: that sends all of it, so that a large one is only counted then."""
+    return _COPIED if manner == _WHOLE else _COPIED_COUNT
 
-    A savepoint gives back the locks that a question takes on indexes: a server has room for a few thousand in all.
-    """
-    connection.run("SAVEPOINT question")
-    try:
-        return _measure(connection, table, columns, manner, thoroughly)
-    except (Unreachable, Locked, PermissionDenied):
-        raise
-    except EngineError:
-        if manner == _COUNTED:
+
+class _Unplanned(Exception):
+    """A table is not to be queried."""
+
+
+class _Counting:
+    """How tables are counted in a session. With ``planning``, only what it allows is planned."""
+
+    def __init__(self, connection: Connection, kind: FingerprintKind, planning: Optional[Planning]) -> None:
+        self._connection, self._planning = connection, planning
+        self._kind, self._thoroughly = kind, kind is FingerprintKind.DIGEST
+
+    def all_of(self, tables: List[Relation], manners: Mapping[str, int]) -> Fingerprint:
+        counted: Dict[str, TableFingerprint] = {}
+        columns: Dict[int, List[_Column]] = {}
+        if self._thoroughly or any(manners.values()):
+            self._connection.run(_TEXT_FORM)
+            columns = _columns(self._connection, tables)
+        for table in tables:
+            counted[table.label] = self._measured(table, columns.get(table.oid, []), manners.get(table.label, _COUNTED))
+        large = _counted(self._connection.rows(_LARGE_OBJECT_DIGEST if self._thoroughly else _LARGE_OBJECT_COUNT))
+        if large.rows:
+            counted[LARGE_OBJECTS] = large
+        return Fingerprint(kind=self._kind, tables=counted)
+
+    def _measured(self, table: Relation, columns: List[_Column], manner: int) -> TableFingerprint:
+        """Measure a table; where the server cannot put its values into text (beyond 1 GB, for one), count it only.
+
+        A savepoint gives back the locks that a question takes on indexes: a server has room for a few thousand in all.
+        """
+        if manner in (_COPIED, _COPIED_COUNT):
+            return _copied(self._connection, table, columns, manner == _COPIED, self._thoroughly)
+        self._connection.run("SAVEPOINT question")
+        try:
+            return self._asked(table, columns, manner)
+        except _Unplanned:
+            manner = _copying(manner)
+        except (Unreachable, Locked, PermissionDenied):
             raise
-        connection.run("ROLLBACK TO SAVEPOINT question")
-        return _measure(connection, table, columns, _COUNTED, thoroughly)
-    finally:
-        if connection.usable:
-            connection.run("ROLLBACK TO SAVEPOINT question; RELEASE SAVEPOINT question")
+        except EngineError:
+            if manner == _COUNTED:
+                raise
+            manner = _COUNTED
+        finally:
+            if self._connection.usable:
+                self._connection.run("ROLLBACK TO SAVEPOINT question; RELEASE SAVEPOINT question")
+        return self._measured(table, columns, manner)
 
-
-def _counted_so(
-    connection: Connection, tables: List[Relation], kind: FingerprintKind, manners: Mapping[str, int]
-) -> Fingerprint:
-    counted: Dict[str, TableFingerprint] = {}
-    digests = kind is FingerprintKind.DIGEST
-    columns: Dict[int, List[_Column]] = {}
-    if digests or any(manners.values()):
-        connection.run(_TEXT_FORM)
-        columns = _columns(connection, tables)
-    unplanned = _unplanned(connection, tables)
-    for table in tables:
-        manner = manners.get(table.label, _COUNTED)
-        if manner == _COPIED or (manner == _COUNTED and table.oid in unplanned):
-            named = columns.get(table.oid) or _columns(connection, [table]).get(table.oid, [])
-            counted[table.label] = _copied(connection, table, named, manner == _COPIED)
-            continue
-        counted[table.label] = _measured(connection, table, columns.get(table.oid, []), manner, digests)
-    large = _counted(connection, _LARGE_OBJECT_DIGEST if digests else _LARGE_OBJECT_COUNT)
-    if large.rows:
-        counted[LARGE_OBJECTS] = large
-    return Fingerprint(kind=kind, tables=counted)
+    def _asked(self, table: Relation, columns: List[_Column], manner: int) -> TableFingerprint:
+        question, ends = _question(table, columns, manner, self._thoroughly)
+        if self._planning is None:
+            return _counted(self._connection.rows(question), ends)
+        if not self._planning.plan(self._connection, table, question):
+            raise _Unplanned
+        return _counted(self._connection.rows("FETCH ALL FROM answer"), ends)
 
 
 @dataclass(frozen=True)
@@ -220,9 +242,14 @@ class _Column:
     def identifier(self) -> str:
         return "t." + quote_identifier(self.name)
 
+    @property
+    def short(self) -> bool:
+        """Whether the text of its values is never long."""
+        return self.length > 0 or self.type in _SHORT
+
     def hashed(self, thoroughly: bool) -> str:
         """What stands for its value in the text of a row."""
-        if self.length > 0 or self.type in _SHORT:
+        if self.short:
             return self.identifier
         if self.type not in _MEASURABLE:
             # In a row of its own, the value's text is what its type writes, whatever casts somebody defined.
@@ -234,56 +261,79 @@ class _Column:
         return f"CASE WHEN octet_length({self.identifier}) > {_LONG} THEN {long}::text ELSE {self.identifier}::text END"
 
 
-def _measure(
-    connection: Connection, table: Relation, columns: List[_Column], manner: int, thoroughly: bool
-) -> TableFingerprint:
+def _question(table: Relation, columns: List[_Column], manner: int, thoroughly: bool) -> Tuple[str, int]:
+    """The query that measures a table, and of how many rows at each end of its key the digest is."""
     used = [one for one in columns if thoroughly or one.portable]
     key = sorted((one for one in columns if one.place), key=lambda one: one.place)
     # Where text decides the order, another version of a collation could make another one.
     if manner == _COUNTED or (manner > 0 and (not key or any(one.collated or not one.portable for one in key))):
-        return _counted(connection, _COUNT % table.identifier)
+        return _COUNT % table.identifier, 0
     line = _HASH % f"ROW({', '.join(one.hashed(thoroughly) for one in used)})::text"
     if manner == _WHOLE:
-        return _counted(connection, _TABLE_DIGEST % (line, table.identifier))
+        return _TABLE_DIGEST % (line, table.identifier), 0
     up, down = (", ".join(one.identifier + direction for one in key) for direction in ("", " DESC"))
-    question = _SAMPLE_DIGEST.format(table=table.identifier, hash=line, up=up, down=down, rows=int(manner))
-    return _counted(connection, question)._replace(ends=manner)
+    return _SAMPLE_DIGEST.format(table=table.identifier, hash=line, up=up, down=down, rows=int(manner)), int(manner)
 
 
-class _CopiedRows:
-    """Where the rows of a COPY arrive, one after the other: they are counted, and hashed where that is wanted."""
+class _HashedRows:
+    """Where the rows of a COPY arrive, one after the other, to be counted and hashed."""
 
-    def __init__(self, hashed: bool) -> None:
+    def __init__(self) -> None:
         self.rows, self.sum = 0, 0
-        self._hashed = hashed
 
     def write(self, row: bytes) -> int:
-        # A line break within a value is escaped (PostgreSQL manual, COPY, "Text Format").
-        self.rows += row.count(b"\n")
-        if self._hashed:
-            self.sum += int.from_bytes(hashlib.sha256(row).digest()[:8], "big")
+        self.rows += 1
+        self.sum += int.from_bytes(hashlib.sha256(row).digest()[:8], "big")
         return len(row)
 
 
-def _copied(connection: Connection, table: Relation, columns: List[_Column], hashed: bool) -> TableFingerprint:
-    """Count a table without a query. For a count alone, the shortest column stands for a row."""
-    if not hashed:
-        columns = sorted(columns, key=lambda one: (one.length < 0, one.length))[:1]
+class _CountedRows(io.RawIOBase):
+    """Where the rows of a COPY arrive in large blocks, only to be counted."""
+
+    rows = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, block: Any) -> int:
+        # A line break within a value is escaped (PostgreSQL manual, COPY, "Text Format").
+        self.rows += bytes(block).count(b"\n")
+        return len(block)
+
+
+def _copied(
+    connection: Connection, table: Relation, columns: List[_Column], hashed: bool, thoroughly: bool
+) -> TableFingerprint:
+    """Count a table without a query. A row is in memory here, so that a digest with counts is of short columns only.
+
+    For a count alone, the shortest column stands for a row.
+    """
+    used = columns if thoroughly else [one for one in columns if one.short and one.portable]
+    if hashed and used:
+        arrived = _HashedRows()
+        connection.copy_out(_copy(table, used), arrived)
+        return TableFingerprint(arrived.rows, f"{_COPY_MARK}{arrived.sum % _MODULUS:016x}")
+    columns = columns or _columns(connection, [table]).get(table.oid, [])
+    counted = _CountedRows()
+    with io.BufferedWriter(counted, _BLOCK) as buffered:
+        connection.copy_out(_copy(table, sorted(columns, key=lambda one: (not one.short, one.length))[:1]), buffered)
+    return TableFingerprint(counted.rows)
+
+
+def _copy(table: Relation, columns: Sequence[_Column]) -> str:
     names = f"({', '.join(quote_identifier(one.name) for one in columns)})" if columns else ""
-    arrived = _CopiedRows(hashed)
-    connection.copy_out(f"COPY {table.identifier} {names} TO STDOUT", arrived)
-    return TableFingerprint(arrived.rows, f"{_COPY_MARK}{arrived.sum % _MODULUS:016x}" if hashed else None)
+    return f"COPY {table.identifier} {names} TO STDOUT"
 
 
 def _unplanned(connection: Connection, tables: Sequence[Relation]) -> Set[int]:
-    return {oid for (oid,) in connection.rows(_UNPLANNED, {"tables": [one.oid for one in tables]})}
+    return {oid for (oid,) in connection.rows(UNPLANNED, {"tables": [one.oid for one in tables]})}
 
 
-def _counted(connection: Connection, question: str) -> TableFingerprint:
-    rows, *sums = connection.rows(question)[0]
+def _counted(answer: Sequence[Sequence[Any]], ends: int = 0) -> TableFingerprint:
+    rows, *sums = answer[0]
     # The sum over no rows at all is NULL.
     digest = f"{int(sums[0] or 0) % _MODULUS:016x}" if sums else None
-    return TableFingerprint(rows=int(rows), digest=digest)
+    return TableFingerprint(int(rows), digest, ends)
 
 
 def _columns(connection: Connection, tables: List[Relation]) -> Dict[int, List[_Column]]:

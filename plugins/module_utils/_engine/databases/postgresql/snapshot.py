@@ -28,7 +28,7 @@ from ...errors import Contended, EngineError, Locked, ToolFailed
 from ...model import Fingerprint, FingerprintKind
 from ...process import run
 from ..base import DumpFacts, DumpOptions, Snapshot, differing
-from . import catalogue, definition, fingerprint, settings
+from . import catalogue, definition, fingerprint, planning, settings
 from .catalogue import Relation, Selection
 from .connection import Access, Connection
 from .encodings import readable
@@ -67,8 +67,15 @@ _NO_PASSWORDS = (
 class PostgresqlSnapshot(Snapshot):
     """See the module. Made by ``hold``."""
 
-    def __init__(self, held: Connection, access: Access, database: str, options: DumpOptions) -> None:
-        self._held, self._options = held, options
+    def __init__(
+        self,
+        held: Connection,
+        access: Access,
+        database: str,
+        options: DumpOptions,
+        beside: Optional[planning.Planning],
+    ) -> None:
+        self._held, self._options, self._planning = held, options, beside
         self._unwanted = False
         self._idle = threading.Event()
         self._idle.set()
@@ -132,9 +139,8 @@ class PostgresqlSnapshot(Snapshot):
         # Without it, an error here would end the transaction, and with it the snapshot that pg_dump reads.
         self._held.run("SAVEPOINT fingerprint")
         if self._options.fingerprint is FingerprintKind.COUNTS:
-            # Counting is done long before the dump: more workers would only take the cores that the dump runs on.
-            self._held.run("SET LOCAL max_parallel_workers_per_gather = 0; SET LOCAL jit = off")
-        counted = fingerprint.count(self._held, self._tables, self._options.fingerprint)
+            self._held.run("SET LOCAL jit = off")
+        counted = fingerprint.count(self._held, self._tables, self._options.fingerprint, self._planning)
         if counted.undigested:
             self.facts = replace(self.facts, warnings=(*self.facts.warnings, _undigested(counted.undigested)))
         return counted
@@ -143,8 +149,8 @@ class PostgresqlSnapshot(Snapshot):
 @contextmanager
 def hold(access: Access, database: str, options: DumpOptions) -> Iterator[PostgresqlSnapshot]:
     """Lock, freeze and describe a database. Raises Locked when a table's lock is not free within the timeout."""
-    with access.connect(database) as held:
-        snapshot = PostgresqlSnapshot(held, access, database, options)
+    with access.connect(database) as held, planning.beside(access, database, held) as beside:
+        snapshot = PostgresqlSnapshot(held, access, database, options, beside)
         try:
             with _Pulse(held):
                 yield snapshot
