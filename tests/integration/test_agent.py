@@ -14,17 +14,38 @@ import stat
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
-from _engine.agent.archive import build
+from _engine.agent.archive import build, compiled
 from _engine.model import SAFETY_TIER
 from postgres import Cluster
 from world import World
 
 ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils" / "_engine"
+
+
+def install_agent(directory: Path) -> Path:
+    """Install the agent, compiled, into a directory; its file."""
+    program, code = directory / "fleet-backup", directory / "lib" / "fleet-backup" / "code.zip"
+    content, compiled_content = _built()
+    program.write_bytes(content)
+    program.chmod(0o755)
+    code.parent.mkdir(parents=True)
+    code.write_bytes(compiled_content)
+    return program
+
+
+@cache
+def _built() -> tuple[bytes, bytes]:
+    with TemporaryDirectory() as directory:
+        program = Path(directory) / "fleet-backup"
+        program.write_bytes(build(ENGINE, sys.executable))
+        return program.read_bytes(), compiled(str(program))
 
 
 class Agent:
@@ -35,9 +56,7 @@ class Agent:
         self.root = world.root / "etc"
         self.jobs = self.root / "jobs.d"
         self.jobs.mkdir(parents=True)
-        self.program = world.root / "fleet-backup"
-        self.program.write_bytes(build(ENGINE, sys.executable))
-        self.program.chmod(0o755)
+        self.program = install_agent(world.root)
         (self.root / "ops.pub").write_text(world.public)
         (self.root / "ops.pem").write_text(world.private)
         (self.root / "ops.pem").chmod(0o600)

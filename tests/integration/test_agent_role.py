@@ -159,6 +159,7 @@ def test_a_job_that_leaves_the_inventory_loses_its_files_and_keeps_its_backups(f
     fleet.deploy(fleet.shop, fleet_backup_state="absent")
     assert not fleet.settings.exists() and not fleet.program.exists()
     assert fleet.world.files() == backups != []
+    assert list(fleet.program.parent.glob("lib/*")) == []
     assert changed(fleet.deploy(fleet.shop, fleet_backup_state="absent")) == 0
 
 
@@ -219,6 +220,7 @@ def test_the_agent_runs_from_a_virtual_environment_where_one_is_chosen(fleet: Fl
     predicted = changed(fleet.deploy(fleet.shop, options=("--check",), **chosen))
     assert changed(fleet.deploy(fleet.shop, **chosen)) == predicted
     assert changed(fleet.deploy(fleet.shop, **chosen)) == 0
+    assert "up to date" in fleet.agent("compile")
     assert fleet.program.read_bytes().startswith(f"#!{environment}/bin/python3 -I\n".encode())
     assert json.loads(fleet.agent("run", "shop", "--json"))[0]["error"] is None
     fleet.deploy(fleet.shop, fleet_backup_state="absent", **chosen)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -18,14 +17,12 @@ from typing import Any
 
 import pytest
 
-from _engine.agent.archive import build
 from _engine.agent.config.jobs import Job
 from _engine.agent.config.reading import read_job
 from _engine.agent.work.due import due_jobs
 from _engine.agent.work.running import back_up
+from test_agent import install_agent
 from world import World
-
-ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils" / "_engine"
 
 
 @pytest.fixture
@@ -141,9 +138,7 @@ class Agent:
         self.world, self.settings = world, world.root / "etc"
         (self.settings / "jobs.d").mkdir(parents=True)
         (self.settings / "agent.json").write_text(json.dumps({"host": "web1", "state": str(world.root / "state")}))
-        self.program = world.root / "fleet-backup"
-        self.program.write_bytes(build(ENGINE, sys.executable))
-        self.program.chmod(0o755)
+        self.program = install_agent(world.root)
 
     def job(self, name: str, content: dict[str, Any]) -> None:
         (self.settings / "jobs.d" / f"{name}.json").write_text(json.dumps(content))

@@ -13,7 +13,6 @@ from typing import Any, Dict, List, Optional
 
 import pytest
 
-from _engine.agent.archive import build
 from _engine.agent.config.jobs import Job, Limits, Surroundings
 from _engine.agent.config.reading import read_job, read_jobs
 from _engine.agent.config.secrets import SecretKind, SecretSource
@@ -191,11 +190,6 @@ def test_a_secret_in_the_environment_or_from_systemd(tmp_path: Path, monkeypatch
     (tmp_path / "password").chmod(0o400)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert credential.read() == "open sesame"
-
-
-def test_the_same_source_gives_the_same_agent_byte_for_byte() -> None:
-    assert build(ENGINE, "/usr/bin/python3") == build(ENGINE, "/usr/bin/python3")
-    assert build(ENGINE, "/usr/bin/python3").startswith(b"#!/usr/bin/python3 -I\nPK")
 
 
 @pytest.mark.parametrize(

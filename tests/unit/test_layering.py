@@ -42,6 +42,7 @@ RANK = {unit: rank for rank, units in enumerate(LAYERS) for unit in units}
 
 #: The same within the agent.
 AGENT_LAYERS: Tuple[Tuple[str, ...], ...] = (
+    ("start",),
     ("archive", "config"),
     ("notifications", "timers"),
     ("work",),

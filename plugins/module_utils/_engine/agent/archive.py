@@ -7,26 +7,23 @@
 from __future__ import annotations
 
 import io
+import marshal
+import os
+import tempfile
 import zipfile
+from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Iterator, Tuple
 
-#: The package's name in the archive.
-PACKAGE = "fleet_backup"
-_MAIN = f"""\
-import signal
-import sys
+from .start import PACKAGE, code_of, key_of, usable_code
 
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Until the command handles it, Ctrl-C ends it without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-from {PACKAGE}.agent.cli import main
-
-sys.exit(main())
-"""
+_MAIN = "__main__.py"
 #: The oldest time that a ZIP archive can hold (APPNOTE.TXT, 4.4.6).
 _TIME = (1980, 1, 1, 0, 0, 0)
+#: A compiled module that is not compared with its source (PEP 552): flags, and a hash that stays empty.
+_HEADER = MAGIC_NUMBER + (1).to_bytes(4, "little") + bytes(8)
+#: The last version of marshal that writes the same bytes for the same code: later ones refer back to what is shared.
+_MARSHAL = 2
 
 
 def build(engine: Path, interpreter: str) -> bytes:
@@ -37,15 +34,53 @@ def build(engine: Path, interpreter: str) -> bytes:
     """
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
-        for name, source in [("__main__.py", _MAIN.encode("ascii")), *_sources(engine)]:
-            entry = zipfile.ZipInfo(name, _TIME)
-            entry.create_system = 3  # Unix, whatever this runs on
-            entry.external_attr = 0o644 << 16
-            archive.writestr(entry, source)
+        for name, source in _sources(engine):
+            archive.writestr(_entry(name), source)
     # -I: neither the environment, nor the current directory, nor a user's own packages put code into it (python(1)).
     return b"#!" + interpreter.encode("utf-8") + b" -I\n" + content.getvalue()
 
 
+def install_code(program: str) -> bool:
+    """Compile a built program for this Python, for ``start`` to find; whether that was to be done. Raises OSError."""
+    if usable_code(program):
+        return False
+    code = code_of(program)
+    directory = os.path.dirname(code)
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=".code-", dir=directory)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(compiled(program))
+            os.fchmod(file.fileno(), 0o644)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, code)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return True
+
+
+def compiled(program: str) -> bytes:
+    """The package in a built program, compiled for this Python: an archive that ends with the program's key."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(program) as source, zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for name in source.namelist():
+            if name != _MAIN:
+                code = compile(source.read(name), name, "exec", dont_inherit=True)
+                archive.writestr(_entry(f"{name}c"), _HEADER + marshal.dumps(code, _MARSHAL))
+        archive.comment = key_of(program)
+    return content.getvalue()
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, _TIME)
+    entry.create_system = 3  # Unix, whatever this runs on
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
 def _sources(engine: Path) -> Iterator[Tuple[str, bytes]]:
+    yield _MAIN, (engine / "agent" / "start.py").read_bytes()
     for path in sorted(engine.rglob("*.py")):
         yield f"{PACKAGE}/{path.relative_to(engine).as_posix()}", path.read_bytes()

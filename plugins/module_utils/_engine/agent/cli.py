@@ -24,8 +24,8 @@ from .console.exits import Exit, exit_of_code
 from .console.printing import complain
 from .parser import parser_for
 
-#: What only prints what it knows by itself.
-_BRIEF = ("completion", "manual", "version")
+#: What reads no settings and no jobs.
+_BRIEF = ("compile", "completion", "manual", "version")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:

@@ -25,6 +25,7 @@ _COMMANDS: Dict[str, str] = {
     "notify": "send a test message through the channels of notifications",
     "config": "check the settings and the jobs of this host",
     "unlock": "say who holds locks, and clear what killed processes left over",
+    "compile": "compile the agent for this host's Python, so that it starts faster",
     "version": "print the version",
     "completion": "print what lets a shell complete this command's words",
     "manual": "print the manual page",
