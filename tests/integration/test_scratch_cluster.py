@@ -32,6 +32,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a 
 #: The code of a database's owner: it fails where it has a superuser's rights, gets them, or reaches another server.
 GIFT = """
 CREATE EXTENSION dblink;
+SET ROLE "{owner}";
 CREATE FUNCTION gift(int) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE step text;
 BEGIN
@@ -41,7 +42,7 @@ BEGIN
     'ALTER ROLE CURRENT_USER SUPERUSER', $x$COPY (SELECT 1) TO '{file}'$x$,
     $x$COPY (SELECT 1) TO PROGRAM 'touch {file}'$x$,
     $x$SELECT public.dblink_exec('{login} host=127.0.0.1', 'CREATE TABLE reached ()')$x$,
-    $x$SELECT public.dblink_exec('{login} host={socket}', 'CREATE TABLE reached ()')$x$
+    $x$SELECT public.dblink_exec('{login} host={socket}', 'CREATE TABLE reached ()')$x$, 'RESET ROLE'
   ] LOOP
     BEGIN
       EXECUTE step;
@@ -64,6 +65,31 @@ CREATE TABLE referred (a int PRIMARY KEY);
 INSERT INTO referred VALUES (1);
 CREATE TABLE referring (a mood REFERENCES referred);
 INSERT INTO referring VALUES ('1');
+-- Definitions run code where they are only read: constants of domains in arrays and rows, bounds of partitions.
+CREATE DOMAIN checked AS int CHECK (public.gift(VALUE));
+CREATE FUNCTION next_state(checked[], int) RETURNS checked[] LANGUAGE sql AS 'SELECT $1';
+CREATE AGGREGATE begun(int) (SFUNC = next_state, STYPE = checked[], INITCOND = '{1}');
+CREATE TABLE parts (a checked[], b int) PARTITION BY LIST (a);
+CREATE TABLE part PARTITION OF parts FOR VALUES IN ('{1}');
+CREATE TABLE whole (a checked) PARTITION BY LIST ((a + 1));
+CREATE TABLE half PARTITION OF whole FOR VALUES IN (1 + public.as_number('1'::mood));
+CREATE VIEW constant AS SELECT '{1}'::checked[] AS a;
+CREATE FUNCTION one(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM public.gift(1); RETURN 1; END';
+CREATE TABLE computed (a int, b int GENERATED ALWAYS AS (public.one(1)) STORED, c int DEFAULT public.one(1),
+  d checked[] DEFAULT '{1}', e int GENERATED ALWAYS AS (cardinality('{1}'::checked[])) STORED);
+INSERT INTO computed VALUES (1);
+CREATE TABLE keyed (a int) PARTITION BY RANGE ((a + public.one(1)), (a + cardinality('{1}'::checked[])));
+CREATE TABLE key PARTITION OF keyed FOR VALUES FROM (1, 1) TO (9, 9);
+CREATE INDEX ON computed ((cardinality('{1}'::checked[])), (public.one(1))) WHERE a > public.one(1);
+CREATE STATISTICS sized ON (a + cardinality('{1}'::checked[])), a FROM computed;
+CREATE POLICY reads ON computed USING (cardinality('{1}'::checked[]) = public.one(1));
+CREATE RULE reads AS ON UPDATE TO computed WHERE cardinality('{1}'::checked[]) = 1 DO INSTEAD NOTHING;
+CREATE MATERIALIZED VIEW refreshed AS SELECT public.one(1) AS a, '{1}'::checked[] AS b;
+-- What a superuser owns at the source is built and refreshed with its rights there.
+RESET ROLE;
+CREATE MATERIALIZED VIEW trusting AS SELECT public.one(1) AS a, '{1}'::checked[] AS b;
+CREATE TABLE trusted AS SELECT 1 AS a;
+CREATE INDEX ON trusted (public.one(a));
 """
 
 #: What only a superuser can own, and what only its owner's role or a grant can read.
@@ -292,7 +318,20 @@ def test_a_verification_that_cannot_be_confined_says_what_to_do(world: World) ->
     assert "set scratch.isolated to false" in in_a_child(bounded)
 
 
+def test_a_server_sees_no_other_one_in_the_directory_that_they_share() -> None:
+    # Not below a directory that is hidden as a whole.
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir="/var/lib") as shared, ExitStack() as stack:
+        os.chmod(shared, 0o755)
+        for name in ("one", "two"):
+            stack.enter_context(throwaway.running(Needs(name, 10, 0), Scratch(Path(shared))))
+        assert len(os.listdir(shared)) == 2
+        seen = {tuple(os.listdir(f"/proc/{pid}/root{shared}")) for pid in servers_in(Path(shared))}
+        assert sorted(seen) == sorted((one,) for one in os.listdir(shared))
+
+
 def test_what_the_host_lacks_for_a_scratch_server_is_told() -> None:
+    with pytest.raises(Unverifiable, match="own programs are in /"), ExitStack() as stack:
+        stack.enter_context(throwaway.running(Needs("shop", 10, 0), Scratch(Path("/"))))
     with pytest.raises(MissingTool, match="postgresql-99 .*scratch.login_host"), ExitStack() as stack:
         stack.enter_context(throwaway.running(Needs("shop", 99, 0), Scratch()))
     with pytest.raises(NoSpace, match="scratch.path"), ExitStack() as stack:

@@ -10,8 +10,8 @@ up its account for good, and becomes the program. In there:
 - no network but an unconfigured loopback, and none of this host's System V or POSIX message queues;
 - no process is visible but the program's own, and none of them outlives the launcher: it is the parent of the PID
   namespace's first process, which dies with it (PR_SET_PDEATHSIG), as the launcher dies with this process;
-- of the directories where others keep sockets and temporary files, and of what lies beside the program's own
-  directory, nothing is visible but that directory.
+- of the directories where others keep sockets and temporary files, and of the one that holds the directories of all
+  confined programs of the same account, nothing is visible but the program's own directory.
 
 It gets a minimal environment, leaves no core file, and gains no privilege by executing a file (PR_SET_NO_NEW_PRIVS).
 """
@@ -54,7 +54,8 @@ _START = "import sys, importlib; sys.path[:] = {path!r}; importlib.import_module
 class Confinement:
     """``account`` None is the caller's own. Without ``isolated`` there are no namespaces: only the account is another.
 
-    ``directory`` is the only one that the program sees of those where others keep temporary files.
+    ``directory`` is the only one that the program sees of those where others keep temporary files. It lies alone in a
+    directory, and that in one for such directories, of which the program needs nothing else.
     """
 
     account: Optional[Account]
@@ -138,7 +139,7 @@ def _isolate(directory: Path) -> None:
     _mount("none", "/", None, _REC | _PRIVATE)
     kept = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     # A hidden place may lie in another one, and is gone then.
-    for hidden in sorted({*_HIDDEN, str(directory.parent)}):
+    for hidden in sorted({*_HIDDEN, str(directory.parent.parent)}):
         if os.path.isdir(hidden):
             _mount("none", os.path.realpath(hidden), "tmpfs", _NOSUID | _NODEV, "mode=1777")
     os.umask(0o022)

@@ -94,6 +94,11 @@ def running(needs: Needs, scratch: Scratch) -> Iterator[Cluster]:
     account = _account(scratch)
     parent = scratch.path or temporary_directory()
     _require_space(parent, needs)
+    if scratch.isolated and parent.resolve() in programs.resolve().parents:
+        raise Unverifiable(
+            f"scratch.path: the scratch server's own programs are in {parent}, and what is in there is hidden from it. "
+            "Name a directory for scratch servers."
+        )
     with ExitStack() as stack:
         try:
             outer = stack.enter_context(private_directory(Purpose.VERIFICATION, parent))

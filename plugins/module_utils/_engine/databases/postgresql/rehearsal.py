@@ -4,20 +4,14 @@
 
 """A dump restored into a throwaway cluster, with the owners, privileges and policies that it names.
 
-Who loads what decides whose rights the backup's own code has. pg_restore defines the database as the cluster's
-superuser, as only that one can create extensions and give objects away; no function of the backup runs then. Rows, and
-the check constraints that pg_dump keeps for later, are loaded by a plain role with the rights of all owners, since
-loading them runs functions of the backup. The server itself runs functions of indexes and materialized views as their
-owners, in a restricted session (PostgreSQL manual, CREATE INDEX and REFRESH MATERIALIZED VIEW). Everything afterwards
-is read by the plain role. It logs in by itself: a session that had been a superuser's could become that again.
-
-Roles that were superusers at the source are so here while objects are defined that only a superuser may own, and are
-plain roles while the backup's functions run.
+Who loads what decides whose rights the backup's own code has: entries.py. A plain role with the rights of all owners
+loads everything that can run it. It logs in by itself: a session that had been a superuser's could become that again.
+The cluster's superuser defines what only a superuser may. Roles that were superusers at the source are so here only as
+long as that takes. Everything afterwards is read by the plain role.
 """
 
 from __future__ import annotations
 
-import re
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -27,16 +21,15 @@ from ...command import Argument, Command, Secret
 from ...errors import EngineError
 from ...model import Manifest, Scratch
 from ..base import Save
-from . import cluster, complaints, definition, staging, tools
+from . import cluster, complaints, definition, entries, staging, tools
 from .cluster import Cluster, Needs
 from .complaints import Complaint
 from .connection import Access, Connection, quote_identifier
 
 _SUFFIX = "_plain"
-#: A line of pg_restore's list: the entry's number, and the kind of object.
-_ENTRY = re.compile(r"(\d+); \d+ \d+ ")
-_FOREIGN_KEY = re.compile(r"\d+; \d+ \d+ FK CONSTRAINT ")
-_CHECK = re.compile(r"\d+; \d+ \d+ CHECK CONSTRAINT ")
+#: A role with whose rights the owners of objects may have them in any schema, until the grants are loaded.
+_PLACING = "_placing"
+_SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
 #: Databases that a new cluster has, or cannot have: they are restored under another name.
 _TAKEN = ("postgres", "template0", "template1")
 
@@ -52,6 +45,8 @@ class RehearsalStaging(staging.PostgresqlStaging):
         self._staged = self._target
         self._superuser, self._plain = place.superuser, place.access(place.superuser.user + _SUFFIX)
         self.label = f'database "{self._staged}" on {place.superuser.label}'
+        #: Whether the source's superusers are so here at the moment; None where no role exists yet.
+        self._promoted: Optional[bool] = None
 
     def create(self) -> None:
         control = self._control()
@@ -81,28 +76,44 @@ class RehearsalStaging(staging.PostgresqlStaging):
             self._session.close()
 
     def _load_all(self) -> None:
-        data, later = (
-            [line for line in self._listed(f"--section={section}") if _ENTRY.match(line)]
-            for section in ("data", "post-data")
+        before, data, after = (
+            entries.entries(self._listed(f"--section={section}")) for section in ("pre-data", "data", "post-data")
         )
-        checks = [line for line in later if _CHECK.match(line)]
-        failed = complaints.load(partial(self._restoring, self._superuser), ("--section=pre-data",))
-        self._set_superusers(False)
+        first, others = entries.definitions(before, self._named_roles(), self._properties.superusers)
+        failed = self._load_part(*first)
+        self._let_owners_place()
+        for superuser, lines in others:
+            failed += self._load_part(superuser, lines)
         self._open_to_plain_role()
-        failed += self._restore_listed(self._plain, [*data, *checks])
-        self._set_superusers(True)
-        defined = [line for line in later if not (_CHECK.match(line) or _FOREIGN_KEY.match(line))]
-        failed += self._restore_listed(self._superuser, defined)
+        failed += self._load_part(False, [*data, *entries.checks(after)])
+        failed += self._load_part(False, entries.built(after))
+        self._let_owners_place(False)
+        for superuser, lines in entries.finished([*before, *after]):
+            failed += self._load_part(superuser, lines)
         self._set_superusers(False)
-        # Comparing rows by a foreign key may call a cast of the owner's.
-        failed += self._restore_listed(self._plain, [line for line in later if _FOREIGN_KEY.match(line)])
         complaints.refuse(complaints.located(failed, self._listed()) if failed else [], self.label)
 
-    def _restore_listed(self, access: Access, lines: Sequence[str]) -> List[Complaint]:
+    def _load_part(self, superuser: bool, lines: Sequence[str]) -> List[Complaint]:
+        """Load these entries as the cluster's superuser or as the plain role, which then has all owners' rights."""
         if not lines:
             return []
+        self._set_superusers(superuser)
         content = "\n".join([*lines, ""]).encode("utf-8")
+        access = self._superuser if superuser else self._plain
         return complaints.load(partial(self._restoring, access), (Secret(content, "--use-list={path}"),))
+
+    def _let_owners_place(self, wanted: bool = True) -> None:
+        """Let every role own objects in any schema: at the source, one may have lost the right since it got them."""
+        placing = quote_identifier(self._superuser.user + _PLACING)
+        with self._superuser.connect(self._staged) as inside:
+            if not wanted:
+                inside.run(f"DROP OWNED BY {placing}; DROP ROLE {placing}")
+                return
+            inside.run(f"CREATE ROLE {placing}")
+            for role in (self._plain.user, *self._named_roles()):
+                inside.run(f"GRANT {placing} TO {quote_identifier(role)}")
+            for (schema,) in inside.rows(_SCHEMAS):
+                inside.run(f"GRANT CREATE, USAGE ON SCHEMA {quote_identifier(schema)} TO {placing}")
 
     def _restoring(self, access: Access, further: Tuple[Argument, ...]) -> Command:
         return self._restorer(("--no-tablespaces", *further, str(self._spool)), access)
@@ -125,6 +136,8 @@ class RehearsalStaging(staging.PostgresqlStaging):
 
     def _set_superusers(self, wanted: bool) -> None:
         """Make the source's superusers what they were, or plain ones that the plain role has the rights of."""
+        if self._promoted is wanted:
+            return
         control, plain = self._control(), quote_identifier(self._plain.user)
         for name in self._named_roles():
             role = quote_identifier(name)
@@ -136,6 +149,7 @@ class RehearsalStaging(staging.PostgresqlStaging):
             else:
                 control.run(f"ALTER ROLE {role} NOSUPERUSER")
                 control.run(f"GRANT {role} TO {plain}")
+        self._promoted = wanted
 
     def _open_to_plain_role(self) -> None:
         """Before PostgreSQL 14, no role reads and writes everything: what has no owner in the backup is granted."""
