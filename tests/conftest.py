@@ -25,6 +25,7 @@ settings.register_profile("brief", max_examples=20)
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
+sys.path.append(str(ROOT / "plugins"))
 
 # A shell that runs the tests in the background has them ignore SIGINT, and tests send it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -37,7 +37,10 @@ options:
         elements: str
         default: []
       passphrase:
-        description: A passphrase that encrypts and decrypts.
+        description:
+          - A passphrase that encrypts and decrypts, or that unlocks the O(encryption.identities).
+          - For V(gpg), reading with it ignores the keyring. Export a key that it unlocks there, and give that
+            in O(encryption.identities).
         type: str
       identities:
         description:

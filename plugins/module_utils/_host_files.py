@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional, Sequence, Tuple
 
-#: Given a file, sets its mode and owner.
+from ._engine.host.pinned import path_of, pinned, private_place
+
+#: Given a file's path at this moment, sets its mode and owner.
 SetAttributes = Callable[[str], object]
 
 
@@ -110,7 +111,7 @@ def _file(path: str, content: str, directory_comes: bool) -> Iterator[Change]:
     if os.path.islink(path):
         before: Optional[bytes] = f"link to {os.readlink(path)}\n".encode("utf-8", "surrogateescape")
     elif os.path.isfile(path):
-        before = Path(path).read_bytes()
+        before = _read(path)
         if before == wanted:
             return
     elif os.path.lexists(path):
@@ -119,6 +120,19 @@ def _file(path: str, content: str, directory_comes: bool) -> Iterator[Change]:
         before = None
     shown = None if before is None else before.decode("utf-8", "replace")
     yield Change(path, shown, content, lambda set_attributes: _write(path, wanted, set_attributes))
+
+
+def rewritten(path: str, content: str) -> Change:
+    """A file whose content is right, and whose mode or owner is not. It is written anew, out of the reach of others."""
+    return Change(path, content, content, lambda set_attributes: _write(path, content.encode("utf-8"), set_attributes))
+
+
+def _read(path: str) -> bytes:
+    with pinned(os.path.dirname(path)) as directory:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(os.path.basename(path), flags, dir_fd=directory)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
 
 
 def _link(path: str, target: str, directory_comes: bool) -> Iterator[Change]:
@@ -149,42 +163,49 @@ def _check_parent(path: str, comes: bool) -> None:
 
 
 def _make_directory(path: str, _set_attributes: SetAttributes) -> None:
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        # Somebody else made one in the meantime.
-        if not os.path.isdir(path):
-            raise
+    with pinned(os.path.dirname(path)) as directory:
+        try:
+            os.mkdir(os.path.basename(path), 0o700, dir_fd=directory)
+        except FileExistsError:
+            # Another process made one in the meantime.
+            if not os.path.isdir(path):
+                raise
 
 
 def _remove(path: str, remove: Callable[[str], object]) -> None:
     # What goes by itself in the meantime is gone as well.
-    with suppress(FileNotFoundError):
-        remove(path)
+    with suppress(FileNotFoundError), pinned(os.path.dirname(path)) as directory:
+        remove(path_of(directory, os.path.basename(path)))
 
 
 def _write(path: str, content: bytes, set_attributes: SetAttributes) -> None:
-    """Write a file whole or not at all. Nobody sees it with another mode or owner than it keeps."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if os.path.lexists(path):
-            # Where nobody is named, whoever it belongs to keeps it.
-            before = os.lstat(path)
-            os.chown(temporary, before.st_uid, before.st_gid)
-        set_attributes(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Write a file whole or not at all. It is never seen with another mode or owner than it keeps.
+
+    It is made where no other account can reach it, so that what gets the owner and the mode is this file.
+    """
+    name = os.path.basename(path)
+    with pinned(os.path.dirname(path)) as directory, private_place(directory) as place:
+        try:
+            descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=place)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileNotFoundError):
+                # Where an owner is not named, the file keeps the one that it has.
+                before = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                os.chown(name, before.st_uid, before.st_gid, dir_fd=place, follow_symlinks=False)
+            set_attributes(path_of(place, name))
+            os.replace(name, name, src_dir_fd=place, dst_dir_fd=directory)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=place)
+            raise
 
 
 def _point(path: str, target: str) -> None:
     """Make a link, in place of whatever is there."""
-    with tempfile.TemporaryDirectory(prefix=f".{os.path.basename(path)}.", dir=os.path.dirname(path)) as beside:
-        temporary = os.path.join(beside, "link")
-        os.symlink(target, temporary)
-        os.replace(temporary, path)
+    name = os.path.basename(path)
+    with pinned(os.path.dirname(path)) as directory, private_place(directory) as place:
+        os.symlink(target, name, dir_fd=place)
+        os.replace(name, name, src_dir_fd=place, dst_dir_fd=directory)

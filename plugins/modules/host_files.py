@@ -105,7 +105,14 @@ import os
 import pwd
 from typing import Any, Dict, List, Optional, Sequence
 
-from ansible_collections.fleet.backup.plugins.module_utils._host_files import Change, Refused, Wanted, plan
+from ansible_collections.fleet.backup.plugins.module_utils._engine.host.pinned import path_of, pinned
+from ansible_collections.fleet.backup.plugins.module_utils._host_files import (
+    Change,
+    Refused,
+    Wanted,
+    plan,
+    rewritten,
+)
 from ansible_collections.fleet.backup.plugins.module_utils._quiet import QuietModule
 
 SPEC = {
@@ -160,40 +167,60 @@ def check_accounts(module: QuietModule) -> None:
             raise Refused(f"{option}: {name} is not known on this host. Make it, or correct the name.") from None
 
 
-def set_attributes(module: QuietModule, path: str, is_directory: bool) -> Optional[Dict[str, Any]]:
+def set_attributes(module: QuietModule, path: str, at: str, is_directory: bool = False) -> Optional[Dict[str, Any]]:
     """Set mode and owner as they are wanted, and for files the security context that the path has by default.
 
-    In check mode, only looks. What differed, or None.
+    ``at`` is a path through a descriptor: what has the other one's name can be exchanged. In check mode, only looks.
+    What differed, or None.
     """
     wanted = {"owner": module.params["owner"], "group": module.params["group"]}
-    if is_directory:
-        path = os.path.realpath(path)
-        wanted["mode"] = module.params["directory_mode"]
-    else:
-        wanted["mode"] = module.params["mode"]
-        # restorecon(8): what was written beside the file has the context of its own name.
+    wanted["mode"] = module.params["directory_mode" if is_directory else "mode"]
+    if not is_directory:
+        # restorecon(8): what is written elsewhere and renamed has the context of where it was written.
         wanted.update(dict.fromkeys(("seuser", "serole", "setype", "selevel"), "_default"))
     diff: Dict[str, Any] = {}
-    arguments = module.load_file_common_arguments(wanted, path=path)
-    return diff if module.set_fs_attributes_if_different(arguments, False, diff=diff) else None
+    arguments = {**module.load_file_common_arguments(wanted, path=path), "path": at}
+    if not module.set_fs_attributes_if_different(arguments, False, diff=diff):
+        return None
+    return {side: {**shown, "path": path} if "path" in shown else shown for side, shown in diff.items()}
+
+
+def differing(module: QuietModule, path: str) -> Optional[Dict[str, Any]]:
+    """What of a file's mode and owner is not as it is wanted, or None."""
+    really, module.check_mode = module.check_mode, True
+    try:
+        with pinned(os.path.dirname(path)) as directory:
+            return set_attributes(module, path, path_of(directory, os.path.basename(path)))
+    finally:
+        module.check_mode = really
 
 
 def act(module: QuietModule, wanted: Wanted, changes: Sequence[Change]) -> List[Dict[str, Any]]:
     """Make the changes, then see to modes and owners; what differed, as Ansible shows it."""
-    diffs = {change.path: {"before": change.before or "", "after": change.after or ""} for change in changes}
-    if not module.check_mode:
-        for change in changes:
-            change.make(lambda path: set_attributes(module, path, is_directory=False))
-    kinds = {change.path: True for change in changes if change.is_directory}
-    kinds.update(dict.fromkeys(wanted.directories, True))
-    kinds.update({path: False for path, _content in wanted.files})
-    for path, is_directory in kinds.items():
+    diffs: Dict[str, Dict[str, Any]] = {}
+    for change in changes:
+        diffs[change.path] = {"before": change.before or "", "after": change.after or ""}
+        make(module, change)
+    directories = [change.path for change in changes if change.is_directory]
+    for path in dict.fromkeys([*directories, *wanted.directories]):
         # What would be made is not there to be looked at.
         if not (module.check_mode and path in diffs):
-            diff = set_attributes(module, path, is_directory)
-            if diff and path not in diffs:
-                diffs[path] = diff
+            with pinned(path) as directory:
+                diff = set_attributes(module, path, path_of(directory), is_directory=True)
+            if diff:
+                diffs.setdefault(path, diff)
+    for path, content in wanted.files:
+        diff = None if path in diffs else differing(module, path)
+        if diff:
+            diffs[path] = diff
+            make(module, rewritten(path, content))
     return [{"before_header": path, "after_header": path, **diff} for path, diff in diffs.items()]
+
+
+def make(module: QuietModule, change: Change) -> None:
+    """Make a change, unless this only looks."""
+    if not module.check_mode:
+        change.make(lambda at: set_attributes(module, change.path, at))
 
 
 def main() -> None:

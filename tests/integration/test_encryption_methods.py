@@ -181,6 +181,17 @@ def gpg_opens(content: bytes, *identities: str, passphrase: str | None = None) -
             return described(openpgp.explain_decryption(failure, NAME))
 
 
+def test_a_key_of_the_keyring_does_not_pass_for_a_passphrase_or_an_identity(gnupg: Path) -> None:
+    """Whoever knows the public key makes such an artefact."""
+    planted = gpg_makes(b"planted", "ops@example.com")
+    assert gpg_opens(planted) == b"planted"
+    assert str(gpg_opens(planted, passphrase=PASSPHRASE)).startswith("WrongKey")
+    other = gpg("--armor", "--export-secret-keys", "other@example.com").decode()
+    for passphrase in (None, PASSPHRASE):
+        assert str(gpg_opens(planted, other, passphrase=passphrase)).startswith("WrongKey")
+    assert gpg_opens(gpg_makes(b"mine", passphrase=PASSPHRASE), passphrase=PASSPHRASE) == b"mine"
+
+
 def described(error: EngineError) -> str:
     return f"{type(error).__name__}: {error}"
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -309,7 +310,10 @@ def test_paths_that_others_can_change_are_refused_with_what_helps(world: World, 
     os.chown(place, OWNER.pw_uid, 54321)
     with pytest.raises(Refused, match="changed by group 54321, which this host does not know"):
         world.backup()
-    # The group has no other member.
+    os.chown(place, OWNER.pw_uid, grp.getgrnam("staff").gr_gid)
+    with pytest.raises(Refused, match="by the members of group staff, which a directory service may know"):
+        world.backup()
+    # Its own group, which has no other member.
     os.chown(place, OWNER.pw_uid, OWNER.pw_gid)
     assert world.backup().changed
     place.parent.chmod(0o1777)

@@ -238,6 +238,19 @@ def test_a_proof_that_was_damaged_does_not_absolve(world: World, content: bytes)
     assert read_place(world.host, world.repository, world.place).problems == ()
 
 
+@pytest.mark.parametrize("make", ["link", "directory"])
+def test_what_lies_in_the_place_of_proofs_does_not_absolve(world: World, make: str) -> None:
+    made = take(world, 3)
+    world.verify(backup=made[0])
+    proofs = world.directory / f"{made[0]}.proof.json"
+    proofs.unlink()
+    proofs.symlink_to("/dev/null") if make == "link" else proofs.mkdir()
+    catalogue = read_place(world.host, world.repository, world.place)
+    assert "is not a regular file" in (catalogue.backups[0].known_bad or "")
+    world.rotate(Policy(last=1))
+    assert ids(world) == [made[0], made[2]]
+
+
 # The clock.
 
 

@@ -4,13 +4,16 @@
 
 """Files come whole, with the mode that they keep, or stay as they were."""
 
+import os
+import pwd
+import shutil
 import stat
 from pathlib import Path
 from typing import List
 
 import pytest
-
-from _host_files import Wanted, plan
+from module_utils._engine.host.pinned import ForeignLink, path_of, pinned
+from module_utils._host_files import Wanted, plan
 
 
 def test_a_file_has_its_mode_and_owner_before_anybody_sees_it(tmp_path: Path) -> None:
@@ -51,3 +54,40 @@ def test_where_a_file_cannot_be_finished_nothing_of_it_is_left(tmp_path: Path, e
 def test_a_file_that_says_directory_is_none(tmp_path: Path) -> None:
     (change,) = plan(Wanted(files=[(str(tmp_path / "file"), "directory\n")]))
     assert not change.is_directory
+
+
+def test_what_another_account_exchanges_on_the_way_is_not_touched(tmp_path: Path) -> None:
+    """The directory was looked at; by the time that it is used, a link to another one has its name."""
+    victim, own = tmp_path / "victim", tmp_path / "own"
+    victim.mkdir()
+    (victim / "file").write_text("theirs\n")
+    acts = {
+        "directories": Wanted(directories=[str(own / "backups" / "new")]),
+        "files": Wanted(files=[(str(own / "backups" / "file"), "new\n")]),
+        "links": Wanted(links=[(str(own / "backups" / "link"), "target")]),
+        "absent": Wanted(absent=[str(own / "backups" / "file")]),
+    }
+    for wanted in acts.values():
+        (own / "backups").mkdir(parents=True)
+        (own / "backups" / "file").write_text("old\n")
+        changes = plan(wanted)
+        shutil.rmtree(own / "backups")
+        (own / "backups").symlink_to(victim)
+        os.lchown(own / "backups", pwd.getpwnam("nobody").pw_uid, -1)
+        for change in changes:
+            with pytest.raises(ForeignLink, match="a link that user"):
+                change.make(lambda path: None)
+        (own / "backups").unlink()
+        assert {path.name: path.read_text() for path in victim.iterdir()} == {"file": "theirs\n"}
+
+
+def test_a_directory_that_is_pinned_stays_the_same_whatever_has_its_name(tmp_path: Path) -> None:
+    (tmp_path / "backups").mkdir(mode=0o700)
+    (tmp_path / "victim").mkdir(mode=0o700)
+    with pinned(str(tmp_path / "backups")) as directory:
+        (tmp_path / "backups").rename(tmp_path / "moved")
+        (tmp_path / "backups").symlink_to(tmp_path / "victim")
+        os.chmod(path_of(directory), 0o755)
+        os.lchown(path_of(directory), os.geteuid(), os.getegid())
+    assert stat.S_IMODE((tmp_path / "moved").stat().st_mode) == 0o755
+    assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o700

@@ -846,6 +846,16 @@ def test_what_a_killed_process_left_of_a_key_goes_with_the_next_run(tmp_path: Pa
         keyfile.remove(path, destroy=True, dry_run=False)
 
 
+def test_a_link_in_the_place_of_a_private_key_lets_no_mode_change_elsewhere(tmp_path: Path) -> None:
+    other, path = tmp_path / "other", tmp_path / "key"
+    keyfile.ensure(other, dry_run=False)
+    other.chmod(0o644)
+    path.symlink_to(other)
+    with pytest.raises(BadInput):
+        keyfile.ensure(path, dry_run=False)
+    assert stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
 def test_check_mode_leaves_what_a_killed_process_left(tmp_path: Path) -> None:
     path = tmp_path / "ops.pem"
     assert killed_at(1, ("unlink",), lambda: keyfile.ensure(path, dry_run=False))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from _engine.errors import BadInput, PermissionDenied
+from _engine.errors import BadInput, PermissionDenied, Refused
 from _engine.host.temporary import temporary_directory
 from _engine.scratch import Purpose, private_directory
 
@@ -54,6 +54,17 @@ def test_a_directory_that_cannot_be_written_is_replaced_by_no_other(monkeypatch:
                 temporary_directory()
         finally:
             os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a directory away")
+def test_root_keeps_nothing_where_another_account_could_exchange_it(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    os.chown(own, 65534, -1)
+    refused = pytest.raises(Refused, match=f"Root cannot keep temporary files in {own}: {own} belongs to")
+    with refused, private_directory(Purpose.VERIFICATION, own):
+        pass
+    assert list(own.iterdir()) == []
 
 
 def test_a_directory_that_is_full_is_replaced_by_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

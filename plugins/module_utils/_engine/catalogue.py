@@ -102,6 +102,9 @@ def scan(repository: Repository, place: Place, memory: Optional[Memory] = None) 
     odd = [entry.name for entry in entries if not entry.regular]
     problems = [Problem(place, name, _irregular(repository, place, name)) for name in odd]
     proofs = _read_proofs(repository, place, [name for name in sizes if name.endswith(PROOF)], problems)
+    # What lies there instead of proofs hides them: that is not the same as none.
+    hidden = [name for name in odd if name.endswith(PROOF)]
+    proofs.update({name[: -len(PROOF)]: ((), f"{name} is not a regular file") for name in hidden})
     with _collector_paused():
         for name, content in repository.read_all(place, manifests, MANIFEST_LIMIT):
             try:

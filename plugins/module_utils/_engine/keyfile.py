@@ -76,11 +76,20 @@ def ensure(path: Path, dry_run: bool) -> KeyFile:
             wrong_mode = stat.S_IMODE(os.stat(path).st_mode) != 0o600
             wrong_public = _read(public_path(path)) != public
             if wrong_mode and not dry_run:
-                os.chmod(path, 0o600)
+                _narrow(path)
             if wrong_public and not dry_run:
                 _write(public_path(path), public, 0o644)
     changed = made or wrong_mode or wrong_public
     return KeyFile(path, public.decode("ascii"), keys.recipient_id(public), changed)
+
+
+def _narrow(path: Path) -> None:
+    """Take a private key's file away from the eyes of others: this very file, and none that a link leads to."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def rotate(path: Path, max_age: Optional[timedelta], now: datetime, dry_run: bool) -> KeyFile:

@@ -26,6 +26,7 @@ from .command import Account, find_account
 from .errors import BadInput, EngineError, Unverifiable
 from .host.clearing import empty
 from .host.temporary import temporary_directory, temporary_path
+from .host.trust import check_place
 from .leftovers import lock_of_the_dead
 
 #: In memory (tmpfs(5)), where the system has that.
@@ -68,9 +69,12 @@ def private_directory(
 ) -> Iterator[Path]:
     """A new directory of mode 0700, in ``parent`` or where temporary files go.
 
-    Raises OSError, and what ``temporary_directory`` and ``farewell`` raise.
+    Raises OSError, and what ``check_place``, ``temporary_directory`` and ``farewell`` raise.
     """
     where = parent or temporary_directory()
+    if os.geteuid() == 0:
+        # What is made below is given away and written by path.
+        check_place(str(where))
     for left in _named(where, purpose):
         _remove_abandoned(left, farewell)
     directory, lock = _make(purpose, where)

@@ -37,6 +37,14 @@ class _Step:
     status: os.stat_result
 
 
+@dataclass(frozen=True)
+class _Objection:
+    """Which other account can change a directory or link, and the command that ends that, where one does."""
+
+    why: str
+    fix: str = ""
+
+
 def account_for(path: str, become_user: Optional[str]) -> Optional[Account]:
     """Whom to become to work on the file of this path: who is named, else the owner of its directory.
 
@@ -58,9 +66,24 @@ def check_trust(path: str, account: Optional[Account]) -> None:
     _check_all(steps, directory, account or account_of(os.geteuid()), path)
 
 
+def check_place(directory: str) -> None:
+    """Raise Refused where another account than root could exchange what root makes in a directory and works on."""
+    root = account_of(0)
+    for step in _walk(directory)[0]:
+        objection = _objection(step, root, final=False)
+        if objection:
+            first = f"Run {objection.fix}, or name" if objection.fix else "Name"
+            raise Refused(
+                f"Root cannot keep temporary files in {directory}: {objection.why}, who could put others in their "
+                f"place. {first} another directory (scratch, or TMPDIR)."
+            )
+
+
 def _check_all(steps: List[_Step], directory: _Step, account: Account, path: str) -> None:
     for step in steps:
-        _check(step, account, path, final=step is directory)
+        objection = _objection(step, account, final=step is directory)
+        if objection:
+            _refuse(path, account, objection)
     _check_file(steps[-1], account)
 
 
@@ -98,22 +121,21 @@ def _walk(path: str) -> Tuple[List[_Step], _Step]:
     return steps, directory
 
 
-def _check(step: _Step, account: Account, path: str, final: bool) -> None:
-    """Raise Refused where something on the way is in the hand of others."""
+def _objection(step: _Step, account: Account, final: bool) -> Optional[_Objection]:
+    """Why something on the way is in the hand of others than root and an account, if it is."""
     trusted = (0, account.uid)
     if stat.S_ISREG(step.status.st_mode):
-        return
+        return None
     if step.status.st_uid not in trusted:
-        _refuse(path, account, f"{step.path} belongs to {_name(step.status.st_uid)}")
+        return _Objection(f"{step.path} belongs to {_name(step.status.st_uid)}")
     if not stat.S_ISDIR(step.status.st_mode) or not step.status.st_mode & _OTHERS_WRITE:
-        return
+        return None
     # In a sticky directory others can make files and cannot touch those of this account. Beside a database, though, a
     # file that others have made is its journal.
     if _is_sticky(step.status) and not final:
-        return
+        return None
     writers = _writers(step, account)
-    if writers:
-        _refuse(path, account, f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}")
+    return _Objection(f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}") if writers else None
 
 
 def _check_file(step: _Step, account: Account) -> None:
@@ -126,12 +148,12 @@ def _check_file(step: _Step, account: Account) -> None:
         )
 
 
-def _refuse(path: str, account: Account, why: str, fix: str = "") -> None:
-    first = f"Run {fix}, or " if fix else ""
+def _refuse(path: str, account: Account, objection: _Objection) -> None:
+    first = f"Run {objection.fix}, or " if objection.fix else ""
     advice = f"{first}name in become_user the account that owns all of the path, or move the database."
     raise Refused(
-        f"{path} cannot be worked on as {account.name}: {why}, who could lead {account.name} to files of its own. "
-        f"{advice[:1].upper()}{advice[1:]}"
+        f"{path} cannot be worked on as {account.name}: {objection.why}, who could lead {account.name} to files of its "
+        f"own. {advice[:1].upper()}{advice[1:]}"
     )
 
 
@@ -169,7 +191,11 @@ def _access_list(path: str) -> Optional[List[Tuple[int, int, int]]]:
 
 
 def _members(gid: int, account: Account) -> str:
-    """The members of a group besides root and the account, for a message."""
+    """The members of a group besides root and the account, for a message; empty for root's and the account's own group.
+
+    A directory service need not enumerate members or accounts (sssd.conf(5), enumerate). So a group that looks empty
+    counts as empty only where it is the one that useradd(8) makes for an account alone.
+    """
     try:
         group = grp.getgrgid(gid)
     except KeyError:
@@ -177,8 +203,11 @@ def _members(gid: int, account: Account) -> str:
     found: Set[str] = set(group.gr_mem)
     found |= {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
     others = sorted(found - {"root", account.name})
-    rest = "" if len(others) <= 3 else f" and {len(others) - 3} more"
-    return f"the members of group {group.gr_name} ({', '.join(others[:3])}{rest})" if others else ""
+    if others:
+        rest = "" if len(others) <= 3 else f" and {len(others) - 3} more"
+        return f"the members of group {group.gr_name} ({', '.join(others[:3])}{rest})"
+    private = gid == 0 or (gid == account.gid and group.gr_name == account.name)
+    return "" if private else f"the members of group {group.gr_name}, which a directory service may know"
 
 
 def _name(uid: int) -> str:

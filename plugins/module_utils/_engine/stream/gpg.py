@@ -59,10 +59,14 @@ def encrypting(recipients: Sequence[str], passphrase: Optional[str]) -> Iterator
 
 @contextmanager
 def decrypting(passphrase: Optional[str], identities: Sequence[str]) -> Iterator[Command]:
-    """The gpg that decrypts, with this account's keyring, or with the given private keys and nothing else."""
+    """The gpg that decrypts: with what is given and nothing else, or with this account's keyring where nothing is.
+
+    Otherwise an artefact for any key in the keyring would pass for one under the passphrase: who knows the public key
+    can make it.
+    """
     with ExitStack() as stack:
         home: Optional[str] = None
-        if identities or not _account_home():
+        if identities or passphrase or not _account_home():
             home = stack.enter_context(_keyring(identities, passphrase))
         options = _gpg(home)
         if passphrase:
