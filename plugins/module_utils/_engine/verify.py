@@ -363,14 +363,12 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
 def _staged(request: VerifyRequest, engine: Engine, manifest: Manifest) -> AbstractContextManager[Staging]:
     """An empty copy to restore into: on a named server where there is one, in a place of its own otherwise."""
     scratch = request.scratch
-    if scratch.server is None and request.database.engine is EngineName.POSTGRESQL:
+    if request.database.engine is EngineName.POSTGRESQL:
+        if scratch.server is not None:
+            engine.check_scratch(scratch.allow_superuser and not request.assertions)
         return engine.rehearse(manifest, scratch)
-    # A server that is there for this alone need not know the roles of the backup.
-    owner = scratch.server.user if scratch.server else None
-    if scratch.server is not None:
-        engine.check_scratch(scratch.allow_superuser and not request.assertions)
-    engine.check_restore(manifest, replace=False, owner=owner)
-    return engine.stage(manifest, owner=owner, parallel=1)
+    engine.check_restore(manifest, replace=False, owner=None)
+    return engine.stage(manifest, owner=None, parallel=1)
 
 
 @contextmanager

@@ -77,6 +77,13 @@ SELECT 'options of the user mapping for ' || quote_ident(usename) || ' on server
  ORDER BY 1
 """
 
+_SESSIONS = """
+SELECT least(nullif(datconnlimit, -1), nullif(rolconnlimit, -1)) FROM pg_database, pg_roles
+ WHERE datname = current_database() AND rolname = session_user AND NOT rolsuper
+"""
+#: One that holds the snapshot, pg_dump's, and one that looks at what others change meanwhile.
+_SESSIONS_NEEDED = 3
+
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 _TABLE, _PARTITIONED, _SEQUENCE = "r", "p", "S"
 _UNLOGGED = "u"
@@ -184,6 +191,16 @@ def require_readable(connection: Connection, selection: Selection) -> None:
             raise PermissionDenied(
                 f"{connection.label}: this user may not read {hidden} large objects. "
                 "Log in as their owner or a superuser."
+            )
+
+
+def require_sessions(connection: Connection) -> None:
+    """Raise BadInput where a connection limit leaves no room for the sessions of a backup. Superusers have none."""
+    for (limit,) in connection.rows(_SESSIONS):
+        if limit is not None and limit < _SESSIONS_NEEDED:
+            raise BadInput(
+                f"{connection.label}: a CONNECTION LIMIT of {limit} applies to this user, and a backup takes "
+                f"{_SESSIONS_NEEDED} sessions. Raise the limit of the database or the role, or log in as a superuser."
             )
 
 

@@ -34,13 +34,7 @@ from typing import (
 )
 
 from ...command import Account, Argument, Command, Secret, find_account
-from ...errors import (
-    BadInput,
-    EngineError,
-    MissingTool,
-    NotFound,
-    PermissionDenied,
-)
+from ...errors import BadInput, EngineError, MissingTool, NotFound, PermissionDenied
 from ...model import Database, Server
 from . import settings
 from .encodings import as_bytes, as_text
@@ -144,9 +138,7 @@ class Connection:
 
     def rows(self, sql: str, parameters: Parameters = None) -> List[Tuple[Any, ...]]:
         """All rows of a query. Raises a typed error."""
-        with translated(self.label), self._raw.cursor() as cursor:
-            cursor.execute(self._sent(sql), self._sent(parameters))
-            return self._received(cursor.fetchall()) if cursor.description else []
+        return self.rows_or_none(sql, parameters) or []
 
     def value(self, sql: str, parameters: Parameters = None) -> Any:
         """The only column of a query's only row."""
@@ -157,10 +149,10 @@ class Connection:
         with translated(self.label), self._raw.cursor() as cursor:
             cursor.copy_expert(self._sent(sql), sink)
 
-    def rows_or_none(self, sql: str) -> Optional[List[Tuple[Any, ...]]]:
+    def rows_or_none(self, sql: str, parameters: Parameters = None) -> Optional[List[Tuple[Any, ...]]]:
         """All rows of a statement, or None when it is one that returns no rows at all."""
         with translated(self.label), self._raw.cursor() as cursor:
-            cursor.execute(self._sent(sql))
+            cursor.execute(self._sent(sql), self._sent(parameters))
             return self._received(cursor.fetchall()) if cursor.description else None
 
     def _sent(self, value: Any) -> Any:
@@ -217,6 +209,8 @@ class Access:
     ssl: Tuple[Tuple[str, str], ...]
     password: Optional[Secret]
     become_user: Optional[str] = None
+    #: Settings of every session, unless it begins with others of these names.
+    session: Tuple[Tuple[str, str], ...] = ()
 
     @property
     def account(self) -> Optional[Account]:
@@ -231,7 +225,7 @@ class Access:
             "port": self.port,
             "user": self.user,
             "dbname": database,
-            "options": settings.written(options or {}),
+            "options": settings.written({**dict(self.session), **(options or {})}),
             "target_session_attrs": "any",
             "application_name": "fleet-backup",
             "connect_timeout": str(_CONNECT_TIMEOUT),

@@ -14,8 +14,9 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from ...errors import BadManifest
 from ...shapes import Misshapen, known
-from . import settings
+from . import demands, settings
 from .connection import Connection, quote_identifier
+from .demands import Locale
 from .encodings import readable
 
 _DATABASE = """
@@ -34,8 +35,9 @@ _LOCALE_SINCE = (
 )
 
 _GRANTS = """
-SELECT CASE WHEN a.grantee <> 0 THEN pg_get_userbyid(a.grantee) END, a.privilege_type, a.is_grantable
-  FROM pg_database d, aclexplode(d.datacl) a WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2
+SELECT CASE WHEN a.grantee <> 0 THEN coalesce(r.rolname, a.grantee::text) END, a.privilege_type, a.is_grantable
+  FROM pg_database d CROSS JOIN aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+ WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2
 """
 
 _SETTINGS = """
@@ -121,7 +123,7 @@ class Properties:
 
     ``grants`` is None where nobody ever changed the privileges. ``roles`` and ``policy_roles`` (those that row security
     policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server; ``superusers`` are those
-    of all roles in here that were one.
+    of all roles in here that were one. What ``Demands`` has is here under the same names.
     """
 
     encoding: str
@@ -146,6 +148,11 @@ class Properties:
     superusers: Tuple[str, ...] = ()
     tablespaces: Tuple[str, ...] = ()
     extensions: Tuple[str, ...] = ()
+    for_superusers: Tuple[str, ...] = ()
+    mapped_roles: Tuple[str, ...] = ()
+    dangling_roles: Tuple[str, ...] = ()
+    collations: Tuple[str, ...] = ()
+    locales: Tuple[Locale, ...] = ()
     not_dumped: Tuple[str, ...] = ()
 
     def written(self) -> Mapping[str, Any]:
@@ -153,11 +160,12 @@ class Properties:
         return asdict(self)
 
     def needed_roles(self, owner: Optional[str]) -> List[str]:
-        """Roles that must exist where this is restored; ``owner`` stands for all but those of policies."""
+        """Roles that must exist where this is restored; ``owner`` stands for all but those of policies and mappings."""
         if owner is not None:
-            return sorted({owner, *self.policy_roles})
+            return sorted({owner, *self.policy_roles, *self.mapped_roles})
         named = {one.role for one in self.grants or ()} | {one.role for one in self.settings}
-        return sorted({self.owner, *self.roles, *(role for role in named if role is not None)})
+        tracked = {self.owner, *self.roles, *self.mapped_roles, *self.dangling_roles}
+        return sorted({*tracked, *(role for role in named if role is not None)})
 
 
 _PROPERTIES = known(Properties)
@@ -192,6 +200,7 @@ def read(connection: Connection) -> Properties:
         policy_roles=tuple(role for role, policy in roles if policy),
         tablespaces=tuple(name for (name,) in connection.rows(_TABLESPACES)),
         extensions=tuple(name for (name,) in connection.rows("SELECT extname FROM pg_extension ORDER BY 1")),
+        **vars(demands.read(connection)),
     )
     named = {*properties.needed_roles(None), *properties.policy_roles}
     superusers = tuple(name for (name,) in connection.rows(_SUPERUSERS) if name in named)
@@ -237,7 +246,7 @@ def preparation(properties: Properties, owner: Optional[str]) -> List[str]:
     for one in properties.security_labels:
         head = f"SECURITY LABEL FOR {_in_format(quote_identifier(one.provider))} ON DATABASE"
         statements.append(_here(head, f"IS {literal(one.label)}"))
-    return statements + [_made(one) for one in applicable(properties, owner) if settings.is_for_loading(one.name)]
+    return statements + [made(one) for one in applicable(properties, owner) if settings.is_for_loading(one.name)]
 
 
 def settlement(properties: Properties, owner: Optional[str]) -> List[str]:
@@ -245,11 +254,11 @@ def settlement(properties: Properties, owner: Optional[str]) -> List[str]:
 
     With ``owner``, privileges are left out: those roles belong to another server.
     """
-    made = applicable(properties, owner)
-    if all(settings.is_for_loading(one.name) for one in made):
-        made = []
+    wanted = applicable(properties, owner)
+    if all(settings.is_for_loading(one.name) for one in wanted):
+        wanted = []
     # All of them again, so that they are in the order that they had.
-    statements = [_unmade(role) for role in dict.fromkeys(one.role for one in made)] + [_made(one) for one in made]
+    statements = [_unmade(role) for role in dict.fromkeys(one.role for one in wanted)] + [made(one) for one in wanted]
     if properties.grants is not None and owner is None:
         statements.append(_here("REVOKE ALL ON DATABASE", "FROM PUBLIC"))
         statements.append(_here("REVOKE ALL ON DATABASE", f"FROM {quote_identifier(properties.owner)}"))
@@ -314,8 +323,9 @@ def _in_format(text: str) -> str:
     return text.replace("%", "%%")
 
 
-def _made(setting: Setting) -> str:
-    return _here(_of(setting.role), _set(setting))
+def made(setting: Setting) -> str:
+    """The statement that makes a setting a default of the database that it runs in."""
+    return _here(_of(setting.role), assignment(setting))
 
 
 def _unmade(role: Optional[str]) -> str:
@@ -326,7 +336,8 @@ def _of(role: Optional[str]) -> str:
     return "ALTER DATABASE" if role is None else f"ALTER ROLE {_in_format(quote_identifier(role))} IN DATABASE"
 
 
-def _set(setting: Setting) -> str:
+def assignment(setting: Setting) -> str:
+    """SET and the rest of the clause that makes a setting."""
     values = split_names(setting.value) if setting.name.lower() in _LISTS_OF_NAMES else [setting.value]
     return f"SET {quote_identifier(setting.name)} TO " + ", ".join(literal(value) for value in values)
 

@@ -19,7 +19,7 @@ from ...command import Command
 from ...errors import BadInput, EngineError, NotFound, Refused
 from ...model import Database, Manifest, Scratch
 from ..base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
-from . import catalogue, fingerprint, global_objects, promotion, rehearsal, snapshot, staging, tools
+from . import catalogue, fingerprint, global_objects, preflight, promotion, rehearsal, snapshot, staging, tools
 from .connection import Access, Connection, access_to
 
 #: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
@@ -68,6 +68,7 @@ class PostgresqlEngine(Engine):
             if options.globals:
                 tools.dumper("pg_dumpall", major)
             fingerprint.require_countable(connection, options.fingerprint)
+            catalogue.require_sessions(connection)
             selection = catalogue.select(connection, options.exclude_tables)
             catalogue.require_whole(connection, selection)
             catalogue.require_readable(connection, selection)
@@ -86,6 +87,17 @@ class PostgresqlEngine(Engine):
     ) -> Inspection:
         if self._name in _NOT_FOR_RESTORES:
             raise BadInput(f"{self._name} is what PostgreSQL makes new databases from. Restore under another name.")
+        return self._checked(manifest, replace, owner, globals_first, tolerant)
+
+    def _checked(
+        self,
+        manifest: Manifest,
+        replace: bool,
+        owner: Optional[str],
+        globals_first: bool = False,
+        tolerant: bool = False,
+        disposable: bool = False,
+    ) -> Inspection:
         with self._access.administer(self._name) as control:
             made_on, here = tools.major_of(manifest.server_version), control.version // 10000
             if here < made_on:
@@ -96,7 +108,7 @@ class PostgresqlEngine(Engine):
             tools.restorer(staging.dumped_by(manifest), here)
             if manifest.fingerprint:
                 fingerprint.require_countable(control, manifest.fingerprint.kind)
-            staging.check(control, self._name, manifest, replace, owner, globals_first, tolerant)
+            preflight.check(control, self._name, manifest, replace, owner, globals_first, tolerant, disposable)
             return self._inspected(control)
 
     def stage(
@@ -105,7 +117,11 @@ class PostgresqlEngine(Engine):
         return staging.prepare(self._access, self._name, manifest, owner, parallel, tolerant)
 
     def rehearse(self, manifest: Manifest, scratch: Scratch) -> AbstractContextManager[Staging]:
-        return rehearsal.prepare(manifest, scratch)
+        if scratch.server is None:
+            return rehearsal.prepare(manifest, scratch)
+        # A server that is there for this alone need not know the roles of the backup.
+        self._checked(manifest, False, self._access.user, disposable=True)
+        return staging.prepare(self._access, self._name, manifest, self._access.user, 1, False, disposable=True)
 
     def check_scratch(self, allow_superuser: bool) -> None:
         with self._access.administer(self._name) as control:

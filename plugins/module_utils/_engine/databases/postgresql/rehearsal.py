@@ -21,7 +21,7 @@ from ...command import Argument, Command, Secret
 from ...errors import EngineError
 from ...model import Manifest, Scratch
 from ..base import Save
-from . import cluster, complaints, definition, entries, staging, tools
+from . import cluster, complaints, definition, entries, preflight, staging, tools
 from .cluster import Cluster, Needs
 from .complaints import Complaint
 from .connection import Access, Connection, quote_identifier
@@ -50,7 +50,7 @@ class RehearsalStaging(staging.PostgresqlStaging):
 
     def create(self) -> None:
         control = self._control()
-        staging.require_extensions(control, self._properties)
+        preflight.require_extensions(control, self._properties)
         for statement in self._roles_created(control):
             control.run(statement)
         self._create_database(control)

@@ -100,10 +100,12 @@ class PostgresqlSnapshot(Snapshot):
         warnings += [_without_rows(empty)] if empty else []
         hidden = catalogue.hidden(held)
         warnings += [_hidden(hidden)] if hidden else []
+        properties = replace(definition.read(held), not_dumped=tuple(hidden))
+        warnings += [_dangling(properties.dangling_roles)] if properties.dangling_roles else []
         self.facts = DumpFacts(
             server_version=server_version(held),
             tool_versions=tools,
-            properties=replace(definition.read(held), not_dumped=tuple(hidden)).written(),
+            properties=properties.written(),
             warnings=tuple(warnings),
         )
 
@@ -196,6 +198,13 @@ def _outdated(tool: Tool) -> str:
 
 def _hidden(names: Sequence[str]) -> str:
     return f"{differing(names, 'Not in the backup, as only a superuser may read them')}. Log in as a superuser."
+
+
+def _dangling(roles: Sequence[str]) -> str:
+    return (
+        f"{differing(roles, 'Privileges name roles that were dropped')}. A restore needs roles with these names, or "
+        "owner. Revoke these privileges."
+    )
 
 
 def _undigested(tables: Sequence[str]) -> str:

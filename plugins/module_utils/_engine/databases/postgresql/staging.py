@@ -16,7 +16,7 @@ import os
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
 from ...command import Argument, Command
 from ...errors import (
@@ -24,7 +24,6 @@ from ...errors import (
     Locked,
     Mismatch,
     NoSpace,
-    NotFound,
     PermissionDenied,
     TargetExists,
     Unreachable,
@@ -35,8 +34,8 @@ from ...model import Fingerprint, Manifest
 from ...process import memory_file, run
 from ...scratch import Purpose, private_directory
 from ..base import Save, Staging, differing
-from . import catalogue, complaints, definition, fingerprint, promotion, settings, subscriptions, tools
-from .connection import Access, Connection, quote_identifier
+from . import catalogue, complaints, definition, fingerprint, preflight, promotion, settings, subscriptions, tools
+from .connection import Access, Connection
 from .definition import Properties
 
 _INVALID_INDEXES = """
@@ -59,10 +58,11 @@ class PostgresqlStaging(Staging):
         owner: Optional[str],
         parallel: int,
         tolerant: bool = False,
+        disposable: bool = False,
     ) -> None:
         self._access, self._target, self._manifest = access, target, manifest
         self._properties: Properties = definition.from_manifest(manifest.properties, manifest.id)
-        self._owner, self._parallel, self._tolerant = owner, parallel, tolerant
+        self._owner, self._parallel, self._tolerant, self._disposable = owner, parallel, tolerant, disposable
         self._staged = promotion.beside(target, promotion.RESTORING, manifest.id)
         self._session: Optional[Connection] = None
         self._spool: Optional[Path] = None
@@ -79,8 +79,22 @@ class PostgresqlStaging(Staging):
         if promotion.exists(control, self._staged):
             raise Locked(f"{self.label} is left over from a killed restore, and somebody is connected to it. Drop it.")
         self._here = True
+        if self._tolerant or self._disposable:
+            self._leave_out_settings(control)
         self._create_database(control)
         self.load = self._spooled() if self._parallel > 1 or self._tolerant else self._restorer(("--exit-on-error",))
+
+    def _leave_out_settings(self, control: Connection) -> None:
+        """Do without the settings that this user may not make; sessions of a disposable copy have them all the same."""
+        refused = preflight.refused_settings(control, definition.applicable(self._properties, self._owner))
+        if self._disposable:
+            session = tuple((one.name, one.value) for one in preflight.for_sessions(control, refused))
+            self._access = replace(self._access, session=session)
+        else:
+            self.missing = tuple(f"the setting {one.name}: {answer}" for one, answer in refused)
+        left_out = [one for one, _answer in refused]
+        kept = tuple(one for one in self._properties.settings if one not in left_out)
+        self._properties = replace(self._properties, settings=kept)
 
     def loaded(self) -> None:
         if self._spool:
@@ -99,7 +113,7 @@ class PostgresqlStaging(Staging):
         left = complaints.located(left, self._listed()) if left else []
         if left and not self._tolerant:
             raise left[0].failure
-        self.missing = complaints.named(left)
+        self.missing += complaints.named(left)
 
     def _listed(self, *options: str) -> List[str]:
         """The lines of pg_restore's list of the spooled dump, comments included."""
@@ -256,10 +270,16 @@ def _no_spool(error: OSError) -> EngineError:
 
 @contextmanager
 def prepare(
-    access: Access, target: str, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool
+    access: Access,
+    target: str,
+    manifest: Manifest,
+    owner: Optional[str],
+    parallel: int,
+    tolerant: bool,
+    disposable: bool = False,
 ) -> Iterator[PostgresqlStaging]:
     """An empty database beside the target, which is dropped again unless it is promoted."""
-    staging = PostgresqlStaging(access, target, manifest, owner, parallel, tolerant)
+    staging = PostgresqlStaging(access, target, manifest, owner, parallel, tolerant, disposable)
     try:
         staging.create()
         yield staging
@@ -271,119 +291,6 @@ def prepare(
     staging.leave()
 
 
-def check(
-    control: Connection,
-    target: str,
-    manifest: Manifest,
-    replace: bool,
-    owner: Optional[str],
-    globals_first: bool,
-    tolerant: bool,
-) -> None:
-    """Raise unless this server and this user can be expected to take the backup."""
-    properties = definition.from_manifest(manifest.properties, manifest.id)
-    where = control.label
-    if control.value("SELECT pg_is_in_recovery()"):
-        raise PermissionDenied(f"{where} is a standby, which takes no changes. Restore on its primary.")
-    if promotion.exists(control, target):
-        if not replace:
-            raise TargetExists(
-                f'Cannot restore {target}: database "{target}" exists ({where}). '
-                "Set replace to replace it, or restore under another name."
-            )
-        promotion.require_replaceable(control, target)
-    if not control.value("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"):
-        raise PermissionDenied(
-            f"{where}: this user may not create databases. Give its role CREATEDB, or log in as another."
-        )
-    if not tolerant:
-        require_extensions(control, properties)
-        _require_schedule(control, properties, promotion.beside(target, promotion.RESTORING, manifest.id), target)
-    if not globals_first:
-        _require_roles(control, properties, owner, manifest)
-        tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
-        _require_names(
-            control,
-            "pg_tablespace",
-            "spcname",
-            sorted(tablespaces),
-            "tablespace",
-            "Restore the globals first, or create them",
-        )
-    if owner is not None:
-        _require_extensions_for(control, properties, owner)
-
-
-def require_extensions(control: Connection, properties: Properties) -> None:
-    """Raise NotFound where the server lacks an extension that the database needs."""
-    _require_names(
-        control,
-        "pg_available_extensions",
-        "name",
-        properties.extensions,
-        "extension",
-        "Install their packages on the server",
-    )
-
-
-def _require_schedule(control: Connection, properties: Properties, staged: str, target: str) -> None:
-    """Raise NotFound where pg_cron cannot be created: that goes in the one database that its setting names."""
-    if "pg_cron" not in properties.extensions:
-        return
-    configured = control.rows("SELECT setting FROM pg_settings WHERE name = 'cron.database_name'")
-    if configured != [(staged,)]:
-        raise NotFound(
-            f"{control.label}: the backup holds the extension pg_cron, which exists only in the database that "
-            f'cron.database_name names, and a restore first fills the database "{staged}". Set '
-            f"shared_preload_libraries = 'pg_cron' and cron.database_name = '{staged}', restart the server, restore, "
-            f"then set cron.database_name = '{target}' and restart it again."
-        )
-
-
 def dumped_by(manifest: Manifest) -> str:
     """The version of the pg_dump that made a backup; where a manifest lacks it, the server's, which it is not below."""
     return manifest.tool_versions.get("pg_dump") or manifest.server_version
-
-
-def _require_roles(control: Connection, properties: Properties, owner: Optional[str], manifest: Manifest) -> None:
-    needed = properties.needed_roles(owner)
-    there = {name for (name,) in control.rows("SELECT rolname FROM pg_roles")}
-    missing = [name for name in needed if name not in there]
-    if owner in missing:
-        raise NotFound(f'owner: {control.label} has no role "{owner}". Create it, or name another.')
-    if missing:
-        raise NotFound(
-            f"{control.label} lacks roles that {manifest.id} needs: {', '.join(missing)}. "
-            "Restore the globals first, create the roles, or give owner to let one role own everything."
-        )
-    heir = owner or properties.owner
-    if not control.value("SELECT pg_has_role(%s, 'MEMBER')", [heir]):
-        raise PermissionDenied(
-            f'{control.label}: this user is no member of the role "{heir}", which is to own the database.'
-        )
-
-
-def _require_names(control: Connection, view: str, column: str, needed: Sequence[str], kind: str, advice: str) -> None:
-    there = {name for (name,) in control.rows(f"SELECT {quote_identifier(column)} FROM {quote_identifier(view)}")}
-    missing = [name for name in needed if name not in there]
-    if missing:
-        raise NotFound(f"{control.label} lacks what the backup needs: the {kind} {', '.join(missing)}. {advice}.")
-
-
-def _require_extensions_for(control: Connection, properties: Properties, owner: str) -> None:
-    """With ``owner``, pg_restore acts as that role, which may create trusted extensions only."""
-    known = control.rows("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [owner])
-    # A role that comes with the globals is not there yet.
-    if control.version < 13_00_00 or not known or known[0][0]:
-        return
-    forbidden = control.rows(
-        "SELECT e.name FROM pg_available_extensions e JOIN pg_available_extension_versions v"
-        " ON v.name = e.name AND v.version = e.default_version"
-        " WHERE e.name = ANY (%s) AND v.superuser AND NOT v.trusted ORDER BY 1",
-        [list(properties.extensions)],
-    )
-    if forbidden:
-        raise PermissionDenied(
-            f'owner: the role "{owner}" may not create the extension {", ".join(name for (name,) in forbidden)}, '
-            "which only a superuser may. Leave owner out, or restore as an owner with more rights."
-        )
