@@ -118,3 +118,48 @@ def test_rows_that_a_key_refuses_are_still_evidence_against_a_dump() -> None:
         complaints.refuse([key], "the copy")
     with pytest.raises(Unverifiable):
         complaints.refuse([key, complaints.Complaint(2, "TABLE DATA public a postgres", "")], "the copy")
+
+
+def test_an_event_trigger_that_forbids_what_a_restore_does_comes_last(
+    world: World, cluster: Cluster, database: str
+) -> None:
+    for statement in (
+        "CREATE TABLE a (n int PRIMARY KEY); CREATE TABLE b (n int REFERENCES a); INSERT INTO a VALUES (1)",
+        "REVOKE ALL ON a FROM PUBLIC; GRANT SELECT ON a TO PUBLIC",
+        "CREATE FUNCTION forbid() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no changes here''; END'",
+        "CREATE EVENT TRIGGER a_guard ON ddl_command_start EXECUTE FUNCTION forbid()",
+    ):
+        cluster.sql(statement, database)
+    cluster.sql(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
+    world.backup()
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert check.outcome is Outcome.PASSED, check.detail
+    copy = cluster.database(f"{database}_copy")
+    result = world.restore(database=copy, source_database=database)
+    assert (result.missing, result.failure) == ((), None)
+    assert cluster.sql("SELECT evtname FROM pg_event_trigger", copy.name) == [("a_guard",)]
+
+
+def test_a_view_of_a_foreign_server_that_does_not_answer_blocks_nothing_else(
+    world: World, cluster: Cluster, database: str
+) -> None:
+    where = f"host '{cluster.directory}', port '{cluster.port}', dbname 'postgres'"
+    for statement in (
+        "CREATE EXTENSION postgres_fdw",
+        f"CREATE SERVER far FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({where})",
+        "CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (user 'postgres', password_required 'false')",
+        "CREATE FOREIGN TABLE away (rolname name) SERVER far OPTIONS (schema_name 'pg_catalog', table_name 'pg_roles')",
+        "CREATE MATERIALIZED VIEW names AS SELECT rolname FROM away; CREATE TABLE t AS SELECT 1 AS n",
+        "ALTER SERVER far OPTIONS (SET port '1')",
+    ):
+        cluster.sql(statement, database)
+    world.backup()
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert check.outcome is Outcome.UNVERIFIABLE and "MATERIALIZED VIEW DATA public names" in check.detail
+    copy = cluster.database(f"{database}_copy")
+    with pytest.raises(EngineError):
+        world.restore(database=copy, source_database=database)
+    result = world.restore(database=copy, source_database=database, tolerant=True)
+    (line,) = result.missing
+    assert line.startswith("MATERIALIZED VIEW DATA public names")
+    assert cluster.sql("SELECT n FROM t", copy.name) == [(1,)]
