@@ -55,9 +55,12 @@ def test_globals_and_a_database_come_back_on_an_empty_server(empty_cluster: Clus
 
 def test_roles_that_exist_stay_as_they_are(cluster: Cluster, tmp_path: Path, database: str) -> None:
     cluster.sql(f"CREATE ROLE {database}_old PASSWORD 'old'; CREATE ROLE {database}_gone IN ROLE {database}_old")
+    cluster.sql(f"CREATE ROLE {database}_power SUPERUSER ROLE {database}_old")
+    cluster.sql(f"GRANT ALTER SYSTEM ON PARAMETER archive_command TO {database}_old")
     engine = cluster.engine(database)
     backup = dump(engine, tmp_path, options(globals=True))
-    cluster.sql(f"DROP ROLE {database}_gone; ALTER ROLE {database}_old PASSWORD 'new' LOGIN")
+    cluster.sql(f"DROP ROLE {database}_gone, {database}_power; ALTER ROLE {database}_old PASSWORD 'new' LOGIN")
+    cluster.sql(f"REVOKE ALTER SYSTEM ON PARAMETER archive_command FROM {database}_old")
     before = cluster.value(f"SELECT rolpassword FROM pg_authid WHERE rolname = '{database}_old'")
     with engine.load_globals() as loading:
         transfer(backup.globals, loading.load, engine)
@@ -65,7 +68,12 @@ def test_roles_that_exist_stay_as_they_are(cluster: Cluster, tmp_path: Path, dat
     after = cluster.sql(f"SELECT rolpassword, rolcanlogin FROM pg_authid WHERE rolname = '{database}_old'")
     assert after == [(before, True)]
     assert cluster.value(f"SELECT pg_has_role('{database}_gone', '{database}_old', 'MEMBER')")
-    cluster.sql(f"DROP ROLE {database}_gone; DROP ROLE {database}_old")
+    # It gets no right of what comes back, as such a script can be forged.
+    assert cluster.value(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{database}_power'")
+    assert not cluster.value(f"SELECT pg_has_role('{database}_old', '{database}_power', 'MEMBER')")
+    changes = f"has_parameter_privilege('{database}_old', 'archive_command', 'ALTER SYSTEM')"
+    assert not cluster.value(f"SELECT {changes}")
+    cluster.sql(f"DROP ROLE {database}_gone, {database}_power, {database}_old")
 
 
 def test_roles_come_back_all_or_none_and_no_hash_is_in_the_message(cluster: Cluster, database: str) -> None:

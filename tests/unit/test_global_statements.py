@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _engine.databases.postgresql.global_objects import is_there
+from _engine.databases.postgresql.global_objects import Present
 from _engine.databases.postgresql.global_statements import Statement, statements
 from _engine.errors import Damaged, Refused
 
@@ -174,15 +174,39 @@ def test_names_and_values_come_through_as_they_are(name: str, value: str) -> Non
     assert statement.sql == f"COMMENT ON ROLE {quoted_name} IS {literal}"
 
 
+def left_of(script: list[str], present: Present) -> list[str]:
+    """The statements of a script that are run on a server."""
+    return [given for given in script if not present.covers(only(f"{given};"))]
+
+
 def test_only_what_is_missing_is_made() -> None:
-    script = [
-        "CREATE ROLE old", "ALTER ROLE old WITH LOGIN", 'CREATE ROLE "n;ew"', "ALTER ROLE \"n;ew\" SET a TO 'b'",
-        "GRANT old TO older GRANTED BY postgres", 'GRANT old TO "n;ew" GRANTED BY postgres',
-        "COMMENT ON ROLE old IS 'ROLE new'",
-        "CREATE TABLESPACE fast OWNER old LOCATION '/x'", "GRANT ALL ON TABLESPACE fast TO old",
-        "CREATE TABLESPACE slow OWNER old LOCATION '/y'",
-        "REVOKE ALL ON TABLESPACE slow FROM PUBLIC", "GRANT SET ON PARAMETER x TO old",
+    missing = [
+        'CREATE ROLE "n;ew"', "ALTER ROLE \"n;ew\" SET a TO 'b'", 'GRANT old TO "n;ew" GRANTED BY postgres',
+        "CREATE TABLESPACE slow OWNER old LOCATION '/y'", "REVOKE ALL ON TABLESPACE slow FROM PUBLIC",
+        "GRANT ALL ON TABLESPACE slow TO old", "GRANT SET ON PARAMETER x TO new", "GRANT new TO postgres",
     ]  # fmt: skip
-    found = list(statements("".join(f"{sql};\n" for sql in script)))
-    left = [number for number, item in enumerate(found) if not is_there(item, {"old", "older"}, {"fast"})]
-    assert left == [2, 3, 5, 9, 10, 11]
+    there = [
+        "CREATE ROLE old", "ALTER ROLE old WITH LOGIN", "GRANT old TO older GRANTED BY postgres",
+        "COMMENT ON ROLE old IS 'ROLE new'",
+        "CREATE TABLESPACE fast OWNER old LOCATION '/x'", "GRANT ALL ON TABLESPACE fast TO new",
+    ]  # fmt: skip
+    present = Present({"postgres", "old", "older"}, {"fast"}, {"old", "older"})
+    assert left_of([*there, *missing], present) == missing
+
+
+def test_a_role_that_exists_gets_no_right_of_a_new_one() -> None:
+    script = [
+        "GRANT new TO old", "GRANT new TO old WITH ADMIN OPTION GRANTED BY postgres", "GRANT pg_read_all_data TO old",
+        "GRANT SET, ALTER SYSTEM ON PARAMETER work_mem TO old", "REVOKE SET ON PARAMETER work_mem FROM old",
+        "GRANT SET ON PARAMETER work_mem TO PUBLIC",
+    ]  # fmt: skip
+    assert left_of(script, Present({"postgres", "old"}, set(), {"old"})) == []
+    # A lost host's new server has its first superuser only.
+    assert left_of(script, Present({"postgres", "pg_read_all_data"}, set(), set())) == script
+
+
+def test_a_long_setting_is_read_and_a_far_longer_one_named() -> None:
+    schemas = ", ".join(f"'tenant_{number:08}'" for number in range(10_000))
+    assert only(f"ALTER ROLE app SET search_path TO {schemas};").role == "app"
+    with pytest.raises(Refused, match=r'more than 512.*"ALTER ROLE …".*psql'):
+        run(f"ALTER ROLE app SET search_path TO {schemas * 5};")

@@ -138,7 +138,7 @@ class PostgresqlEngine(Engine):
     def load_globals(self) -> AbstractContextManager[Loading]:
         """Bring roles and tablespaces back: write the globals artefact into ``load``, then call ``loaded``.
 
-        What exists already is kept and gets the attributes and passwords of the backup. Needs a superuser.
+        What exists already stays as it is, passwords and rights included. Needs a superuser.
         """
         return global_objects.loading(self._access)
 

@@ -5,7 +5,8 @@
 """Bringing roles and tablespaces back from what ``pg_dumpall --globals-only`` wrote.
 
 That script is made for an empty server, and even there fails at its first role, which initdb made already. Here roles
-and tablespaces that exist already stay as they are, passwords included; those that are missing come back whole. The
+and tablespaces that exist already stay as they are, passwords and rights included: otherwise a forged script could make
+a role of this server a member of a powerful new one. Those that are missing come back whole. The
 roles come in one transaction, all or none. Tablespaces cannot be made in one, and come after.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterator, Set
 
@@ -21,7 +23,7 @@ from ...process import memory_file
 from ...timespan import format_size
 from ..base import Loading, Stream
 from .connection import Access, Connection
-from .global_statements import Statement, statements
+from .global_statements import PUBLIC, Statement, statements
 
 #: Ten thousand roles take about 3 MB.
 _LONGEST = 64 << 20
@@ -96,24 +98,49 @@ def _checked(script: Path) -> str:
     return text
 
 
-def is_there(statement: Statement, roles: Set[str], tablespaces: Set[str]) -> bool:
-    """Whether a statement is about what exists already, and so is left out."""
-    if statement.membership:
-        return set(statement.membership) <= roles
-    return statement.role in roles or statement.tablespace in tablespaces
+@dataclass(frozen=True)
+class Present:
+    """The roles and tablespaces of a server, and which of its roles can be given something: a superuser has it all.
+
+    Roles that the server brings can be given something where they have members.
+    """
+
+    roles: Set[str]
+    tablespaces: Set[str]
+    receptive: Set[str]
+
+    def covers(self, statement: Statement) -> bool:
+        """Whether a statement changes what exists already, and so is left out."""
+        if statement.receiver in self.receptive or (statement.receiver == PUBLIC and self.receptive):
+            return True
+        if statement.membership:
+            return set(statement.membership) <= self.roles
+        return statement.role in self.roles or statement.tablespace in self.tablespaces
+
+
+_ROLES = """
+SELECT r.rolname, NOT r.rolsuper AND (r.rolname !~ '^pg_' OR EXISTS (
+    SELECT FROM pg_auth_members a JOIN pg_roles m ON m.oid = a.member WHERE a.roleid = r.oid AND m.rolname !~ '^pg_'))
+  FROM pg_roles r
+"""
+
+
+def _present(connection: Connection) -> Present:
+    roles = connection.rows(_ROLES)
+    tablespaces = {name for (name,) in connection.rows("SELECT spcname FROM pg_tablespace")}
+    return Present({name for name, _ in roles}, tablespaces, {name for name, receptive in roles if receptive})
 
 
 def _run_all(connection: Connection, text: str) -> None:
-    roles = {name for (name,) in connection.rows("SELECT rolname FROM pg_roles")}
-    tablespaces = {name for (name,) in connection.rows("SELECT spcname FROM pg_tablespace")}
+    present = _present(connection)
     # The end of the session rolls a failed transaction back.
     connection.run("BEGIN")
     for statement in statements(text):
-        if statement.tablespace is None and not is_there(statement, roles, tablespaces):
+        if statement.tablespace is None and not present.covers(statement):
             _run(connection, statement)
     connection.run("COMMIT")
     for statement in statements(text):
-        if statement.tablespace is not None and not is_there(statement, roles, tablespaces):
+        if statement.tablespace is not None and not present.covers(statement):
             _run(connection, statement)
 
 

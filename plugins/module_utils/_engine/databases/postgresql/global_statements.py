@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
 from ...errors import Damaged, Refused
+from ...timespan import format_size
 
 #: Each letter can be matched in one way only, so that what is not closed is found out in linear time.
 #: Plain strings as standard_conforming_strings reads them, or with doubled backslashes where it is off. pg_dumpall
@@ -41,8 +42,10 @@ _SETTINGS = {
     "standard_conforming_strings": ("on", "off"),
 }
 _ROLE_FLAGS = ("SUPERUSER", "INHERIT", "CREATEROLE", "CREATEDB", "LOGIN", "REPLICATION", "BYPASSRLS")
-#: No statement of pg_dumpall has so many parts: a role's setting may be a list of some hundred.
-_MOST_TOKENS = 10_000
+#: How many characters of a statement are read: ten thousand schemas in a search_path take 300 KB.
+_LONGEST = 512 << 10
+#: How GRANT calls all roles. It is reserved: no role has that name.
+PUBLIC = "public"
 
 
 class _Token(NamedTuple):
@@ -53,7 +56,10 @@ class _Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement to run. ``role`` or ``tablespace`` is what it is about; ``membership`` is a role and its member."""
+    """A statement to run. ``role`` or ``tablespace`` is what it is about; ``membership`` is a role and its member.
+
+    ``receiver`` is whose rights it changes, where that is not about a tablespace.
+    """
 
     sql: str
     #: What it does and to what, for messages.
@@ -61,24 +67,35 @@ class Statement:
     role: Optional[str] = None
     tablespace: Optional[str] = None
     membership: Optional[Tuple[str, str]] = None
+    receiver: Optional[str] = None
+
+
+class _About(NamedTuple):
+    """What a statement is about, as ``Statement`` has it."""
+
+    role: Optional[str] = None
+    tablespace: Optional[str] = None
+    membership: Optional[Tuple[str, str]] = None
+    receiver: Optional[str] = None
 
 
 def statements(script: str) -> Iterator[Statement]:
     """The statements of a script, one by one. Raises Refused at one that pg_dumpall does not write, and Damaged."""
     tokens: List[_Token] = []
-    escapes = False
+    escapes, length = False, 0
     for token in _tokens(script):
         if token != ("sign", ";"):
             tokens.append(_doubled(token) if escapes else token)
-            if len(tokens) > _MOST_TOKENS:
-                raise _refused(tokens)
+            length += len(token.value)
+            if length > _LONGEST:
+                raise _too_long(tokens)
             continue
         parser = _Parser(tokens)
         statement = parser.statement()
         escapes = escapes if parser.escapes is None else parser.escapes
         if statement:
             yield statement
-        tokens = []
+        tokens, length = [], 0
     if tokens:
         raise Damaged("The globals end in the middle of a statement. Restore them from another backup.")
 
@@ -120,56 +137,50 @@ class _Parser:
 
     def statement(self) -> Optional[Statement]:
         """The statement, or None where there is nothing to run. Raises Refused."""
-        role = tablespace = None
-        membership: Optional[Tuple[str, str]] = None
         if self._accept("SET"):
             self._setting()
             return self._end(None)
         if self._accept("RESET", "SESSION", "AUTHORIZATION"):
             return self._end(None)
         if self._accept("CREATE", "ROLE"):
-            role = self._name()
+            about = _About(role=self._name())
         elif self._accept("ALTER", "ROLE"):
-            role = self._name()
+            about = _About(role=self._name())
             self._role_setting() if self._accept("SET") else self._role_options()
         elif self._accept("CREATE", "TABLESPACE"):
-            tablespace = self._name()
+            about = _About(tablespace=self._name())
             self._expect("OWNER")
             self._name()
             self._expect("LOCATION")
             self._string()
         elif self._accept("ALTER", "TABLESPACE"):
-            tablespace = self._name()
+            about = _About(tablespace=self._name())
             self._expect("SET")
             self._tablespace_options()
         elif self._accept("COMMENT", "ON"):
-            role, tablespace = self._described()
+            about = self._described()
         elif self._accept("SECURITY", "LABEL", "FOR"):
             self._name()
             self._expect("ON")
-            role, tablespace = self._described()
+            about = self._described()
         elif self._accept("GRANT"):
-            tablespace, membership = self._grant()
+            about = self._grant()
         elif self._accept("REVOKE"):
             self._accept("GRANT", "OPTION", "FOR")
-            tablespace = self._privileges("FROM")
+            about = self._privileges("FROM")
         else:
             raise self._refused()
-        return self._end((role, tablespace, membership))
+        return self._end(about)
 
-    def _end(
-        self, about: Optional[Tuple[Optional[str], Optional[str], Optional[Tuple[str, str]]]]
-    ) -> Optional[Statement]:
+    def _end(self, about: Optional[_About]) -> Optional[Statement]:
         if self._at != len(self._tokens):
             raise self._refused()
         if about is None:
             return None
-        role, tablespace, membership = about
         verb = self._tokens[0].value
-        subject = next(
-            (f" {kind} {name}" for kind, name in (("ROLE", role), ("TABLESPACE", tablespace)) if name is not None), ""
-        )
-        return Statement(" ".join(self._written), f"{verb}{subject}", role, tablespace, membership)
+        named = (("ROLE", about.role), ("TABLESPACE", about.tablespace))
+        subject = next((f" {kind} {name}" for kind, name in named if name is not None), "")
+        return Statement(" ".join(self._written), f"{verb}{subject}", *about)
 
     def _setting(self) -> None:
         """A setting of the script's own session; it says how the script is written, and is not run."""
@@ -218,18 +229,18 @@ class _Parser:
             if self._one_of(",", ")") == ")":
                 return
 
-    def _described(self) -> Tuple[Optional[str], Optional[str]]:
+    def _described(self) -> _About:
         """What a comment or label is about: a role or a tablespace."""
         kind = self._one_of("ROLE", "TABLESPACE")
         name = self._name()
         self._expect("IS")
         self._string()
-        return (name, None) if kind == "ROLE" else (None, name)
+        return _About(role=name) if kind == "ROLE" else _About(tablespace=name)
 
-    def _grant(self) -> Tuple[Optional[str], Optional[Tuple[str, str]]]:
+    def _grant(self) -> _About:
         """A membership, or privileges on a tablespace or parameter."""
         if not self._is_membership():
-            return self._privileges("TO"), None
+            return self._privileges("TO")
         group = self._name()
         self._expect("TO")
         member = self._name()
@@ -239,7 +250,7 @@ class _Parser:
                 self._membership_option()
         if self._accept("GRANTED", "BY"):
             self._name()
-        return None, (group, member)
+        return _About(membership=(group, member), receiver=member)
 
     def _is_membership(self) -> bool:
         following = self._tokens[self._at + 1 : self._at + 2]
@@ -249,8 +260,8 @@ class _Parser:
         kind = self._one_of("ADMIN", "INHERIT", "SET")
         self._one_of("OPTION", *(("TRUE", "FALSE") if kind != "ADMIN" else ()))
 
-    def _privileges(self, direction: str) -> Optional[str]:
-        """Privileges on a tablespace, which is returned, or on a parameter."""
+    def _privileges(self, direction: str) -> _About:
+        """Privileges on a tablespace or on a parameter."""
         privileges = ("ALL", "CREATE", "SET", "ALTER")
         while True:
             if self._one_of(*privileges) == "ALTER":
@@ -261,11 +272,10 @@ class _Parser:
         kind = self._one_of("TABLESPACE", "PARAMETER")
         name = self._name()
         self._expect(direction)
-        if not self._accept("PUBLIC"):
-            self._name()
+        receiver = PUBLIC if self._accept("PUBLIC") else self._name()
         if direction == "TO":
             self._accept("WITH", "GRANT", "OPTION")
-        return name if kind == "TABLESPACE" else None
+        return _About(tablespace=name) if kind == "TABLESPACE" else _About(receiver=receiver)
 
     def _accept(self, *values: str) -> bool:
         """Read these words or signs, where they come next."""
@@ -322,13 +332,24 @@ def _flags() -> Iterator[str]:
 
 
 def _refused(tokens: List[_Token]) -> Refused:
-    """The error for a statement; its first words say which, and nothing is shown that could be a secret."""
+    return Refused(
+        f"The globals hold a statement that pg_dumpall does not write ({_beginning(tokens)}). "
+        "Nothing of them was run. Find out who wrote this backup."
+    )
+
+
+def _too_long(tokens: List[_Token]) -> Refused:
+    return Refused(
+        f"The globals hold a statement of more than {format_size(_LONGEST)} ({_beginning(tokens)}). Nothing of them "
+        "was run. Decrypt and read them; if they are genuine, restore them with psql."
+    )
+
+
+def _beginning(tokens: List[_Token]) -> str:
+    """The first words of a statement, and nothing that could be a secret."""
     words = []
     for token in tokens[:2]:
         if token.kind != "word":
             break
         words.append(token.value[:30])
-    return Refused(
-        f'The globals hold a statement that pg_dumpall does not write ("{" ".join(words)} …"). '
-        "Nothing of them was run. Find out who wrote this backup."
-    )
+    return f'"{" ".join(words)} …"'
