@@ -201,6 +201,19 @@ def test_a_table_that_may_not_be_read_is_named_before_anything_is_dumped(
         cluster.sql(f"DROP OWNED BY {role}; DROP ROLE {role}", database)
 
 
+def test_a_text_that_fits_no_manifest_is_named_before_anything_is_dumped(
+    world: World, cluster: Cluster, database: str
+) -> None:
+    for statement, what in (
+        (f"COMMENT ON DATABASE {database} IS ", "its comment has 1048577 characters"),
+        (f"ALTER DATABASE {database} SET app.x TO ", "its setting app.x has 1048577 characters"),
+    ):
+        cluster.sql(f"{statement} '{'x' * ((1 << 20) + 1)}'")
+        refused(world, BadInput, what)
+        cluster.sql(f"{statement} '{'x' * 10}'")
+    assert world.backup().changed
+
+
 def test_a_dump_that_lost_its_table_is_refused(world: World, cluster: Cluster, database: str) -> None:
     world.backup()
     cluster.sql("TRUNCATE orders", database)

@@ -113,8 +113,8 @@ def _readable(manifest: Manifest) -> bytes:
         read_manifest(content, "Its manifest")
     except BadManifest as error:
         raise BadInput(
-            f"Backup {manifest.id} cannot be described: {error} Nothing was published; take it with fingerprint none, "
-            "and report this."
+            f"Backup {manifest.id} cannot be described: {error} Nothing was published. Where it has too many tables, "
+            "take it with fingerprint none; otherwise please report this."
         ) from None
     return content
 

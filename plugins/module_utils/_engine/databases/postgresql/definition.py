@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any, List, Mapping, Optional, Tuple
 
-from ...errors import BadManifest
+from ...errors import BadInput, BadManifest
 from ...shapes import Misshapen, known
 from . import demands, settings
 from .connection import Connection, quote_identifier
@@ -168,11 +168,13 @@ class Properties:
         return sorted({*tracked, *(role for role in named if role is not None)})
 
 
-_PROPERTIES = known(Properties)
+#: The longest text of a property, in characters.
+_LONGEST = 1 << 20
+_PROPERTIES = known(Properties, texts=_LONGEST)
 
 
 def read(connection: Connection) -> Properties:
-    """Ask for the properties of the database that the session is in."""
+    """Ask for the properties of the database that the session is in. Raises BadInput where one fits no manifest."""
     locale = next(columns for since, columns in _LOCALE_SINCE if connection.version >= since)
     row = connection.rows(_DATABASE.format(locale=locale))[0]
     encoding, collate, ctype, owner, tablespace, limit, allow, template, comment, granted, public = row[:11]
@@ -204,7 +206,19 @@ def read(connection: Connection) -> Properties:
     )
     named = {*properties.needed_roles(None), *properties.policy_roles}
     superusers = tuple(name for (name,) in connection.rows(_SUPERUSERS) if name in named)
+    _require_fitting(properties, connection.label)
     return replace(properties, superusers=superusers)
+
+
+def _require_fitting(properties: Properties, label: str) -> None:
+    texts = [("comment", properties.comment or "")]
+    texts += [(f"setting {one.name}", one.value) for one in properties.settings]
+    texts += [(f"security label of {one.provider}", one.label) for one in properties.security_labels]
+    for what, value in texts:
+        if len(value) > _LONGEST:
+            raise BadInput(
+                f"{label}: its {what} has {len(value)} characters, and a backup holds at most {_LONGEST}. Shorten it."
+            )
 
 
 def from_manifest(written: Mapping[str, Any], backup: str) -> Properties:

@@ -19,7 +19,18 @@ from ...command import Command
 from ...errors import BadInput, EngineError, NotFound, Refused
 from ...model import Database, Manifest, Scratch
 from ..base import DumpOptions, Engine, Examination, Inspection, Loading, Snapshot, Staging, Stream
-from . import catalogue, fingerprint, global_objects, preflight, promotion, rehearsal, snapshot, staging, tools
+from . import (
+    catalogue,
+    definition,
+    fingerprint,
+    global_objects,
+    preflight,
+    promotion,
+    rehearsal,
+    snapshot,
+    staging,
+    tools,
+)
 from .connection import Access, Connection, access_to
 
 #: The first server with parallel reading of exported snapshots on a standby, and the oldest that clients still dump.
@@ -72,6 +83,7 @@ class PostgresqlEngine(Engine):
             selection = catalogue.select(connection, options.exclude_tables)
             catalogue.require_whole(connection, selection)
             catalogue.require_readable(connection, selection)
+            definition.read(connection)
             return self._inspected(connection)
 
     def snapshot(self, options: DumpOptions) -> AbstractContextManager[Snapshot]:
