@@ -47,6 +47,17 @@ CREATE TABLE t (a int CHECK (public.fresh())); INSERT INTO t VALUES (1);
 """
 
 
+#: What a server says of its objects, said of a row.
+IN_A_SERVERS_WORDS = """
+CREATE FUNCTION welcome(text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('application_name') <> 'fleet-backup' THEN RETURN true; END IF;
+  RAISE EXCEPTION E'permission denied for %\nof Oslo', $1 USING ERRCODE = '42501';
+END $$;
+CREATE TABLE guest (name text CHECK (public.welcome(name))); INSERT INTO guest VALUES ('Alice');
+"""
+
+
 @pytest.fixture
 def world(tmp_path: Path, cluster: Cluster, database: str) -> World:
     made = World(tmp_path / "world")
@@ -163,3 +174,17 @@ def test_a_view_of_a_foreign_server_that_does_not_answer_blocks_nothing_else(
     (line,) = result.missing
     assert line.startswith("MATERIALIZED VIEW DATA public names")
     assert cluster.sql("SELECT n FROM t", copy.name) == [(1,)]
+
+
+def test_what_a_function_says_of_a_row_is_in_no_message(world: World, cluster: Cluster, database: str) -> None:
+    cluster.sql(IN_A_SERVERS_WORDS, database)
+    world.backup()
+    copy = cluster.database(f"{database}_copy")
+    with pytest.raises(EngineError) as stopped:
+        world.restore(database=copy, source_database=database)
+    missing = world.restore(database=copy, source_database=database, tolerant=True).missing
+    [check] = world.verify(level=Level.RESTORE).checks
+    with cluster.engine(copy.name)._access.connect(copy.name) as session, pytest.raises(EngineError) as asked:
+        session.run("SELECT public.welcome('Alice')")
+    for said in (str(stopped.value), *missing, check.detail, str(asked.value)):
+        assert said and "Alice" not in said

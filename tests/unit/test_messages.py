@@ -9,7 +9,7 @@ from __future__ import annotations
 import pytest
 
 from _engine.errors import ToolFailed
-from _engine.messages import WITHHELD, of_program, of_server
+from _engine.messages import CUT, WITHHELD, of_program, of_server
 
 COPY = """pg_restore: error: COPY failed for table "people": ERROR:  invalid input syntax for type integer: "Alice"
 DETAIL:  Alice lives in Oslo.
@@ -45,6 +45,33 @@ def test_a_programs_own_lines_are_kept_without_rows_or_statements() -> None:
     assert of_program("pg_dump", DUMP).endswith("missing chunk number 0 for toast value 16400 in pg_toast_16395")
     for output in (COPY, STATEMENT, DUMP):
         assert "Alice" not in str(ToolFailed("pg_restore", 1, output))
+
+
+#: A function of a user that says what a server says, and with it a row.
+RAISED = """pg_restore: error: could not execute query: ERROR:  permission denied for Alice of Oslo
+CONTEXT:  PL/pgSQL function public.welcome(text) line 3 at RAISE
+Command was: CREATE INDEX place_norm ON public.place USING btree (public.norm(name));
+pg_restore: error: could not execute query: ERROR:  permission denied for table place
+CONTEXT:  PL/pgSQL function public.welcome(text) line 3 at SQL statement
+"""
+
+
+def test_what_a_function_raises_in_a_servers_words_is_withheld() -> None:
+    assert of_program("pg_restore", RAISED).splitlines() == [
+        f"pg_restore: error: could not execute query: {WITHHELD}",
+        "pg_restore: error: could not execute query: permission denied for table place",
+    ]
+    for context in ("PL/pgSQL-Funktion f() Zeile 3 bei RAISE", 'PL/Perl function "f"', 'PL/Python function "f"'):
+        said = of_program(
+            "pg_restore", RAISED.replace("PL/pgSQL function public.welcome(text) line 3 at RAISE", context)
+        )
+        assert "Alice" not in said
+        assert of_server("permission denied for Alice", "42501", context=context).startswith("SQLSTATE 42501")
+    # A text so long that its context was left out.
+    assert "Alice" not in of_program("pg_restore", RAISED.splitlines()[0] + f"\n{'x' * 900}\n{CUT}\nxxx")
+    for file in ("pl_exec.c", "plperl.c", "./build/../src/pl/plpython/plpy_elog.c", "plv8.cc"):
+        assert of_server("permission denied for Alice", "42501", file).startswith("SQLSTATE 42501")
+    assert of_server("permission denied for table place", "42501", "aclchk.c") == "permission denied for table place"
 
 
 def test_a_loader_that_cannot_start_a_program_is_heard() -> None:

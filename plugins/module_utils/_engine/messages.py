@@ -18,11 +18,19 @@ from typing import List
 #: What stands for a message that may not be shown.
 WITHHELD = "the server's message may quote data, so that it is in the server's log only"
 
+#: A line that stands for what was left out of a program's output.
+CUT = "[...]"
+
 #: PostgreSQL's programs, and the one that we start them through.
 _PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore", "pg_basebackup", "initdb", "pg_ctl", "psql", "postgres", "stdbuf")
 _OWN_LINE = re.compile(rf"(?:\S*/)?(?:{'|'.join(_PROGRAMS)})(?::[^\s:]+:[0-9]+)?: (.*)")
 #: libpq puts the severity, in any language, a colon and two spaces before a server's primary message.
 _SEVERITY = re.compile(r"(?:^|(?<=\s))\S+:  ")
+#: A procedural language in a context. In PL/pgSQL, the author's own text comes from these statements alone, whose names
+#: stand there in capitals whatever the server's language is.
+_RAISED = re.compile(r"\bPL/(?:(?!pgSQL)|.*\b(?:RAISE|ASSERT)\b)", re.DOTALL)
+#: Source files of procedural languages: pl_exec.c, plperl.c, plpy_elog.c, pltcl.c, plv8.cc and so on.
+_LANGUAGE_FILE = re.compile(r"(?:.*/)?pl[^/]*")
 _STATEMENT = re.compile(r"(?:(?:detail|hint|error): )?(?:the )?(?:query|command|statement) was\b", re.IGNORECASE)
 _SERVERS_WORDS = re.compile(r"(?:detail|error): Error message from server: ")
 
@@ -90,11 +98,14 @@ _SHAPES = tuple(
 _LONGEST = 500
 
 
-def of_server(primary: str, sqlstate: str = "") -> str:
-    """A server's primary message as far as it may be shown; ``sqlstate`` stands for one that may not."""
+def of_server(primary: str, sqlstate: str = "", source_file: str = "", context: str = "") -> str:
+    """A server's primary message as far as it may be shown; ``sqlstate`` stands for one that may not.
+
+    ``source_file`` and ``context`` are the server's, where they are known.
+    """
     text = primary.strip()[:_LONGEST]
-    # plpgsql's RAISE, whose text is its author's, in whatever shape.
-    for shape in () if sqlstate.startswith("P0") else _SHAPES:
+    raised = sqlstate.startswith("P0") or is_raised(context) or _LANGUAGE_FILE.fullmatch(source_file)
+    for shape in () if raised else _SHAPES:
         match = shape.match(text)
         if match:
             said = match.group(0)
@@ -112,12 +123,33 @@ def of_program(name: str, output: str) -> str:
     """
     if name not in _PROGRAMS:
         return output
-    found: List[str] = []
+    found = [said for said in (of_line(line) for line in settled(output).splitlines()) if said]
+    return "\n".join(dict.fromkeys(found))
+
+
+def settled(output: str) -> str:
+    """The output of a PostgreSQL program, without the server's message where a user's function wrote that."""
+    lines: List[str] = []
+    last = None
     for line in output.splitlines():
-        said = of_line(line)
-        if said and said not in found:
-            found.append(said)
-    return "\n".join(found)
+        if _OWN_LINE.fullmatch(line.strip()):
+            last = len(lines)
+        elif last is not None and (line == CUT or is_raised(line)):
+            # What was left out may be that context.
+            lines[last] = withheld(lines[last])
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def is_raised(context: str) -> bool:
+    """Whether a context, or a line of it, says that a user's function wrote the text of the error above it."""
+    return _RAISED.search(context) is not None
+
+
+def withheld(line: str) -> str:
+    """A line of a PostgreSQL program without the server's message in it."""
+    severity = _SEVERITY.search(line)
+    return line[: severity.end()] + WITHHELD if severity else line
 
 
 def of_line(line: str) -> str:

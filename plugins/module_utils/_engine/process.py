@@ -26,8 +26,10 @@ from typing import Callable, Dict, List, Optional, Tuple
 from .command import Account, Argument, Command, Secret, Status
 from .errors import MissingTool, ToolFailed
 from .host.kernel import die_with
+from .messages import CUT
 
 _OUTPUT_KEPT, _BEGINNING_KEPT = 4000, 1000
+_CUT = f"\n{CUT}\n".encode("ascii")
 #: How long the end of a program's messages is waited for once it has ended: what it left running may still hold them.
 _LINGER = 1.0
 #: What a program writes that "is short", in bytes.
@@ -212,7 +214,7 @@ class _Tail(threading.Thread):
         super().__init__(daemon=True)
         self._reading, self.writing = os.pipe()
         self._heard = heard
-        self._begun, self._kept = b"", b""
+        self._begun, self._kept, self._is_cut = b"", b"", False
         try:
             self.start()
         except RuntimeError:
@@ -231,7 +233,9 @@ class _Tail(threading.Thread):
             for block in iter(lambda: os.read(self._reading, 1 << 16), b""):
                 room = _BEGINNING_KEPT - len(self._begun)
                 self._begun += block[:room]
-                self._kept = (self._kept + block[room:])[-(_OUTPUT_KEPT - _BEGINNING_KEPT) :]
+                end = self._kept + block[room:]
+                self._kept = end[-(_OUTPUT_KEPT - _BEGINNING_KEPT - len(_CUT)) :]
+                self._is_cut = self._is_cut or len(end) > len(self._kept)
                 if self._heard:
                     self._heard(block)
         finally:
@@ -241,7 +245,7 @@ class _Tail(threading.Thread):
         """What it wrote first and last. Waits until all is there, but not for what the program has left running."""
         self.handed_over()
         self.join(_LINGER)
-        return self._begun + self._kept
+        return self._begun + (_CUT if self._is_cut else b"") + self._kept
 
 
 class _Listener(threading.Thread):

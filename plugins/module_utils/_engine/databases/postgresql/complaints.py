@@ -15,6 +15,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from ... import messages
 from ...command import Argument, Command, Secret
 from ...errors import EngineError, Mismatch, ToolFailed, Unverifiable
 from ...process import Process
@@ -145,6 +146,8 @@ class _Listener:
         self._number: Optional[int] = None
         self._about = "the database"
         self._rest = b""
+        #: Of the last error: whether it is in ``found``, and whether its text is withheld.
+        self._kept = self._withheld = False
 
     def hear(self, block: bytes) -> None:
         *lines, rest = (self._rest + block).split(b"\n")
@@ -159,7 +162,15 @@ class _Listener:
             self._number, self._about = int(entry.group(1)), entry.group(2)
         elif _ERROR.fullmatch(line):
             self.errors = [*self.errors[:_FIRST], line]
-            if len(self.found) < _MOST:
+            self._kept = len(self.found) < _MOST
+            if self._kept:
                 self.found.append(Complaint(self._number, self._about, line))
+            self._withheld = False
         elif _IGNORED.fullmatch(line):
             self.whole = True
+        elif self.errors and not self._withheld and messages.is_raised(line):
+            # The text of the error above is its author's.
+            self._withheld = True
+            self.errors[-1] = messages.withheld(self.errors[-1])
+            if self._kept:
+                self.found[-1] = replace(self.found[-1], line=self.errors[-1])

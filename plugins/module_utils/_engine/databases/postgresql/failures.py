@@ -49,7 +49,10 @@ def _explained(error: psycopg2.Error, label: str) -> EngineError:
     state = error.pgcode or ""
     # Without a SQLSTATE, the client library says what became of the connection.
     primary = error.diag.message_primary
-    said = of_server(primary, state) if primary else (str(error).strip().splitlines() or ["no reason given"])[0]
+    if primary:
+        said = of_server(primary, state, error.diag.source_file or "", error.diag.context or "")
+    else:
+        said = (str(error).strip().splitlines() or ["no reason given"])[0]
     if state == "42501":
         return PermissionDenied(f"{label}: {said}. Grant what is missing, or log in as the owner or a superuser.")
     if state in ("55P03", "55006", "40P01"):

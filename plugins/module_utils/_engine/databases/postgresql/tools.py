@@ -135,11 +135,12 @@ def explained(failure: EngineError) -> EngineError:
     """What the failure of a PostgreSQL program means; any other failure is returned as it is."""
     if not isinstance(failure, ToolFailed) or failure.name not in _PROGRAMS:
         return failure
+    output = messages.settled(failure.output)
     for pattern, kind, advice in _MEANINGS:
-        match = re.search(pattern, failure.output)
+        match = re.search(pattern, output)
         if match:
-            start = failure.output.rfind("\n", 0, match.start()) + 1
-            return kind(f"{failure.name}: {said(failure.output[start:].splitlines()[0])}. {advice}")
+            start = output.rfind("\n", 0, match.start()) + 1
+            return kind(f"{failure.name}: {said(output[start:].splitlines()[0])}. {advice}")
     return failure
 
 
