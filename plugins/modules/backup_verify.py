@@ -49,7 +49,7 @@ options:
         description: What messages call the assertion.
         type: str
       sql:
-        description: The query.
+        description: The query. It fails where its rows are more than 4 MiB.
         type: str
         required: true
       expect:

@@ -31,7 +31,6 @@ from _engine.errors import (
     PartlyDone,
     RepositoryUnusable,
     Shrunk,
-    TargetExists,
     TimedOut,
 )
 from _engine.manifest import facts_digest, write_proof
@@ -231,19 +230,15 @@ def test_the_second_of_two_simultaneous_backups_waits_and_finds_the_fresh_one(wo
     assert len(world.catalogue().backups) == 1
 
 
-def test_writers_that_share_no_lock_publish_whole_backups_of_their_own_or_none(world: World) -> None:
+def test_writers_that_share_no_lock_publish_whole_backups_of_their_own(world: World) -> None:
     moment = world.clock.moment
     made: list[str] = []
 
     def back_up(number: int) -> None:
         host = replace(world.host, state=world.root / f"state {number}", now=lambda: moment)
-        try:
-            made.append(take_backup(world.backup_request(), host).manifest.id)
-        except (Locked, TargetExists):
-            # Another one has the name of that second.
-            return
+        made.append(take_backup(world.backup_request(), host).manifest.id)
 
-    for _round in range(5):
+    for _round in range(3):
         threads = [threading.Thread(target=back_up, args=(number,)) for number in range(4)]
         for thread in threads:
             thread.start()
@@ -251,7 +246,7 @@ def test_writers_that_share_no_lock_publish_whole_backups_of_their_own_or_none(w
             thread.join()
     found = world.catalogue()
     assert sorted(backup.id for backup in found.good) == sorted(made)
-    assert len(made) >= 5
+    assert len(made) == 12, "each takes another id of that second"
     assert found.problems == ()
     checks = world.verify(backup="all", level=Level.RESTORE).checks
     assert [check.detail for check in checks] == [""] * len(made)

@@ -30,6 +30,7 @@ from _engine.model import Compression, Encryption, EncryptionSettings
 from _engine.process import Process
 from _engine.stream import age
 from _engine.stream import gpg as openpgp
+from _engine.stream.age_header import AgeHeader
 from tink_library import reference
 from world import World
 
@@ -658,6 +659,25 @@ def test_what_age_did_not_write_like_that_is_damaged(tmp_path: Path) -> None:
         ):
             said = age_opens(broken, *identities, **opens)
             assert said == f"Damaged: {NAME} is not what age wrote. Restore another backup.", broken[:200]
+
+
+def test_a_passphrase_that_takes_more_work_than_age_ever_asks_for_is_refused_before_it_is_tried() -> None:
+    """2^22, which age follows, takes 4 GiB; and what is armoured would hide it."""
+    true = through(age.encrypting([], PASSPHRASE), b"content")
+    assert b" 18\n" in true
+    for step in (1, 7, 1 << 20):
+        header = AgeHeader(NAME)
+        blocks = [header.update(true[start : start + step]) for start in range(0, len(true), step)]
+        assert b"".join(blocks) + header.finish() == true
+    for planted in (
+        true.replace(b" 18\n", b" 22\n"),
+        true.replace(b" 18\n", b" 1800\n"),
+        true.replace(b" 18\n", b"\n"),
+        b"-----BEGIN AGE ENCRYPTED FILE-----\n",
+        b"age-encryption.org/v1\n" + b"-> X25519 " + b"A" * (300 << 10),
+    ):
+        with pytest.raises(Damaged, match="is not what age wrote"):
+            AgeHeader(NAME).update(planted)
 
 
 def test_keys_where_a_passphrase_opens_and_the_reverse_are_the_wrong_key(tmp_path: Path) -> None:

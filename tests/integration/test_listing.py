@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import resource
+import subprocess
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
 import pytest
 
-from _engine.catalogue import Catalogue, scan
+from _engine.catalogue import Catalogue, scan, whole
 from _engine.errors import BadManifest, Damaged
 from _engine.model import (
     Compression,
@@ -251,6 +252,32 @@ def test_an_artefact_that_opens_to_more_than_its_manifest_says_is_stopped_there(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert not target.exists()
+
+
+@pytest.mark.parametrize("packer", ["xz", "gzip"])
+def test_an_artefact_in_another_format_than_its_manifest_says_reaches_no_decompressor(
+    world: World, packer: str
+) -> None:
+    """zstd also undoes xz, where a stream says itself how much memory it takes."""
+    plain = EncryptionSettings(method=Encryption.NONE)
+    result = world.backup(encryption=plain)
+    other = subprocess.run([packer, "-c", str(world.path)], check=True, stdout=subprocess.PIPE).stdout
+    after = world.artefact(result).read_bytes() + other
+    for content, says in ((other, "holds something else than zstd writes"), (after, "holds more than")):
+        world.artefact(result).write_bytes(content)
+        facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        world.rewrite(world.manifest(result), artefact(**facts))
+        (check,) = world.verify(level=Level.CONTENTS, encryption=plain).checks
+        assert (check.outcome, check.code) == (Outcome.FAILED, "damaged"), check
+        assert says in check.detail
+
+
+def test_a_listing_keeps_no_properties_of_databases(world: World) -> None:
+    result = world.backup()
+    world.rewrite(world.manifest(result), change(properties={"mode": "0600"}))
+    (backup,) = world.catalogue().backups
+    assert backup.manifest.properties == {}
+    assert whole(world.repository, backup).manifest.properties == {"mode": "0600"}
 
 
 def test_an_artefact_that_grows_after_it_was_listed_is_read_no_further_than_its_manifest_says(

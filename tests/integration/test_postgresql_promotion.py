@@ -348,7 +348,12 @@ def test_a_replaced_database_that_cannot_be_dropped_is_named_and_dropped_by_the_
     engine = cluster.engine(database)
     with monkeypatch.context() as patched:
         patched.setattr(promotion, "drop", refusing)
-        assert restore(engine, backup, replace=True) == f"{database}__discarded_{backup.manifest.id}"
+        with engine.stage(backup.manifest, None, 1) as staging:
+            transfer(backup.path, staging.load, engine)
+            staging.loaded()
+            assert staging.promote(True, False) is None, "it is not kept"
+        assert f'is left as "{database}__discarded_{backup.manifest.id}"' in staging.notes[-1]
+        assert "The next restore drops it" in staging.notes[-1]
     assert says(cluster, database) == "backup"
     restore(engine, backup, replace=True)
     assert beside(cluster, database) == []

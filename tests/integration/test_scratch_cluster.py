@@ -241,6 +241,8 @@ def test_assertions_are_read_only_and_no_superuser_can_be_become(world: World, c
         become = f"SELECT set_config('{name}', (SELECT rolname FROM pg_roles WHERE rolsuper), false)"
         assert "permission denied" in restored(world, Assertion(become, "")).detail
     assert "read-only" in restored(world, Assertion("INSERT INTO t VALUES (1) RETURNING a", 1)).detail
+    rows = Assertion("SELECT repeat('x', 1000) FROM generate_series(1, 100000)", [])
+    assert "returns more than 4 MiB" in restored(world, rows).detail
 
 
 def test_owners_grants_and_what_only_superusers_may_own_come_back(

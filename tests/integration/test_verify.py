@@ -159,6 +159,7 @@ def test_a_missing_table_fails(world: World) -> None:
         ("SELECT max(id), max(id) > 1, NULL FROM orders", [[100, True, None]], True),
         ("SELECT max(id) FROM orders WHERE id < 0", None, True),
         ("SELECT max(id) FROM orders", None, False),
+        ("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000) SELECT i FROM n", [], False),
     ],
 )
 def test_assertions_are_tried_on_the_restored_database(world: World, sql: str, expect: object, holds: bool) -> None:

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Type
 
 import pytest
 
@@ -106,10 +106,10 @@ def test_a_name_that_is_published_between_two_looks_at_it_is_not_written_again(
 ) -> None:
     real = local_files.LocalWriter._take_name
 
-    def late(writer: local_files.LocalWriter) -> int:
+    def late(writer: local_files.LocalWriter, taken: Type[EngineError]) -> int:
         monkeypatch.setattr(local_files.LocalWriter, "_take_name", real)
         put(repository, "a", b"the first")
-        return real(writer)
+        return real(writer, taken)
 
     monkeypatch.setattr(local_files.LocalWriter, "_take_name", late)
     with pytest.raises(TargetExists):
@@ -131,7 +131,7 @@ def test_a_name_can_be_taken_once(repository: LocalRepository) -> None:
     put(repository, "a", b"first")
     with pytest.raises(TargetExists), repository.create(PLACE, "a"):
         pass
-    with repository.create(PLACE, "b"), pytest.raises(Locked, match="another process is writing b"):
+    with repository.create(PLACE, "b"), pytest.raises(TargetExists, match="another process is writing b"):
         with repository.create(PLACE, "b"):
             pass
     assert repository.read(PLACE, "a", 100) == b"first"

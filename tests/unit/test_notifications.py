@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -21,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from _engine.agent.notifications import courier
 from _engine.agent.notifications.base import Channel, NotSent, Route
 from _engine.agent.notifications.events import Event, Kind, LastGood, read_event
 from _engine.agent.notifications.memory import Memory, decide, path_of, recall, remember
@@ -234,6 +236,40 @@ def test_two_channels_with_one_name_are_a_problem_and_no_file_means_none(tmp_pat
 )
 def test_why_a_receiver_cannot_be_reached_is_told_without_its_address(error: BaseException, says: str) -> None:
     assert re.search(says, told(error)) and "SECRET" not in told(error)
+
+
+@pytest.mark.parametrize("greeting", [b"220-", b"HTTP/1.1 200 OK\r\nX-Long: "])
+def test_a_receiver_that_answers_a_byte_at_a_time_holds_up_no_run(
+    greeting: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "_LONGEST", 0.5)
+    listener, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def drip() -> None:
+        connection, _address = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(greeting)
+            while not over.wait(0.05):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=drip)
+    thread.start()
+    monkeypatch.setenv("HOOK", f"http://127.0.0.1:{listener.getsockname()[1]}/")
+    mail = {**MAIL, "host": "127.0.0.1", "port": listener.getsockname()[1], "tls": "none"}
+    hook = {"name": "hook", "type": "webhook", "url": {"environment": "HOOK"}}
+    channels = channels_of({"channels": [mail if greeting.startswith(b"220") else hook]}, "x")
+    assert channels.problems == ()
+    sending = courier.Courier("slow", channels.routes[0].channel)
+    parcels = [courier.Parcel(failure()), courier.Parcel(failure())]
+    for parcel in parcels:
+        sending.hand(parcel)
+    sending.end()
+    sending.wait(time.monotonic() + 60)
+    over.set()
+    thread.join()
+    listener.close()
+    assert [parcel.done for parcel in parcels] == [True, True]
+    assert all("did not take a message within 0.5 s" in (parcel.failure or "") for parcel in parcels)
 
 
 def test_a_mail_server_that_talks_without_end_is_not_listened_to_for_long() -> None:

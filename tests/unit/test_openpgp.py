@@ -56,7 +56,7 @@ def passed(message: bytes, step: int = 1 << 20) -> bytes:
     "message",
     [
         KEY + DATA,
-        KEY * 3 + DATA,
+        KEY * 64 + DATA,
         new(3, b"s" * 20) + new(18, b"\x01x"),
         DATA,
         KEY + new(20, b"aead"),
@@ -88,6 +88,8 @@ def test_an_encrypted_message_passes_unchanged(message: bytes, step: int) -> Non
         KEY + DATA + b"\0",
         b"-----BEGIN PGP MESSAGE-----\n",
         new(1, b"k" * 20_000) + DATA,
+        KEY * 65 + DATA,
+        new(3, b"s" * 20) * 3 + DATA,
     ],
 )
 def test_anything_else_is_refused(message: bytes, step: int) -> None:

@@ -19,7 +19,7 @@ from .clock import note
 from .command import Channel, Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, Contended, Damaged, Shrunk, ToolFailed
+from .errors import BadInput, Contended, Damaged, Shrunk, TargetExists, ToolFailed
 from .interrupts import interruptible, time_limit
 from .manifest import require_writable
 from .memory import remember, remembered
@@ -48,6 +48,8 @@ from .timespan import format_size
 
 #: How often a backup is begun anew because somebody else stands in line for what it locked.
 _ATTEMPTS = 4
+#: How many writers that share no lock may have begun in one second, each under an id of its own.
+_WRITERS = 16
 
 
 @dataclass(frozen=True)
@@ -167,24 +169,37 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
     note(host)
     tidied = _tidy(request, host, found)
     engine = open_engine(request.present)
+    contended = taken = 0
     with Progress(host, "backup", request.place.path) as progress:
-        for _attempt in range(_ATTEMPTS - 1):
+        while True:
             try:
-                return _attempt_backup(request, host, engine, found, progress, tidied)
+                return _attempt_backup(request, host, engine, found, progress, tidied, taken)
             except Contended:
                 # All that the attempt held is released: who waited for it goes first now.
-                continue
-        return _attempt_backup(request, host, engine, found, progress, tidied)
+                contended += 1
+                if contended == _ATTEMPTS:
+                    raise
+            except TargetExists:
+                # Another host, or account, has the id of this second. Nothing was dumped yet.
+                taken += 1
+                if taken == _WRITERS:
+                    raise
 
 
 def _attempt_backup(
-    request: BackupRequest, host: Host, engine: Engine, found: Survey, progress: Progress, tidied: Sequence[str]
+    request: BackupRequest,
+    host: Host,
+    engine: Engine,
+    found: Survey,
+    progress: Progress,
+    tidied: Sequence[str],
+    taken: int,
 ) -> BackupResult:
     progress.stage("snapshot")
     # Taken before the snapshot: all that was committed by then is in the backup.
     started = host.now()
     with engine.snapshot(request.dump_options) as snapshot:
-        run = _Run(request, host, started, engine, snapshot, found, progress)
+        run = _Run(request, host, started, engine, snapshot, found, progress, taken)
         with Publication(found.repositories, request.place, found.failures) as publication:
             manifest = run.store(publication)
             snapshot.conclude()
@@ -222,6 +237,7 @@ class _Run:
         snapshot: Snapshot,
         found: Survey,
         progress: Progress,
+        taken: int,
     ) -> None:
         self._request, self._engine, self._snapshot = request, engine, snapshot
         self._host, self._progress = host, progress
@@ -229,7 +245,7 @@ class _Run:
         self._last_known = found.last_known
         self._last = self._last_known or found.last
         self._previous = found.previous(self._last)
-        self._id = found.free_id(request.database.name, started)
+        self._id = found.free_id(request.database.name, started, taken)
         self._sealer = Sealer(request.encryption)
         self._slots: List[KeySlot] = []
         self._tools: Dict[str, str] = {}

@@ -199,6 +199,8 @@ def _read_backup(
     where = f"Manifest {repository.label}/{place.path}/{name}"
     manifest = read_manifest(content, where, tables=False)
     check_properties(manifest)
+    # A listing keeps thousands of manifests, and what is needed to create the databases again can be most of each.
+    manifest = replace(manifest, properties={})
     if manifest.id + MANIFEST != name:
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:

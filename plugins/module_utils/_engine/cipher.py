@@ -18,6 +18,7 @@ from .errors import BadInput, Damaged, EngineError, ToolFailed, WeakerEncryption
 from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest, Origin
 from .process import run
 from .stream import age, gpg, openssl
+from .stream.age_header import AgeHeader
 from .stream.openpgp import EncryptedMessage
 from .stream.tink import Decryptor, Encryptor
 from .stream.transform import Transform
@@ -145,7 +146,7 @@ def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact
         with gpg.decrypting(settings.passphrase, settings.identities) as command:
             yield Stage(command, EncryptedMessage(artefact.name))
     elif method is Encryption.AGE:
-        yield Stage(age.decrypting(settings.passphrase, settings.identities))
+        yield Stage(age.decrypting(settings.passphrase, settings.identities), AgeHeader(artefact.name))
     elif method is Encryption.AES256_CBC:
         command = openssl.decrypting(settings.passphrase)
         binding.check_by_passphrase(manifest, artefact, settings.passphrase or "")

@@ -86,7 +86,7 @@ class Command:
 
     With ``terminal_answers``, the program gets a terminal of its own on which each of these secrets is typed when it
     asks: ``age`` takes a passphrase in no other way. It runs as ``account`` where one is given. With ``status``, what
-    it says there counts too.
+    it says there counts too. Its address space is ``memory`` bytes, where that is given.
     """
 
     name: str
@@ -95,6 +95,7 @@ class Command:
     terminal_answers: Tuple[Secret, ...] = ()
     account: Optional[Account] = None
     status: Optional[Status] = None
+    memory: Optional[int] = None
 
 
 class Channel:

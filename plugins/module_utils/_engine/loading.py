@@ -17,8 +17,8 @@ from .errors import Damaged, EngineError, Mismatch, ToolFailed, Unverifiable, Wr
 from .model import Artefact, Backup, Encryption, Manifest
 from .repositories.base import Repository
 from .state import Progress
-from .stream.compression import decompressing
-from .stream.pipe import BLOCK, Pipe, TooLong
+from .stream.compression import beginning, decompressing
+from .stream.pipe import BLOCK, OtherFormat, Pipe, TooLong
 
 
 def check_checksum(repository: Repository, backup: Backup, progress: Progress) -> None:
@@ -52,6 +52,7 @@ def load(
         try:
             entrance, descriptor = pipe.entrance()
             descriptor = pipe.through(stage.command, descriptor)
+            descriptor = pipe.begun(descriptor, beginning(artefact.compression))
             descriptor = pipe.through(decompressing(artefact.compression), descriptor)
             descriptor, plain = pipe.counted(descriptor, artefact.plain_bytes)
             pipe.into(target, descriptor)
@@ -69,6 +70,8 @@ def load(
             raise engine.explain(explain_opening(failure, artefact)) from None
         except TooLong:
             raise _not_what_it_says(artefact, f"more than {artefact.plain_bytes} bytes") from None
+        except OtherFormat:
+            raise _not_what_it_says(artefact, f"something else than {artefact.compression.value} writes") from None
     if check:
         _compare_digest(repository, backup, artefact, digest.hexdigest())
     if plain.count != artefact.plain_bytes:
@@ -76,7 +79,7 @@ def load(
 
 
 def _not_what_it_says(artefact: Artefact, holds: str) -> EngineError:
-    """The error for an artefact with another number of plain bytes than its manifest says."""
+    """The error for an artefact that holds other bytes, or another number of them, than its manifest says."""
     if artefact.encryption is Encryption.AES256_CBC:
         # Now and then a wrong key makes noise that ends like a whole file.
         return WrongKey(f"{artefact.name} does not open with this passphrase. Check encryption.passphrase.")

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import pty
+import resource
 import signal
 import subprocess
 import termios
@@ -96,6 +97,7 @@ class Process:
         handed_over: List[int],
     ) -> subprocess.Popen[bytes]:
         account, terminal, parent = self.command.account, self._terminal, os.getpid()
+        memory = self.command.memory
         become = account is not None and account.uid != os.geteuid()
         errors = subprocess.DEVNULL if self._tail is None else self._tail.writing
 
@@ -108,6 +110,8 @@ class Process:
                 os.setuid(account.uid)
             # Last, since to become another account takes it back.
             die_with(parent)
+            if memory is not None:
+                resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
         try:
             return subprocess.Popen(

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
-from .errors import BadInput, BadManifest, EngineError, PartlyDone
+from .errors import BadInput, BadManifest, EngineError, PartlyDone, TargetExists
 from .interrupts import finish
 from .manifest import MANIFEST_LIMIT, read_manifest, write_manifest
 from .model import Manifest, Place
@@ -47,7 +47,7 @@ class Publication:
         return [repository.label for repository in self._writers]
 
     def begin(self, name: str) -> None:
-        """Begin a file in every repository."""
+        """Begin a file in every repository. Raises TargetExists where the name is taken in one of them."""
 
         def create(repository: Repository) -> None:
             writer = self._stack.enter_context(repository.create(self._place, name))
@@ -97,6 +97,9 @@ class Publication:
         for repository in list(self._writers):
             try:
                 act(repository)
+            except TargetExists:
+                # In every repository, a backup has the same id.
+                raise
             except EngineError as error:
                 del self._writers[repository]
                 self._failures.append(error)

@@ -63,14 +63,14 @@ class Survey:
         content = where.read(last.place, last.id + MANIFEST, MANIFEST_LIMIT)
         return Previous(last.id, facts_digest(content, f"Manifest {where.label}/{last.place.path}/{last.id}{MANIFEST}"))
 
-    def free_id(self, database: str, moment: datetime) -> str:
-        """The first id of this second that no repository has used."""
+    def free_id(self, database: str, moment: datetime, passed: int = 0) -> str:
+        """The first id of this second that no repository has used; ``passed`` so many that others are writing."""
         taken = {backup.id for catalogue in self.catalogues for backup in catalogue.backups}
         taken |= {id_of_file(problem.name) or "" for catalogue in self.catalogues for problem in catalogue.problems}
         number = 1
         while make_id(database, moment, number) in taken:
             number += 1
-        return make_id(database, moment, number)
+        return make_id(database, moment, number + passed)
 
 
 def survey(repositories: Sequence[Repository], place: Place, host: Host) -> Survey:

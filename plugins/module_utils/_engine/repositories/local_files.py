@@ -13,6 +13,7 @@ import os
 import stat
 import time
 from contextlib import suppress
+from typing import Type
 
 from ..errors import EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from ..leftovers import lock_of_the_dead
@@ -38,7 +39,7 @@ class LocalWriter(Writer):
         self._cached = 0
         self._directory = os.dup(directory)
         try:
-            self._file = self._take_name()
+            self._file = self._take_name(Locked if replacing else TargetExists)
         except BaseException:
             os.close(self._directory)
             raise
@@ -47,14 +48,14 @@ class LocalWriter(Writer):
             self.close()
             raise TargetExists(f"{self._label} already has {name}. Nothing was written.")
 
-    def _take_name(self) -> int:
+    def _take_name(self, taken: Type[EngineError]) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         for _attempt in range(10):
             try:
                 descriptor = os.open(self._partial, flags, 0o600, dir_fd=self._directory)
             except FileExistsError:
                 if not remove_abandoned(self._directory, self._partial):
-                    raise Locked(
+                    raise taken(
                         f"{self._label}: another process is writing {self._name}. "
                         "Wait for it to end, and run this again."
                     ) from None

@@ -16,6 +16,10 @@ from ..model import Compression
 #: The levels that a user may ask for, and the one taken when none is asked for (zstd(1), gzip(1)). zstd's own choice is
 #: 3: a quarter more work than 2 on the machine that serves the database, for artefacts 0 to 7 % smaller.
 _LEVELS = {Compression.ZSTD: (1, 19, 2), Compression.GZIP: (1, 9, 6)}
+_BEGINNINGS = {Compression.ZSTD: b"\x28\xb5\x2f\xfd", Compression.GZIP: b"\x1f\x8b", Compression.NONE: b""}
+#: The most that a frame may ask for: level 19 has a window of 8 MiB (zstd(1), --memory). And the most address space,
+#: whatever a program finds in what it reads.
+_WINDOW, _MEMORY = "64MiB", 512 << 20
 
 
 def check_level(compression: Compression, level: Optional[int]) -> None:
@@ -47,13 +51,21 @@ def compressing(compression: Compression, level: Optional[int]) -> Optional[Comm
     return Command("gzip", (program, f"-{chosen}", "-n", "-c"))
 
 
+def beginning(compression: Compression) -> bytes:
+    """What every compressed stream begins with (RFC 8878, 3.1.1; RFC 1952, 2.3.1); empty for no compression.
+
+    The programs also undo other formats, some of which let a stream ask for any amount of memory.
+    """
+    return _BEGINNINGS[compression]
+
+
 def decompressing(compression: Compression) -> Optional[Command]:
     """The program that undoes ``compressing``; None for no compression. Raises MissingTool."""
     if compression is Compression.NONE:
         return None
     if compression is Compression.ZSTD:
-        return Command("zstd", (_zstd(), "-d", "-q", "-c"))
-    return Command("gzip", (_gzip(), "-d", "-c"))
+        return Command("zstd", (_zstd(), "-d", "-q", "-c", f"--memory={_WINDOW}"), memory=_MEMORY)
+    return Command("gzip", (_gzip(), "-d", "-c"), memory=_MEMORY)
 
 
 def _zstd() -> str:

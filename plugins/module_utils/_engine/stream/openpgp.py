@@ -22,6 +22,8 @@ _SESSION_KEYS = frozenset({1, 3})
 _ENCRYPTED_DATA = frozenset({18, 20})
 #: A session key for an RSA key of 16384 bits has 2 KiB.
 _LONGEST_KEY = 16 << 10
+#: As many recipients as a backup can have; and passphrases, of which gpg writes one: to try each takes a second.
+_MOST_KEYS, _PASSPHRASE, _MOST_PASSPHRASES = 64, 3, 2
 
 
 class EncryptedMessage(Transform):
@@ -33,6 +35,7 @@ class EncryptedMessage(Transform):
         #: How much of the packet, or of a part of it, is still to come.
         self._left = 0
         self._in_data = self._partial = self._complete = False
+        self._keys = self._passphrases = 0
 
     def update(self, block: Block) -> bytes:
         position = 0
@@ -67,19 +70,32 @@ class EncryptedMessage(Transform):
             return
         if not self._in_data and (partial or size > _LONGEST_KEY):
             raise self._refused("a session key is too long")
+        if not self._in_data:
+            self._count(header[0])
         self._header, self._left, self._partial = b"", size, partial
         self._complete = self._in_data and not partial and not size
 
     def _check_type(self, first: int) -> None:
-        kind = first & 0x3F if first & 0x40 else first >> 2 & 0x0F
+        kind = _kind(first)
         self._in_data = kind in _ENCRYPTED_DATA
         # Data of a length that is not known is older than integrity protection.
         endless = not first & 0x40 and first & 0x03 == 3
         if not first & 0x80 or endless or not (self._in_data or kind in _SESSION_KEYS):
             raise self._refused("it is not an encrypted message, or something precedes it")
 
+    def _count(self, first: int) -> None:
+        self._keys += 1
+        self._passphrases += _kind(first) == _PASSPHRASE
+        if self._keys > _MOST_KEYS or self._passphrases > _MOST_PASSPHRASES:
+            raise self._refused("it has too many session keys")
+
     def _refused(self, why: str) -> Damaged:
         return Damaged(f"{self._name} is not what gpg wrote: {why}. Restore another backup.")
+
+
+def _kind(first: int) -> int:
+    """The type of a packet by its first octet (RFC 9580, section 4.2)."""
+    return first & 0x3F if first & 0x40 else first >> 2 & 0x0F
 
 
 def _new_length(length: bytes) -> Tuple[Optional[int], bool]:

@@ -37,16 +37,29 @@ class TooLong(Damaged):
     """More bytes arrived than there should be."""
 
 
+class OtherFormat(Damaged):
+    """The bytes do not begin as they should."""
+
+
 class Copier(threading.Thread):
     """Moves bytes from one descriptor to another and counts them; both are closed at the end.
 
-    More than ``limit`` bytes are an error, and with ``needed``, so is a target that takes no more of them.
+    More than ``limit`` bytes are an error, and with ``needed``, so is a target that takes no more of them. Bytes that
+    begin with others than ``begins`` are one before any of them passes.
     """
 
-    def __init__(self, source: int, target: int, label: str, limit: Optional[int] = None, needed: bool = False) -> None:
+    def __init__(
+        self,
+        source: int,
+        target: int,
+        label: str,
+        limit: Optional[int] = None,
+        needed: bool = False,
+        begins: bytes = b"",
+    ) -> None:
         super().__init__(daemon=True)
         self._source, self._target, self._label = source, target, label
-        self._limit, self._needed = limit, needed
+        self._limit, self._needed, self._begins = limit, needed, begins
         # splice(2) moves pages between a pipe and anything else without a copy through this process (Python 3.10).
         self._splice = hasattr(os, "splice")
         self._little = _capacity(source) // 4
@@ -55,6 +68,7 @@ class Copier(threading.Thread):
 
     def run(self) -> None:
         try:
+            self._begin()
             while True:
                 moved = self._move()
                 if not moved:
@@ -75,6 +89,21 @@ class Copier(threading.Thread):
         finally:
             os.close(self._source)
             os.close(self._target)
+
+    def _begin(self) -> None:
+        """Look at the first bytes. Raises OtherFormat, and passes none of them on."""
+        first = b""
+        while len(first) < len(self._begins):
+            block = os.read(self._source, len(self._begins) - len(first))
+            if not block:
+                break
+            first += block
+        # What ends before says nothing: the program that wrote it knows why.
+        if len(first) == len(self._begins) and first != self._begins:
+            raise OtherFormat(f"{self._label}: the bytes do not begin as they should. Nothing more was read.")
+        while first:
+            moved = os.write(self._target, first)
+            self.count, first = self.count + moved, first[moved:]
 
     def _move(self) -> int:
         """Move up to a block; the number of bytes moved, 0 at the end. Raises TooLong, and passes no more on."""
@@ -181,6 +210,14 @@ class Pipe:
         copier = self._copy(source, writing, self._label, limit)
         return reading, copier
 
+    def begun(self, source: int, begins: bytes) -> int:
+        """Let bytes pass that begin like this; the descriptor to go on with. ``wait`` raises OtherFormat for others."""
+        if not begins:
+            return source
+        reading, writing = self._pipe()
+        self._copy(source, writing, self._label, begins=begins)
+        return reading
+
     def into(self, stream: Union[Command, Channel, Path], source: int) -> None:
         """Let the bytes end in a program's or child's input or in an existing file, overwritten from its beginning."""
         if isinstance(stream, Channel):
@@ -252,10 +289,18 @@ class Pipe:
             self._close(source)
         return reading
 
-    def _copy(self, source: int, target: int, label: str, limit: Optional[int] = None, needed: bool = False) -> Copier:
+    def _copy(
+        self,
+        source: int,
+        target: int,
+        label: str,
+        limit: Optional[int] = None,
+        needed: bool = False,
+        begins: bytes = b"",
+    ) -> Copier:
         for descriptor in (source, target):
             self._descriptors.remove(descriptor)
-        copier = Copier(source, target, label, limit, needed)
+        copier = Copier(source, target, label, limit, needed, begins)
         self._copiers.append(copier)
         copier.start()
         return copier

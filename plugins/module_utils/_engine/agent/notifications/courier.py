@@ -17,6 +17,9 @@ from .base import Channel, NotSent
 from .events import Event
 from .outbox import Letter
 
+#: How long one message may take in all, in seconds: more than a connection may wait for its receiver (base.TIMEOUT).
+_LONGEST = 12.0
+
 
 @dataclass
 class Parcel:
@@ -79,6 +82,26 @@ class Courier:
         self._ended.set()
 
     def _send(self, parcel: Parcel) -> Optional[str]:
+        """Send one within a fixed time; why that failed, where it did.
+
+        A receiver that answers a byte now and then never exceeds a socket's timeout. It is left behind, in a thread
+        that ends with the process, and what it got may come a second time.
+        """
+        answers: List[Optional[str]] = []
+        sender = threading.Thread(target=lambda: answers.append(self._try(parcel)), daemon=True)
+        try:
+            sender.start()
+        except RuntimeError:
+            return f"channel {self.name}: no thread can be started. Raise the limit of processes."
+        sender.join(_LONGEST)
+        if answers:
+            return answers[0]
+        self._unreachable = (
+            f"channel {self.name}: the receiver did not take a message within {_LONGEST:g} s. See what keeps it busy."
+        )
+        return self._unreachable
+
+    def _try(self, parcel: Parcel) -> Optional[str]:
         """Send one; why that failed, where it did."""
         keep, refused = True, False
         try:

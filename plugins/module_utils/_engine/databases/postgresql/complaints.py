@@ -30,6 +30,9 @@ _IGNORED = re.compile(r"pg_restore: warning: errors ignored on restore: [0-9]+")
 _NAMING = "--verbose"
 #: How many are kept, and how much of a line.
 _MOST, _FIRST, _LONGEST = 1000, 10, 2000
+#: How often what failed is tried again: what it needed can have come back the time before. A dump can be made so that
+#: one more object succeeds each time.
+_ROUNDS = 8
 #: How many are named in a result, and what follows them.
 _NAMED = 100
 #: Objects that may come back once others are there, in the order of another attempt: a check constraint can read
@@ -62,12 +65,12 @@ class Complaint:
 
 
 def load(command: Callable[[Tuple[Argument, ...]], Command], first: Tuple[Argument, ...]) -> List[Complaint]:
-    """Run pg_restore on a dump's file, and again on what failed as long as more of it succeeds; what is left.
+    """Run pg_restore on a dump's file, and again on what failed while more of it succeeds; what is left.
 
     ``command`` is pg_restore with further arguments. Raises what ``run_through`` raises.
     """
     failed = run_through(command((_NAMING, *first)))
-    while True:
+    for _round in range(_ROUNDS):
         again = sorted((one for one in failed if one.turn is not None), key=lambda one: one.turn or 0)
         if not again:
             return failed
@@ -83,6 +86,7 @@ def load(command: Callable[[Tuple[Argument, ...]], Command], first: Tuple[Argume
         if len(left) >= len(again):
             return failed
         failed = [*(one for one in failed if one.turn is None), *left]
+    return failed
 
 
 def refuse(complaints: Sequence[Complaint], label: str) -> None:

@@ -141,13 +141,13 @@ def free_name(control: Connection, database: str, purpose: str, backup: str) -> 
         number += 1
 
 
-def discard(control: Connection, name: str, database: str, backup: str) -> None:
-    """Drop a replaced database; under a name that the next restore drops, should this end in the middle."""
-    if not is_beside(name, database, DISCARDED):
-        discarded = free_name(control, database, DISCARDED, backup)
-        control.run(_rename(name, discarded))
-        name = discarded
-    drop(control, name)
+def condemn(control: Connection, name: str, database: str, backup: str) -> str:
+    """Give a replaced database a name that the next restore drops; that name."""
+    if is_beside(name, database, DISCARDED):
+        return name
+    discarded = free_name(control, database, DISCARDED, backup)
+    control.run(_rename(name, discarded))
+    return discarded
 
 
 def require_replaceable(control: Connection, name: str) -> None:

@@ -35,6 +35,7 @@ from ...process import memory_file, run
 from ...scratch import Purpose, private_directory
 from ..base import Save, Staging, differing
 from . import catalogue, complaints, definition, fingerprint, preflight, promotion, settings, subscriptions, tools
+from .assertion import rows_of
 from .connection import Access, Connection
 from .definition import Properties
 
@@ -145,7 +146,7 @@ class PostgresqlStaging(Staging):
         with self._access.connect(self._staged, own_path=False) as inside:
             try:
                 inside.run(f"BEGIN READ ONLY; SET LOCAL statement_timeout = '{self._patience}'")
-                rows = inside.interruptibly(lambda: inside.rows_or_none(sql))
+                rows = inside.interruptibly(lambda: rows_of(inside, sql))
             except Unreachable:
                 raise
             except EngineError as error:
@@ -181,12 +182,17 @@ class PostgresqlStaging(Staging):
         return aside if keep_replaced else self._discarded(aside)
 
     def _discarded(self, aside: str) -> Optional[str]:
-        """Drop what was replaced; its name, where that fails."""
+        """Drop what was replaced; its name, where it is kept because that cannot even begin."""
+        control, name = self._control(), aside
         try:
-            promotion.discard(self._control(), aside, self._target, self._manifest.id)
-        except EngineError:
-            # The new database serves; the old one is reported as kept.
-            return aside
+            name = promotion.condemn(control, aside, self._target, self._manifest.id)
+            promotion.drop(control, name)
+        except EngineError as error:
+            # The new database serves.
+            if not promotion.is_beside(name, self._target, promotion.DISCARDED):
+                return aside
+            said = f'What was replaced is not dropped yet, and is left as "{name}": {error}'
+            self.notes = (*self.notes, f"{said} The next restore drops it, and so does fleet-backup unlock.")
         return None
 
     def leave(self) -> None:

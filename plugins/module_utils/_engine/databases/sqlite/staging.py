@@ -14,6 +14,7 @@ from typing import Any, Callable, List, Optional, Tuple
 from ...errors import Damaged, Mismatch, NotADatabase, Unverifiable
 from ...interrupts import finish
 from ...model import Fingerprint
+from ..answers import few
 from ..base import Examination, Save, Staging
 from .connect import private
 from .scratch import ScratchFile
@@ -52,7 +53,7 @@ class SqliteStaging(Staging):
             with private(self.load) as connection:
                 connection.execute("PRAGMA query_only = ON")
                 connection.set_authorizer(_allow)
-                return connection.execute(sql).fetchall()
+                return few(connection.execute(sql))
         except (sqlite3.Error, sqlite3.Warning) as error:
             raise Mismatch(f"The query failed on the restored copy: {error}. The query was: {sql}") from error
 
