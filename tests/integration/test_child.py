@@ -93,7 +93,7 @@ def test_values_questions_and_errors_come_across(child: Child) -> None:
     assert child.ask("echo", value) == value
     with pytest.raises(Locked, match=r"It stayed locked\\x1b\[31m\\n\\u202e\. Wait\."):
         child.ask("fail", "locked")
-    with pytest.raises(EngineError, match="RuntimeError in children.py:[0-9]+") as unexpected:
+    with pytest.raises(EngineError, match="RuntimeError at children.py:[0-9]+") as unexpected:
         child.ask("fail", "unexpectedly")
     assert "Alice" not in str(unexpected.value)
     with Child(children.obedient, (), "the child", answers={"double": lambda n: [n, n]}) as asking:

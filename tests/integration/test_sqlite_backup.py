@@ -6,19 +6,22 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Iterator
+from typing import Callable, Iterator
 
 import pytest
 
+from _engine.databases.sqlite.copy import _Watch
 from _engine.databases.sqlite.tables import problems
 from _engine.errors import Damaged, EngineError, Interrupted, Locked, NoSpace, NotADatabase, PermissionDenied
 from _engine.interrupts import interruptible
@@ -101,6 +104,71 @@ def test_a_writer_in_wal_mode_goes_on_while_the_copy_is_made(tmp_path: Path, mon
             (held,) = rows(snapshot.dump, "SELECT max(n) FROM numbers")[0]
     assert len(seen) > 2
     assert held < seen[0] < seen[-1]
+
+
+WRITE = "BEGIN IMMEDIATE; INSERT INTO t SELECT max(a) + 1 FROM t; COMMIT"
+
+
+def write_from_outside(path: Path, patience: float = 2.0) -> None:
+    """Commit a row in another process, which waits this long for readers."""
+    script = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=float(sys.argv[2])).executescript(sys.argv[3])"
+    subprocess.run([sys.executable, "-c", script, str(path), str(patience), WRITE], check=True)
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database in a rollback mode that counts as large, and is copied page by page."""
+    path = tmp_path / "shop.db"
+    with closing(sqlite3.connect(str(path))) as connection:
+        connection.executescript("PRAGMA journal_mode = DELETE; CREATE TABLE t (a); CREATE TABLE f (x)")
+        connection.executescript("INSERT INTO t VALUES (1); INSERT INTO f VALUES (randomblob(100000))")
+    monkeypatch.setattr("_engine.databases.sqlite.copy._BRIEF", 0)
+    monkeypatch.setattr("_engine.databases.sqlite.copy._PAGES_PER_STEP", 4)
+    return path
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, act: Callable[[int], None]) -> None:
+    """Do something after each step of a copy that lets writers in; it gets the number of the step."""
+    real, steps = _Watch.__call__, itertools.count(1)
+
+    def watch(self: _Watch, status: int, remaining: int, total: int) -> None:
+        real(self, status, remaining, total)
+        act(next(steps))
+
+    monkeypatch.setattr(_Watch, "__call__", watch)
+
+
+def test_a_writer_in_a_rollback_mode_commits_while_a_large_database_is_copied(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched(monkeypatch, lambda step: write_from_outside(large) if step in (2, 5) else None)
+    with engine_for(large).snapshot(options()) as snapshot:
+        assert rows(snapshot.dump, "SELECT max(a) FROM t") == [(3,)]
+        assert snapshot.facts.warnings == ()
+        assert snapshot.fingerprint()
+
+
+def test_a_database_that_is_written_all_the_time_is_copied_under_one_lock_and_that_is_told(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched(monkeypatch, lambda step: write_from_outside(large))
+    with engine_for(large).snapshot(options()) as snapshot:
+        (held,) = rows(snapshot.dump, "SELECT max(a) FROM t")[0]
+        assert held == rows(large, "SELECT max(a) FROM t")[0][0] > 3
+        (warning,) = snapshot.facts.warnings
+        assert "its writers had to wait" in warning and "journal_mode = WAL" in warning
+        assert snapshot.fingerprint()
+
+
+def test_a_lock_that_comes_in_the_middle_of_a_copy_and_stays_is_told(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ExitStack() as stack:
+        watched(monkeypatch, lambda step: stack.enter_context(holding(large, "BEGIN EXCLUSIVE")) if step == 2 else None)
+        with pytest.raises(Locked, match=r"stayed locked for 0\.3 seconds"):
+            with engine_for(large).snapshot(options(lock_timeout=0.3)):
+                pass
+    assert listing(large.parent) == ["shop.db"]
 
 
 def test_reading_an_idle_wal_database_leaves_no_log_behind(tmp_path: Path) -> None:

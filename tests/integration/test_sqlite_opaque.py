@@ -341,6 +341,16 @@ def test_the_journal_of_a_living_writer_is_no_crash(tmp_path: Path, program: str
     assert answer(program, later, "SELECT sum(a) FROM t") == ["21"]
 
 
+def test_a_long_reader_in_a_rollback_mode_stands_in_no_way(tmp_path: Path, program: str) -> None:
+    path = tmp_path / "secret.db"
+    with filled(program, path, "DELETE") as cipher:
+        cipher.run("BEGIN")
+        cipher.run("SELECT count(*) FROM t")
+        with engine_for(path).snapshot(options(lock_timeout=0.3)) as snapshot:
+            copy = copied(snapshot, tmp_path / "copy.db")
+    assert answer(program, copy, "SELECT sum(a) FROM t") == ["6"]
+
+
 def test_a_lock_that_stays_is_named_with_its_holder(tmp_path: Path, program: str) -> None:
     path = tmp_path / "secret.db"
     with filled(program, path, "DELETE") as cipher:

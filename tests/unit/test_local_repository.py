@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -189,6 +190,31 @@ def test_a_backup_is_removed_with_its_manifest_first(repository: LocalRepository
     repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst", f"{ID}.proof.json"])
     assert everything(root) == []
     repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst"])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_backup_is_removed_from_a_disk_that_has_no_room_for_a_mark(
+    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    for name in (f"{ID}.manifest.json", f"{ID}.db.zst"):
+        put(repository, name)
+    monkeypatch.setattr(os, "rename", full)
+    repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst"])
+    assert everything(root) == []
+
+
+def test_what_cannot_be_removed_is_named_and_hides_no_other_error(
+    repository: LocalRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with pytest.raises(RepositoryUnusable, match=r"mounted read-only.*Mount it writable\."):
+        with repository.create(PLACE, "name"):
+            monkeypatch.setattr(os, "unlink", read_only)
 
 
 def test_replacing_shows_the_old_or_the_new_content(repository: LocalRepository, root: Path) -> None:

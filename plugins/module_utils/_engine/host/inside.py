@@ -27,6 +27,7 @@ from typing import Any, Callable, ContextManager, Mapping, Optional, Tuple, Unio
 
 from ..command import Account
 from ..errors import EngineError, PermissionDenied
+from .unexpected import explained
 
 #: A message is its length and then itself: a pickle from the parent, JSON from the child.
 LENGTH = struct.Struct(">I")
@@ -91,12 +92,12 @@ def main(descriptor: int) -> None:
         if os.getppid() == task.parent:
             _serve(control, task)
     except EngineError as error:
-        _send(control, {"error": error.code, "message": str(error)})
+        _send(control, _explained(error))
     except (BrokenPipeError, ConnectionError, EOFError):
         # The parent is gone: nobody is left to tell.
         pass
     except Exception as error:
-        _send(control, {"error": EngineError.code, "message": _unexpected(error)})
+        _send(control, _explained(error))
 
 
 def _serve(control: socket.socket, task: Task) -> None:
@@ -124,10 +125,13 @@ def _serve(control: socket.socket, task: Task) -> None:
 def _answer(call: Callable[..., Any], arguments: Tuple[Any, ...]) -> Mapping[str, Any]:
     try:
         return {"value": call(*arguments)}
-    except EngineError as error:
-        return {"error": error.code, "message": str(error)}
     except Exception as error:
-        return {"error": EngineError.code, "message": _unexpected(error)}
+        return _explained(error)
+
+
+def _explained(error: Exception) -> Mapping[str, Any]:
+    told = explained(error, "Working on the database")
+    return {"error": told.code, "message": str(told)}
 
 
 def become(account: Optional[Account]) -> None:
@@ -170,15 +174,6 @@ def _send(control: socket.socket, message: Mapping[str, Any]) -> None:
     body = json.dumps(message).encode("ascii")
     with suppress(BrokenPipeError, ConnectionError):
         control.sendall(LENGTH.pack(len(body)) + body)
-
-
-def _unexpected(error: Exception) -> str:
-    """Where the program went wrong, without what it was working on."""
-    trace, place = error.__traceback__, ""
-    while trace is not None:
-        place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return f"An error that nobody expected: {type(error).__name__} in {place}. Please report it."
 
 
 class _Watch(threading.Thread):

@@ -171,9 +171,15 @@ class LocalRepository(Repository):
             if directory is None:
                 return
             tombstone = f".{manifest}{_DELETING}"
-            with suppress(FileNotFoundError):
-                os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
-                os.fsync(directory)
+            try:
+                with suppress(FileNotFoundError):
+                    os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                # A mark needs room that a full disk may not have: removing is what makes some.
+                unlink(directory, manifest)
+            os.fsync(directory)
             for name in [*others, tombstone]:
                 unlink(directory, name)
             os.fsync(directory)

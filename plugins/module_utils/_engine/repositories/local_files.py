@@ -106,11 +106,17 @@ class LocalWriter(Writer):
     def close(self) -> None:
         if self._directory < 0:
             return
-        if not self._committed:
-            unlink(self._directory, self._partial)
-        os.close(self._file)
-        os.close(self._directory)
-        self._directory = -1
+        directory, self._directory = self._directory, -1
+        try:
+            if not self._committed:
+                unlink(directory, self._partial)
+        except OSError as error:
+            raise explain(error, self._label, self._partial) from None
+        finally:
+            for descriptor in (self._file, directory):
+                # What was kept is on the disk (fsync(2)): closing it has no news.
+                with suppress(OSError):
+                    os.close(descriptor)
 
 
 class LocalReader(Reader):

@@ -4,18 +4,22 @@
 
 """A consistent copy of a plain database, by SQLite itself, while others go on writing it.
 
-The connection that is copied holds a read transaction, so every step of the copy reads the same snapshot: SQLite's
-backup starts again only when its source opens a new read transaction and finds it changed (``sqlite3_backup_step``,
-sqlite.org/c3ref/backup_finish.html). In WAL mode writers go on meanwhile; in the rollback modes they wait to commit.
+In WAL mode the connection that is copied holds a read transaction, so every step of the copy reads the same snapshot,
+and writers go on. In the rollback modes a writer could not commit until that transaction ends. So a large database is
+copied without one: each step takes the reader's lock for itself, a writer comes in between two steps, and SQLite then
+begins the copy again (``sqlite3_backup_step``, sqlite.org/c3ref/backup_finish.html). A database that is written more
+often than it can be copied is copied under one lock at last.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterator, List
+from typing import Callable, Iterator, List, Optional, Tuple
 
 from ...errors import Locked
 from .connect import CANNOT_OPEN, READ_ONLY, connect, is_locked, raise_sqlite_error, still_locked
@@ -24,25 +28,125 @@ from .lock import Deadline, own_database
 
 #: 4 MiB with the usual page size: often enough for signals, and not a measurable cost.
 _PAGES_PER_STEP = 1024
+#: What is copied in a fraction of the second for which any application waits, in bytes.
+_BRIEF = 64 << 20
+#: How often a copy may begin again before writers have to wait for it.
+_MOST_RESTARTS = 3
+#: How often to ask for a lock that a writer has, in seconds.
+_RETRY = 0.05
 
 
-def copy_plain(source: Path, copy: Path, lock_timeout: float) -> Header:
-    """Copy a database into an existing empty file and return the copy's header.
+@dataclass(frozen=True)
+class Copied:
+    """The header of a copy, and what its maker has to say."""
+
+    header: Header
+    warnings: Tuple[str, ...] = ()
+
+
+#: SQLITE_BUSY and SQLITE_LOCKED (sqlite.org/rescode.html), and how the header says that a database is in WAL mode.
+_BUSY = (5, 6)
+_WAL_VERSION = b"\x02"
+
+
+class _Overtaken(Exception):
+    """Writers were faster than the copy."""
+
+
+def copy_plain(source: Path, copy: Path, lock_timeout: float) -> Copied:
+    """Copy a database into an existing empty file.
 
     Raises Locked when no read transaction could begin in time, Damaged, NotADatabase, PermissionDenied and NoSpace.
     """
     deadline = Deadline(lock_timeout)
     before = _sidecars(source)
+    warnings: Tuple[str, ...] = ()
     try:
-        with pinned(source), _reading(source, deadline) as connection:
-            _copy(connection, copy)
+        with pinned(source):
+            if not _copied_between_writers(source, copy, deadline):
+                os.truncate(copy, 0)
+                began = time.monotonic()
+                with _reading(source, deadline) as connection:
+                    _copy(connection, copy, _RestartRefused())
+                warnings = _told(source, time.monotonic() - began)
     except sqlite3.Error as error:
         raise_sqlite_error(error, source, f"Cannot back up {source}")
     except OSError as error:
         raise_os_error(error, f"Cannot back up {source}")
     finally:
         _remove_own_sidecars(source, before)
-    return parse_header(read_start(copy), source)
+    return Copied(parse_header(read_start(copy), source), warnings)
+
+
+def _has_waiting_writers(source: Path) -> bool:
+    """Whether writers wait for a reader of the database, and for longer than any application's patience."""
+    return os.stat(source).st_size > _BRIEF and read_start(source)[18:19] != _WAL_VERSION
+
+
+def _told(source: Path, seconds: float) -> Tuple[str, ...]:
+    if not _has_waiting_writers(source):
+        return ()
+    warning = (
+        f"{source} was written faster than it could be copied between two transactions, so that its writers had to "
+        f"wait for {seconds:.1f} s. Switch it to WAL mode (PRAGMA journal_mode = WAL), or back up while it is quiet."
+    )
+    return (warning,)
+
+
+def _copied_between_writers(source: Path, copy: Path, deadline: Deadline) -> bool:
+    """Copy step by step, and let writers in between two steps; False where that is not needed, or did not succeed."""
+    if not _has_waiting_writers(source):
+        return False
+    try:
+        with _reading(source, deadline) as connection:
+            connection.execute("ROLLBACK")
+            _copy(connection, copy, _Watch(source, deadline.seconds))
+    except _Overtaken:
+        return False
+    except sqlite3.OperationalError as error:
+        # A writer crashed in between: its journal is rolled back first.
+        if READ_ONLY not in str(error) and CANNOT_OPEN not in str(error):
+            raise
+        return False
+    return True
+
+
+class _RestartRefused:
+    """Looks at each step of a copy in one transaction, in which SQLite must not begin again."""
+
+    def __init__(self) -> None:
+        self._left: Optional[int] = None
+
+    def __call__(self, status: int, remaining: int, total: int) -> None:
+        if self._left is not None and remaining >= self._left > 0:
+            raise Locked(
+                f"SQLite began the copy again at {remaining} of {total} pages (status {status}), which it must not do "
+                "inside a transaction. Run the backup again."
+            )
+        self._left = remaining
+
+
+class _Watch:
+    """Looks at each step of a copy that has no transaction. Raises _Overtaken, and Locked for a lock that stays."""
+
+    def __init__(self, source: Path, seconds: float) -> None:
+        self._source, self._seconds = source, seconds
+        self._left: Optional[int] = None
+        self._restarts = 0
+        self._waiting: Optional[Deadline] = None
+
+    def __call__(self, status: int, remaining: int, _total: int) -> None:
+        if status & 0xFF in _BUSY:
+            self._waiting = self._waiting or Deadline(self._seconds)
+            if not self._waiting.left:
+                raise still_locked(self._source, self._waiting)
+            return
+        self._waiting = None
+        if self._left is not None and remaining >= self._left > 0:
+            self._restarts += 1
+            if self._restarts > _MOST_RESTARTS:
+                raise _Overtaken
+        self._left = remaining
 
 
 @contextmanager
@@ -86,22 +190,12 @@ def recover(source: Path, deadline: Deadline) -> bool:
             raise still_locked(source, deadline) from failure
 
 
-def _copy(connection: sqlite3.Connection, copy: Path) -> None:
-    left: List[int] = []
-
-    def watch(status: int, remaining: int, total: int) -> None:
-        if left and remaining >= left[-1] > 0:
-            raise Locked(
-                f"SQLite began the copy again at {remaining} of {total} pages (status {status}), which it must not do "
-                "inside a transaction. Run the backup again."
-            )
-        left[:] = [remaining]
-
+def _copy(connection: sqlite3.Connection, copy: Path, watch: Callable[[int, int, int], None]) -> None:
     # The copy is private and worthless until it is whole: no locks, no journal, no flushing.
     with closing(connect(copy, "mode=rw&nolock=1")) as target:
         target.execute("PRAGMA journal_mode = OFF")
         target.execute("PRAGMA synchronous = OFF")
-        connection.backup(target, pages=_PAGES_PER_STEP, progress=watch)
+        connection.backup(target, pages=_PAGES_PER_STEP, progress=watch, sleep=_RETRY)
 
 
 def _sidecars(source: Path) -> List[Path]:

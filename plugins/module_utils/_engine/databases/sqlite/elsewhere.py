@@ -19,7 +19,7 @@ from typing import Iterator, List
 
 from ...errors import Refused
 from .file import SHM, Kind, beside, raise_os_error, read_start
-from .lock import CONNECTED, RESERVED, Deadline, locked_by_other, read_by_other, users_of
+from .lock import CONNECTED, RESERVED, Deadline, locked_by_other, read_by_other, reads_without_log, users_of
 
 #: How long a program may take from its lock on the database to its lock on the wal-index, in seconds.
 _OPENING = 1.0
@@ -69,14 +69,14 @@ def refuse_opened_elsewhere(path: Path, kind: Kind, lock_timeout: float) -> None
     """Raise Refused where a program has a database in WAL mode open whose log is not beside it.
 
     A connection in WAL mode holds the lock of a reader all the time, and another one on the wal-index beside the name
-    by which it was opened (sqlite.org/walformat.html, 2.3). Of an encrypted database the mode is not known, so that a
-    reader is waited for.
+    by which it was opened (sqlite.org/walformat.html, 2.3). Of an encrypted database the mode is not known: a reader
+    that has no log open shows that it is a rollback mode, and any other one is waited for.
     """
     if kind is Kind.PLAIN and read_start(path)[18:19] != bytes([_WAL_VERSION]):
         return
     deadline = Deadline(max(_OPENING, lock_timeout) if kind is Kind.OPAQUE else _OPENING)
     while True:
-        users = _users_elsewhere(path)
+        users = _users_elsewhere(path, kind)
         if not users:
             return
         if not deadline.pause():
@@ -87,7 +87,7 @@ def refuse_opened_elsewhere(path: Path, kind: Kind, lock_timeout: float) -> None
             )
 
 
-def _users_elsewhere(path: Path) -> List[str]:
+def _users_elsewhere(path: Path, kind: Kind) -> List[str]:
     try:
         with _opened(path) as database:
             # A writer in the rollback modes, which writes into the file itself; in WAL mode nobody takes that lock.
@@ -99,6 +99,8 @@ def _users_elsewhere(path: Path) -> List[str]:
                         return []
             except FileNotFoundError:
                 pass
+            if kind is Kind.OPAQUE and reads_without_log(database):
+                return []
             return users_of(database) or ["a program that cannot be seen from here"]
     except FileNotFoundError:
         return []

@@ -18,7 +18,7 @@ import sqlite3
 import stat
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from ...errors import BadInput, Damaged, NotADatabase, NotFound, PermissionDenied, Unverifiable
 from ...model import Database, Fingerprint, FingerprintKind, Manifest
@@ -139,7 +139,7 @@ class SqliteEngine(Engine):
         kind = require(self._path)
         refuse_opened_elsewhere(self._path, kind, options.lock_timeout)
         with scratch_file(directory, self._path.name, BACKUP) as copy:
-            properties = _copy(kind, self._path, copy, options.lock_timeout)
+            properties, warnings = _copy(kind, self._path, copy, options.lock_timeout)
             # Who came under another name meanwhile does not wait for readers of this one.
             refuse_opened_elsewhere(self._path, kind, options.lock_timeout)
             facts = DumpFacts(
@@ -147,6 +147,7 @@ class SqliteEngine(Engine):
                 tool_versions={"sqlite": sqlite3.sqlite_version},
                 opaque=kind is Kind.OPAQUE,
                 properties=properties,
+                warnings=warnings,
             )
             yield SqliteSnapshot(self._path, copy.path, facts, options.fingerprint)
 
@@ -245,13 +246,14 @@ def _is_writable(directory: Path) -> bool:
     return os.access(directory, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
-def _copy(kind: Kind, source: Path, copy: ScratchFile, lock_timeout: float) -> Dict[str, Any]:
-    """Fill the copy and return what the manifest records of the database."""
+def _copy(kind: Kind, source: Path, copy: ScratchFile, lock_timeout: float) -> Tuple[Dict[str, Any], Tuple[str, ...]]:
+    """Fill the copy; what the manifest records of the database, and what there is to say."""
     properties: Dict[str, Any] = {"mode": f"{stat.S_IMODE(source.stat().st_mode):04o}"}
     if kind is Kind.OPAQUE:
         copy_opaque(source, copy.descriptor, lock_timeout)
-        return properties
-    header = copy_plain(source, copy.path, lock_timeout)
+        return properties, ()
+    copied = copy_plain(source, copy.path, lock_timeout)
+    header = copied.header
     return {
         **properties,
         "page_size": header.page_size,
@@ -259,4 +261,4 @@ def _copy(kind: Kind, source: Path, copy: ScratchFile, lock_timeout: float) -> D
         "journal_mode": "wal" if header.wal else "delete",
         "user_version": header.user_version,
         "application_id": header.application_id,
-    }
+    }, copied.warnings

@@ -17,7 +17,8 @@ import fcntl
 import os
 import struct
 import time
-from typing import Callable, List, NamedTuple, Optional
+from contextlib import suppress
+from typing import Callable, Dict, List, NamedTuple, Optional
 
 from ...errors import Locked, Refused
 
@@ -164,6 +165,28 @@ def users_by_inode(device: int, inode: int, *left_out: int) -> List[str]:
         pid for pid in processes if pid not in (os.getpid(), *left_out) and _has_open(pid, int(device), int(inode))
     )
     return [f"{_program(pid)} (process {pid})" for pid in users]
+
+
+def reads_without_log(descriptor: int) -> bool:
+    """Whether a process that has the lock of a reader on a database file has no log of it open, under any name.
+
+    A connection in WAL mode has its log open as long as that lock (sqlite.org/walformat.html, 2.3), and others are in
+    the mode that the header says. False where that process cannot be seen.
+    """
+    holder, status = _conflict(descriptor, SHARED), os.fstat(descriptor)
+    links = _links(holder) if holder not in (None, 0, -1) else {}
+    names = [link for path, link in links.items() if _is_same(path, status.st_dev, status.st_ino)]
+    return bool(names) and not any(f"{name}{end}" in links.values() for name in names for end in ("-wal", "-shm"))
+
+
+def _links(pid: Optional[int]) -> Dict[str, str]:
+    """What a process has open: each link below /proc, and the path that it shows."""
+    directory, found = f"/proc/{pid}/fd", {}
+    with suppress(OSError):
+        for name in os.listdir(directory):
+            with suppress(OSError):
+                found[f"{directory}/{name}"] = os.readlink(f"{directory}/{name}")
+    return found
 
 
 def _request(kind: int, area: Range) -> bytes:

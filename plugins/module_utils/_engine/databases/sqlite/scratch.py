@@ -57,10 +57,23 @@ def scratch_file(directory: Path, name: str, purpose: str) -> Iterator[ScratchFi
         raise_os_error(error, f"Cannot write a private copy of {name} into {directory}")
     try:
         yield file
-    finally:
-        with suppress(FileNotFoundError):
+    except BaseException:
+        # Why the work failed matters more than that its file stays, which the next run and ``unlock`` remove.
+        with suppress(OSError):
             os.unlink(file.path)
+        raise
+    else:
+        _discard(file.path)
+    finally:
         os.close(file.descriptor)
+
+
+def _discard(path: Path) -> None:
+    try:
+        with suppress(FileNotFoundError):
+            os.unlink(path)
+    except OSError as error:
+        raise_os_error(error, f"Cannot remove {path}, a private copy")
 
 
 @contextmanager
