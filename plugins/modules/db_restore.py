@@ -97,7 +97,8 @@ options:
         task then fails with the error V(incomplete).
       - With V(continue), a PostgreSQL dump is kept as a private file in the temporary directory while it is loaded, as
         with O(parallel). Tables with a check constraint that reads a table which is loaded later are loaded again.
-      - SQLite's databases are restored as a whole, so that this makes no difference to them.
+      - SQLite's databases are restored as a whole. With V(continue), their indexes that do not fit their tables are
+        rebuilt in the restored copy and named in a warning.
     type: str
     choices: [stop, continue]
     default: stop

@@ -19,6 +19,7 @@ import pytest
 from _engine.databases import open_engine
 from _engine.errors import Refused
 from _engine.model import Database, EngineName
+from _engine.restore import plan_restore
 from sqlite_processes import engine_for, holding, manifest_of, options
 from world import World
 
@@ -79,6 +80,34 @@ def test_a_file_that_is_mounted_by_itself_is_not_backed_up_and_not_replaced(host
             refused(target, "is a file that is mounted there by itself")
         with pytest.raises(Refused, match="cannot be replaced"):
             open_engine(Database(EngineName.SQLITE, str(target))).check_restore(manifest_of(), True, None)
+
+
+@as_root
+def test_a_dry_run_of_a_restore_says_what_would_keep_the_old_file(tmp_path: Path) -> None:
+    world = World(tmp_path / "world")
+    world.make_shop()
+    world.backup()
+    other = world.path.with_name("other.db")
+    os.link(world.path, other)
+    with pytest.raises(Refused, match="would leave that one as it is"):
+        plan_restore(world.restore_request(), world.host)
+    other.unlink()
+    with mounted(world.path, world.path.with_name("mounted.db")) as target:
+        request = world.restore_request(
+            database=Database(EngineName.SQLITE, str(target)), source_database=str(world.path)
+        )
+        with pytest.raises(Refused, match="cannot be replaced"):
+            plan_restore(request, world.host)
+
+
+def test_a_link_that_appears_while_a_restore_runs_stops_it_before_the_swap(host: Path, tmp_path: Path) -> None:
+    before = host.read_bytes()
+    with engine_for(host).stage(manifest_of(), None, 1) as staging:
+        Path(str(staging.load)).write_bytes(before)
+        os.link(host, tmp_path / "container" / "app.db")
+        with pytest.raises(Refused, match="would leave that one as it is"):
+            staging.promote(replace=True, keep_replaced=False)
+    assert host.read_bytes() == before and host.stat().st_nlink == 2
 
 
 #: What a container's runtime does with a file that is a volume: no other mount namespace sees it.

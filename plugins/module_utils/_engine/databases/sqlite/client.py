@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ...command import Channel
-from ...errors import BadInput, Damaged, EngineError, ToolFailed
+from ...errors import BadInput, Damaged, EngineError, ToolFailed, Unverifiable
 from ...host.child import START, Child
 from ...host.inside import Serve
 from ...interrupts import finish
@@ -80,7 +80,12 @@ class ClientStaging(Staging):
             raise Damaged(f"Of {self._size} bytes, {count} arrived in {self.label}. Run this again.")
 
     def check_integrity(self) -> None:
-        self._child.ask("check_integrity")
+        try:
+            self._child.ask("check_integrity")
+        except Unverifiable:
+            self.notes = read_texts(self._child.ask("notes"))
+            raise
+        self.notes = read_texts(self._child.ask("notes"))
 
     def fingerprint(self, like: Fingerprint) -> Fingerprint:
         return read_fingerprint(self._child.ask("fingerprint", like)) or Fingerprint(like.kind, {})
@@ -167,7 +172,7 @@ class SqliteClient(Engine):
         self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
     ) -> Iterator[Staging]:
         """Make an empty file beside the target. ``parallel`` has no meaning for a file."""
-        with self._staged(manifest, owner) as staging:
+        with self._staged(manifest, owner, tolerant) as staging:
             yield staging
 
     @contextmanager
@@ -197,13 +202,14 @@ class SqliteClient(Engine):
         return failure
 
     @contextmanager
-    def _staged(self, manifest: Manifest, owner: Optional[str]) -> Iterator[ClientStaging]:
+    def _staged(self, manifest: Manifest, owner: Optional[str], tolerant: bool = False) -> Iterator[ClientStaging]:
         with ExitStack() as stack:
             theirs, ours = os.pipe2(os.O_CLOEXEC)
             channel = Channel(ours)
             stack.callback(channel.close)
             answers: Dict[str, Callable[..., Any]] = {"users": users_by_inode, "finish": finish}
-            child = stack.enter_context(self._child(servant.stage, (manifest, owner, theirs), theirs, answers))
+            arguments = (manifest, owner, tolerant, theirs)
+            child = stack.enter_context(self._child(servant.stage, arguments, theirs, answers))
             self._loading = child
             yield ClientStaging(child, channel, manifest.main.plain_bytes, os.path.realpath(self._name))
 

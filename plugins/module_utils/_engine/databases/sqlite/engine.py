@@ -188,14 +188,15 @@ class SqliteEngine(Engine):
     def stage(
         self, manifest: Manifest, owner: Optional[str], parallel: int, tolerant: bool = False
     ) -> Iterator[SqliteStaging]:
-        """Make an empty file beside the target. ``parallel`` has no meaning for a file."""
+        """Make an empty file beside the target. ``parallel`` has no meaning for a file; where the restore is
+        ``tolerant``, indexes that do not fit their tables are rebuilt."""
         asked, mode = parse_owner(owner), parse_mode(manifest.properties)
         if not self._path.parent.is_dir():
             raise NotFound(f"Cannot restore to {self._path}: there is no directory {self._path.parent}. Make it first.")
         self._clean_up_restores()
         with scratch_file(self._path.parent, self._path.name, RESTORING) as file:
             swap = Swap(file.path, file.descriptor, self._path, asked, mode)
-            yield SqliteStaging(swap, manifest.opaque)
+            yield SqliteStaging(swap, manifest.opaque, tolerant)
 
     @contextmanager
     def examine(self, manifest: Manifest) -> Iterator[Examination]:

@@ -101,10 +101,12 @@ def _pour(source: int, pipe: int, size: int) -> None:
 
 
 @contextmanager
-def stage(ask: Asking, target: Target, manifest: Manifest, owner: Optional[str], pipe: int) -> Iterator[Offer]:
+def stage(
+    ask: Asking, target: Target, manifest: Manifest, owner: Optional[str], tolerant: bool, pipe: int
+) -> Iterator[Offer]:
     """Write what comes through a pipe beside a database, check it, and put it in its place."""
     look_further(lambda device, inode: [str(user) for user in ask("users", device, inode, os.getpid())])
-    with _engine(target).stage(manifest, owner, 1) as staging:
+    with _engine(target).stage(manifest, owner, 1, tolerant) as staging:
         staging.begin = lambda: ask("finish")
         taking = _Taking(pipe, str(staging.load), manifest.main.plain_bytes)
         taking.start()
@@ -117,6 +119,7 @@ def stage(ask: Asking, target: Target, manifest: Manifest, owner: Optional[str],
         calls: Dict[str, Callable[..., Any]] = {
             "loaded": loaded,
             "check_integrity": staging.check_integrity,
+            "notes": lambda: list(staging.notes),
             "fingerprint": lambda like: _fingerprint(staging.fingerprint(like)),
             "query": lambda sql: _rows(staging.query(sql)),
             "promote": lambda replace, keep: _name(staging.promote(replace, keep)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
 from ...errors import Damaged, Mismatch, NotADatabase, Unverifiable
 from ...interrupts import finish
@@ -17,16 +17,18 @@ from ...model import Fingerprint
 from ..answers import few
 from ..base import Examination, Save, Staging
 from .connect import private
+from .rebuild import rebuild
 from .scratch import ScratchFile
 from .swap import Swap, promote
-from .tables import count_tables, problems, require_sqlite
+from .tables import UnfitIndexes, count_tables, problems, require_sqlite
 
 
 class SqliteStaging(Staging):
     """A file beside its target. It is read without locks and logs, so that checking it changes and leaves nothing."""
 
-    def __init__(self, swap: Swap, opaque: bool) -> None:
+    def __init__(self, swap: Swap, opaque: bool, tolerant: bool = False) -> None:
         self._swap = swap
+        self._tolerant = tolerant
         self._opaque = opaque
         self._kept: Optional[Path] = None
         #: Called where a signal must not stop the promotion any more.
@@ -38,7 +40,20 @@ class SqliteStaging(Staging):
         os.fsync(self._swap.descriptor)
 
     def check_integrity(self) -> None:
-        require_sound(self.load, self._opaque)
+        """Where the restore is tolerant, indexes that do not fit their tables are rebuilt in the copy."""
+        tried: Set[str] = set()
+        while True:
+            try:
+                require_sound(self.load, self._opaque)
+                return
+            except UnfitIndexes as unfit:
+                fresh = [name for name in unfit.names if name not in tried]
+                if not self._tolerant or not fresh:
+                    raise
+                tried.update(fresh)
+                rebuilt = rebuild(self.load, fresh)
+                self.notes += tuple(f"Index {name} did not fit its table, and was rebuilt." for name in rebuilt)
+                os.fsync(self._swap.descriptor)
 
     def fingerprint(self, like: Fingerprint) -> Fingerprint:
         _require_readable(self.load, self._opaque)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, TypeVar
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple, TypeVar
 
 from ...errors import Damaged, NotADatabase, Unverifiable
 from ...model import Fingerprint, FingerprintKind, TableFingerprint
@@ -31,8 +31,14 @@ _PROBLEMS_SHOWN, _PROBLEMS_KEPT = 5, 20
 _ALL_PROBLEMS = 0x7FFFFFFF
 #: What is not as a definition has it, and was stored like that.
 _AS_STORED = re.compile(r"(?:NULL|NUMERIC|TEXT|non-[A-Z]+) value in |CHECK constraint failed in ")
-#: What is wrong with an index alone.
-_INDEX_ONLY = re.compile(r"row \d+ missing from index |wrong # of entries in index |non-unique entry in index ")
+#: What is wrong with an index alone, and with which one.
+_INDEX_ONLY = re.compile(r"(?:row \d+ missing from|wrong # of entries in|non-unique entry in) index (.+)")
+
+
+class UnfitIndexes(Unverifiable):
+    """Nothing is wrong but indexes that do not fit their tables; ``names`` are those that were found first."""
+
+    names: Tuple[str, ...] = ()
 
 
 class _StandIns:
@@ -116,10 +122,12 @@ def problems(path: Path, complete: bool, cancellation: Optional[Cancellation] = 
     if found and not all(map(_INDEX_ONLY.match, found)):
         return [text for text in found if not _INDEX_ONLY.match(text)][:_PROBLEMS_SHOWN]
     if found:
-        raise Unverifiable(
+        unfit = UnfitIndexes(
             f"The tables of {path.name} are sound, and indexes are not, as they were when the backup was taken: "
-            f"{'; '.join(found[:_PROBLEMS_SHOWN])}. Rebuild them with REINDEX."
+            f"{'; '.join(found[:_PROBLEMS_SHOWN])}. Restore with on_error continue, or rebuild them with REINDEX."
         )
+        unfit.names = tuple(dict.fromkeys(match.group(1) for match in map(_INDEX_ONLY.match, found) if match))
+        raise unfit
     _refuse_unjudged(path, complete, stand_ins)
     return []
 
