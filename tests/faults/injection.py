@@ -178,7 +178,7 @@ def moments(calls: int, most: int, offset: int = 0) -> list[int]:
     if full() or calls <= most:
         return list(range(1, calls + 1))
     step = calls / most
-    return sorted({1 + int(step * (index + offset % 7 / 7)) for index in range(most)})
+    return sorted({1 + int(step * (index + offset % 9 / 9)) for index in range(most)})
 
 
 def locked_file(path: Path) -> bool:

@@ -10,7 +10,7 @@
  * a program took them out of: a child with a minimal environment is still part of its run.
  *
  * A descriptor belongs to the path that /proc/self/fd says. With the prefix "socket:", what is sent to a server counts
- * too. Calls that only read are not counted, except open(2) and close(2).
+ * too, and fails by the loss of the connection, whatever the error. Calls that only read are not counted, except open(2) and close(2).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -180,6 +180,12 @@ static int meet_on(const char *call, int descriptor)
     int before = errno;
     path_of(descriptor, path);
     int fault = is_below(path) ? meet(call, path) : 0;
+    if (fault > 0 && !strncmp(path, "socket:", 7)) {
+        /* What a write to a server can fail with: its connection is gone. A disk that stays full is another thing. */
+        fault = state->count == state->target || !state->lasting ? ECONNRESET : 0;
+        if (fault)
+            shutdown(descriptor, SHUT_RDWR);
+    }
     errno = before;
     return fault;
 }

@@ -41,6 +41,8 @@ class Site:
 
     def __init__(self, base: Path, forge: Forge) -> None:
         self.base, self.root, self.forge = base, base / "site", forge
+        #: What a verb does here where nothing fails: how many calls it makes, and what the database holds then.
+        self.sound: dict[Any, tuple[int, Any]] = {}
         self.private = keys.generate().decode()
         self.public = keys.public_pem(self.private.encode()).decode()
         self.repository = LocalRepository(self.root / "backups")
@@ -55,8 +57,8 @@ class Site:
 
     #: What of the job is the engine's own.
     database: dict[str, Any]
-    #: At how many calls of a verb to try the kills, unless all of them are asked for.
-    most = 20
+    #: At how many calls of a verb to try a kill, and at a third of them each other fault, unless all are asked for.
+    most = 6
 
     @property
     def job(self) -> dict[str, Any]:
@@ -238,7 +240,7 @@ class SqliteSite(Site):
 class PostgresqlSite(Site):
     """The shop's database is on a real server, beside a copy that it is put back from."""
 
-    most = 12
+    most = 3
 
     def __init__(self, base: Path, forge: Forge, cluster: Cluster, name: str) -> None:
         self.cluster, self.name = cluster, name

@@ -19,7 +19,7 @@ from injection import full
 from world import World
 
 #: How many damages of each kind of each file.
-ROUNDS = 200 if full() else 12
+ROUNDS = 200 if full() else 4
 
 
 def _flip(content: bytes, chances: random.Random) -> bytes:

@@ -18,6 +18,7 @@ import pytest
 
 from _engine.model import Level, Policy
 from _engine.state import running
+from injection import full
 from world import World
 
 #: What changes the file system or makes a change durable, each a point at which to die.
@@ -75,7 +76,8 @@ def moments() -> Iterator[int]:
     number = 1
     while number < 2000:
         yield number
-        number += 1 + number // 20
+        # In between, the other tests kill at the calls of all processes of a run.
+        number += 1 + (number // 20 if full() else number)
 
 
 def expect_whole(world: World, least: int) -> None:
@@ -102,7 +104,7 @@ def test_a_backup_that_is_killed_at_any_moment_costs_nothing(world: World, numbe
     takes = time.monotonic() - began
     least = len(world.catalogue().backups)
     ended = []
-    for _attempt in range(100):
+    for _attempt in range(100 if full() else 16):
         delay = chances.uniform(0, takes * 1.3)
 
         def kill(child: int, delay: float = delay) -> None:

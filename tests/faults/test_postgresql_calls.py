@@ -12,7 +12,7 @@ import pytest
 
 from injection import Fault
 from sites import PostgresqlSite, postgresql_site
-from sweeps import KILLS, VERBS, Verb, sweep
+from sweeps import FAULTS, VERBS, Verb, sweep
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def site() -> Iterator[PostgresqlSite]:
         yield made
 
 
-@pytest.mark.parametrize("fault", KILLS, ids=str)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_a_fault_at_any_call_costs_nothing(site: PostgresqlSite, verb: Verb, fault: Fault) -> None:
     sweep(site, verb, fault)

@@ -12,7 +12,7 @@ import pytest
 
 from injection import Fault
 from sites import SqliteSite, sqlite_site
-from sweeps import KILLS, VERBS, Verb, sweep
+from sweeps import FAULTS, VERBS, Verb, sweep
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def site() -> Iterator[SqliteSite]:
         yield made
 
 
-@pytest.mark.parametrize("fault", KILLS, ids=str)
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
 @pytest.mark.parametrize(
     "verb",
     [pytest.param(verb, id=verb.name) for verb in VERBS],

@@ -145,14 +145,18 @@ def test_what_a_killed_process_left_over_is_listed_and_then_cleared(
     kill_all(held)
     partial = agent.world.directory / ".shop-20260301T020000Z.db.partial"
     partial.write_bytes(b"half")
+    half = agent.world.host.state / "status" / "verify+web1+sqlite+shop.tmp"
+    half.write_bytes(b"{")
     before = agent.world.picture()
     told = agent.run("unlock", "--dry-run")
+    assert "half written" in told
     assert agent.world.picture() == before
     for left in ("lock", "status", "repository"):
         assert re.search(f"^{left} ", told, re.MULTILINE), told
     assert "ends it" not in told and str(partial) in told
     found = agent.json("unlock")["cleared"]
-    assert [one["kind"] for one in found] == ["lock", "status", "repository"]
+    assert [one["kind"] for one in found] == ["lock", "status", "status", "repository"]
+    assert not half.exists()
     assert not partial.exists() and "it was killed" not in agent.run("status")
     assert "nothing is left over" in agent.run("unlock")
 

@@ -85,6 +85,10 @@ def clear(host: Host, jobs: Optional[Sequence[Job]], every: Sequence[Job], dry_r
         subject = str(fields.get("subject"))
         if not fields["alive"] and _concerns(subject, jobs) and _clear_status(host, subject, dry_run):
             leftovers.append(Leftover("status", f"{subject}, of process {fields.get('pid', '?')}"))
+    for path in sorted((host.state / "status").glob("*.tmp")):
+        subject = path.stem.replace("+", "/")
+        if _concerns(subject, jobs) and _clear_half_written(host, subject, path, dry_run):
+            leftovers.append(Leftover("status", f"{subject}, half written"))
     _clear_scratch(every, dry_run, leftovers, problems)
     for job in every:
         _clear_repositories(host, job, dry_run, leftovers, problems)
@@ -146,6 +150,18 @@ def _scratch(places: Sequence[str], dry_run: bool) -> List[Tuple[str, str]]:
     with interruptible():
         found = sweep(map(Path, places), dry_run, {Purpose.GPG_HOME: end_agent})
     return [(str(left.path), left.problem) for left in found]
+
+
+def _clear_half_written(host: Host, subject: str, path: Path, dry_run: bool) -> bool:
+    """Remove a status that a killed process did not finish writing; whether there was one."""
+    if dry_run:
+        lock = host.state / "locks" / f"{path.stem}.lock"
+        return not (lock.exists() and _read_lock(lock)[0])
+    with suppress(Locked, FileNotFoundError):
+        with locked(host, subject, 0.0):
+            path.unlink()
+            return True
+    return False
 
 
 def _clear_scratch(jobs: Sequence[Job], dry_run: bool, leftovers: List[Leftover], problems: List[str]) -> None:
