@@ -15,8 +15,9 @@ from typing import Any, Iterator, List
 import pytest
 
 from _engine.databases.postgresql import definition, settings
-from _engine.model import FingerprintKind
+from _engine.model import FingerprintKind, Level, Outcome
 from postgres import Cluster, dump, options, restore, running_cluster, transfer
+from world import World
 
 COUNTS = options(FingerprintKind.COUNTS)
 
@@ -186,6 +187,41 @@ def test_names_comments_and_settings_come_back_in_any_encoding(
         assert sorted(ask(cluster, name, listing)) == sorted(expected)
         assert ask(cluster, name, facts) == ["gr日アergr本ア dich" if encoding == "EUC_JP" else "größergrüß dich"]
     cluster.sql(f'DROP DATABASE "{name}"')
+
+
+# In EUC_JP, no program can send such a name: its bytes are not valid there.
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "UTF8"])
+def test_roles_keep_their_names_in_databases_of_any_encoding(
+    cluster: Cluster, database: str, tmp_path: Path, encoding: str
+) -> None:
+    name, role = f"{database}_{encoding.lower()}", f"{database}_größe'日本\\ \"%s"
+    quoted = '"' + role.replace('"', '""') + '"'
+    cluster.sql(f"CREATE ROLE {quoted} LOGIN")
+    cluster.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C' OWNER {quoted}")
+    cluster.sql(f"GRANT CONNECT ON DATABASE {name} TO {quoted} WITH GRANT OPTION")
+    cluster.sql(f"ALTER ROLE {quoted} IN DATABASE {name} SET work_mem = '1MB'")
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS n", name, user=role)
+    world = World(tmp_path / "world")
+    world.database = cluster.database(name)
+    facts = world.backup().manifest.properties
+    assert (facts["owner"], facts["roles"]) == (role, (role,))
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert check.outcome is Outcome.PASSED, check.detail
+    copy = f"{name}_copy"
+    world.restore(database=cluster.database(copy), source_database=name)
+    world.restore(database=cluster.database(f"{name}_owned"), source_database=name, owner=role)
+    for one in (copy, f"{name}_owned"):
+        owners = "SELECT relowner::int8 FROM pg_class WHERE relname = 't' UNION ALL SELECT datdba FROM pg_database"
+        (table,), (whole,) = cluster.sql(f"{owners} WHERE datname = current_database()", one)
+        assert table == whole == cluster.sql(f"SELECT oid FROM pg_roles WHERE rolname LIKE '{database}%'")[0][0]
+    shared = (
+        "SELECT setconfig::text || coalesce(datacl::text, '') FROM pg_database d JOIN pg_db_role_setting s"
+        " ON s.setdatabase = d.oid AND s.setrole = datdba WHERE datname = '{}'"
+    )
+    assert cluster.value(shared.format(copy)) == cluster.value(shared.format(name))
+    for one in (copy, f"{name}_owned", name):
+        cluster.sql(f"DROP DATABASE {one}")
+    cluster.sql(f"DROP ROLE {quoted}")
 
 
 def test_a_name_that_is_no_text_at_all_is_backed_up_and_can_be_left_out(

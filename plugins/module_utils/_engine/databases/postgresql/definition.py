@@ -14,15 +14,17 @@ from typing import Any, List, Mapping, Optional, Tuple
 
 from ...errors import BadInput, BadManifest
 from ...shapes import Misshapen, known
-from . import demands, settings
+from . import demands, settings, shared_names
 from .connection import Connection, quote_identifier
 from .demands import Locale
 from .encodings import readable
+from .shared_names import raw
 
-_DATABASE = """
-SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, pg_get_userbyid(d.datdba), t.spcname,
-       d.datconnlimit, d.datallowconn, d.datistemplate, shobj_description(d.oid, 'pg_database'),
-       d.datacl IS NOT NULL, EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'), {locale}
+_DATABASE = f"""
+SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
+       {raw("pg_get_userbyid(d.datdba)")}, {raw("t.spcname")}, d.datconnlimit, d.datallowconn, d.datistemplate,
+       shobj_description(d.oid, 'pg_database'), d.datacl IS NOT NULL,
+       EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'), {{locale}}
   FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
  WHERE d.datname = current_database()
 """
@@ -34,14 +36,14 @@ _LOCALE_SINCE = (
     (0, "'c', NULL, NULL, NULL"),
 )
 
-_GRANTS = """
-SELECT CASE WHEN a.grantee <> 0 THEN coalesce(r.rolname, a.grantee::text) END, a.privilege_type, a.is_grantable
+_GRANTS = f"""
+SELECT CASE WHEN a.grantee <> 0 THEN {raw("coalesce(r.rolname, a.grantee::text)")} END, a.privilege_type, a.is_grantable
   FROM pg_database d CROSS JOIN aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
  WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2
 """
 
-_SETTINGS = """
-SELECT CASE WHEN s.setrole <> 0 THEN pg_get_userbyid(s.setrole) END, split_part(c.line, '=', 1),
+_SETTINGS = f"""
+SELECT CASE WHEN s.setrole <> 0 THEN {raw("pg_get_userbyid(s.setrole)")} END, split_part(c.line, '=', 1),
        substr(c.line, strpos(c.line, '=') + 1)
   FROM pg_db_role_setting s, unnest(s.setconfig) WITH ORDINALITY AS c (line, place)
  WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -50,12 +52,12 @@ SELECT CASE WHEN s.setrole <> 0 THEN pg_get_userbyid(s.setrole) END, split_part(
 
 #: Roles that objects belong to, are granted to, or that policies are for. The server does not track dependencies on
 #: the role that initdb made, so that objects of this one are looked for by themselves.
-_ROLES = """
-SELECT r.rolname, bool_or(s.deptype = 'r') FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
+_ROLES = f"""
+SELECT {raw("r.rolname")}, bool_or(s.deptype = 'r') FROM pg_shdepend s JOIN pg_roles r ON r.oid = s.refobjid
  WHERE s.refclassid = 'pg_authid'::regclass
    AND s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) GROUP BY 1
 UNION ALL
-SELECT pg_get_userbyid(10), false WHERE EXISTS (
+SELECT {raw("pg_get_userbyid(10)")}, false WHERE EXISTS (
     SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
      WHERE c.relowner = 10 AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
      UNION ALL SELECT FROM pg_namespace WHERE nspowner = 10 AND nspname !~ '^(pg_|information_schema$|public$)'
@@ -64,14 +66,14 @@ SELECT pg_get_userbyid(10), false WHERE EXISTS (
 ORDER BY 1
 """
 
-_SUPERUSERS = "SELECT rolname FROM pg_roles WHERE rolsuper ORDER BY 1"
+_SUPERUSERS = f"SELECT {raw('rolname')} FROM pg_roles WHERE rolsuper ORDER BY 1"
 _LABELS = """
 SELECT provider, label FROM pg_shseclabel l JOIN pg_database d ON d.oid = l.objoid
  WHERE l.classoid = 'pg_database'::regclass AND d.datname = current_database() ORDER BY 1
 """
 
-_TABLESPACES = """
-SELECT DISTINCT t.spcname FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
+_TABLESPACES = f"""
+SELECT DISTINCT {raw("t.spcname")} FROM pg_class c JOIN pg_tablespace t ON t.oid = c.reltablespace
  WHERE t.spcname NOT LIKE 'pg\\_%' ORDER BY 1
 """
 
@@ -179,13 +181,15 @@ def read(connection: Connection) -> Properties:
     row = connection.rows(_DATABASE.format(locale=locale))[0]
     encoding, collate, ctype, owner, tablespace, limit, allow, template, comment, granted, public = row[:11]
     provider, provider_locale, icu_rules, collation_version = row[11:]
-    roles = connection.rows(_ROLES)
+    named = shared_names.reader(connection)
+    maybe = shared_names.optional(named)
+    roles = [(named(role), policy) for role, policy in connection.rows(_ROLES)]
     properties = Properties(
         encoding=encoding,
         collate=collate,
         ctype=ctype,
-        owner=owner,
-        tablespace=tablespace,
+        owner=named(owner),
+        tablespace=named(tablespace),
         connection_limit=limit,
         allow_connections=allow,
         is_template=template,
@@ -195,19 +199,19 @@ def read(connection: Connection) -> Properties:
         locale=provider_locale,
         icu_rules=icu_rules,
         collation_version=collation_version,
-        grants=tuple(Grant(*grant) for grant in connection.rows(_GRANTS)) if granted else None,
-        settings=tuple(Setting(*setting) for setting in connection.rows(_SETTINGS)),
+        grants=tuple(Grant(maybe(role), *rest) for role, *rest in connection.rows(_GRANTS)) if granted else None,
+        settings=tuple(Setting(maybe(role), *rest) for role, *rest in connection.rows(_SETTINGS)),
         security_labels=tuple(SecurityLabel(*label) for label in connection.rows(_LABELS)),
         roles=tuple(sorted({role for role, _policy in roles})),
         policy_roles=tuple(role for role, policy in roles if policy),
-        tablespaces=tuple(name for (name,) in connection.rows(_TABLESPACES)),
+        tablespaces=tuple(named(name) for (name,) in connection.rows(_TABLESPACES)),
         extensions=tuple(name for (name,) in connection.rows("SELECT extname FROM pg_extension ORDER BY 1")),
         **vars(demands.read(connection)),
     )
-    named = {*properties.needed_roles(None), *properties.policy_roles}
-    superusers = tuple(name for (name,) in connection.rows(_SUPERUSERS) if name in named)
+    superusers = sorted(named(name) for (name,) in connection.rows(_SUPERUSERS))
+    here = {*properties.needed_roles(None), *properties.policy_roles}
     _require_fitting(properties, connection.label)
-    return replace(properties, superusers=superusers)
+    return replace(properties, superusers=tuple(name for name in superusers if name in here))
 
 
 def _require_fitting(properties: Properties, label: str) -> None:
@@ -256,9 +260,9 @@ def preparation(properties: Properties, owner: Optional[str]) -> List[str]:
     """What to run in the new database before its contents are loaded: comment, labels, settings that matter to it."""
     statements = []
     if properties.comment is not None:
-        statements.append(_here("COMMENT ON DATABASE", f"IS {literal(properties.comment)}"))
+        statements.append(_here("COMMENT ON DATABASE %1$I ", f"IS {literal(properties.comment)}"))
     for one in properties.security_labels:
-        head = f"SECURITY LABEL FOR {_in_format(quote_identifier(one.provider))} ON DATABASE"
+        head = f"SECURITY LABEL FOR {_in_format(quote_identifier(one.provider))} ON DATABASE %1$I "
         statements.append(_here(head, f"IS {literal(one.label)}"))
     return statements + [made(one) for one in applicable(properties, owner) if settings.is_for_loading(one.name)]
 
@@ -274,8 +278,8 @@ def settlement(properties: Properties, owner: Optional[str]) -> List[str]:
     # All of them again, so that they are in the order that they had.
     statements = [_unmade(role) for role in dict.fromkeys(one.role for one in wanted)] + [made(one) for one in wanted]
     if properties.grants is not None and owner is None:
-        statements.append(_here("REVOKE ALL ON DATABASE", "FROM PUBLIC"))
-        statements.append(_here("REVOKE ALL ON DATABASE", f"FROM {quote_identifier(properties.owner)}"))
+        statements.append(_here("REVOKE ALL ON DATABASE %1$I FROM PUBLIC"))
+        statements.append(_here("REVOKE ALL ON DATABASE %1$I FROM %2$I", role=properties.owner))
         statements += [_granted(grant) for grant in properties.grants]
     return statements
 
@@ -323,14 +327,14 @@ def split_names(value: str) -> List[str]:
     return [*names, current]
 
 
-def _here(head: str, tail: str) -> str:
-    """A statement about the database that it runs in.
+def _here(head: str, tail: str = "", role: Optional[str] = None) -> str:
+    """A statement about the database that it runs in: %1$I stands for its name, and %2$I for the role's.
 
     Comments, labels and settings are stored in the encoding of the session's database, so that they are right in
     sessions of that database only. There, its own name need not be valid text, and the server alone can write it.
     """
-    statement = f"format({literal(head + ' %I ')}, pg_catalog.current_database()) || {literal(tail)}"
-    return "DO " + literal(f"BEGIN EXECUTE {statement}; END")
+    names = "pg_catalog.current_database()" + ("" if role is None else f", {shared_names.written(role)}")
+    return "DO " + literal(f"BEGIN EXECUTE format({literal(head)}, {names}) || {literal(tail)}; END")
 
 
 def _in_format(text: str) -> str:
@@ -339,15 +343,15 @@ def _in_format(text: str) -> str:
 
 def made(setting: Setting) -> str:
     """The statement that makes a setting a default of the database that it runs in."""
-    return _here(_of(setting.role), assignment(setting))
+    return _here(_of(setting.role), assignment(setting), setting.role)
 
 
 def _unmade(role: Optional[str]) -> str:
-    return _here(_of(role), "RESET ALL")
+    return _here(_of(role), "RESET ALL", role)
 
 
 def _of(role: Optional[str]) -> str:
-    return "ALTER DATABASE" if role is None else f"ALTER ROLE {_in_format(quote_identifier(role))} IN DATABASE"
+    return "ALTER DATABASE %1$I " if role is None else "ALTER ROLE %2$I IN DATABASE %1$I "
 
 
 def assignment(setting: Setting) -> str:
@@ -360,5 +364,6 @@ def _granted(grant: Grant) -> str:
     # The privilege is a keyword and cannot be quoted: only these exist (PostgreSQL manual, "Privileges").
     if grant.privilege not in ("CREATE", "CONNECT", "TEMPORARY"):
         raise BadManifest(f'The manifest names "{grant.privilege}", which is no privilege on a database.')
-    to = "PUBLIC" if grant.role is None else quote_identifier(grant.role)
-    return _here(f"GRANT {grant.privilege} ON DATABASE", f"TO {to}" + (" WITH GRANT OPTION" if grant.grantable else ""))
+    to = "PUBLIC" if grant.role is None else "%2$I"
+    option = " WITH GRANT OPTION" if grant.grantable else ""
+    return _here(f"GRANT {grant.privilege} ON DATABASE %1$I TO {to}{option}", role=grant.role)

@@ -11,8 +11,9 @@ manifest names them, and a restore asks for them before it changes anything.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Any, Tuple
 
+from . import shared_names
 from .connection import Connection
 from .encodings import readable
 
@@ -45,7 +46,7 @@ SELECT 'subscription ' || quote_ident(subname) FROM pg_subscription s JOIN pg_da
  WHERE d.datname = current_database() AND current_setting('is_superuser') = 'on' ORDER BY 1
 """
 
-_MAPPED_ROLES = "SELECT DISTINCT usename FROM pg_user_mappings WHERE umuser <> 0 ORDER BY 1"
+_MAPPED_ROLES = f"SELECT DISTINCT {shared_names.raw('usename')} FROM pg_user_mappings WHERE umuser <> 0 ORDER BY 1"
 
 #: Roles that were dropped while privileges named them: pg_dump grants to a role whose name is the number.
 _DANGLING = """
@@ -105,12 +106,12 @@ def read(connection: Connection) -> Demands:
     made = connection.rows(_FOR_SUPERUSERS.format(since_15=since_15)) + connection.rows(_SUBSCRIPTIONS)
     return Demands(
         for_superusers=tuple(dict.fromkeys(readable(name) for (name,) in made))[:_NAMED],
-        mapped_roles=_column(connection, _MAPPED_ROLES),
+        mapped_roles=tuple(map(shared_names.reader(connection), _column(connection, _MAPPED_ROLES))),
         dangling_roles=_column(connection, _DANGLING),
         collations=_column(connection, _COLLATIONS),
         locales=tuple(Locale(*row) for row in connection.rows(_LOCALES)),
     )
 
 
-def _column(connection: Connection, query: str) -> Tuple[str, ...]:
+def _column(connection: Connection, query: str) -> Tuple[Any, ...]:
     return tuple(value for (value,) in connection.rows(query))

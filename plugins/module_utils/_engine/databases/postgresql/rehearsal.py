@@ -105,13 +105,15 @@ class RehearsalStaging(staging.PostgresqlStaging):
     def _let_owners_place(self, wanted: bool = True) -> None:
         """Let every role own objects in any schema: at the source, one may have lost the right since it got them."""
         placing = quote_identifier(self._superuser.user + _PLACING)
+        control = self._control()
         with self._superuser.connect(self._staged) as inside:
             if not wanted:
                 inside.run(f"DROP OWNED BY {placing}; DROP ROLE {placing}")
                 return
-            inside.run(f"CREATE ROLE {placing}")
+            control.run(f"CREATE ROLE {placing}")
+            # In here, the database's encoding may not have the letters of their names.
             for role in (self._plain.user, *self._named_roles()):
-                inside.run(f"GRANT {placing} TO {quote_identifier(role)}")
+                control.run(f"GRANT {placing} TO {quote_identifier(role)}")
             for (schema,) in inside.rows(_SCHEMAS):
                 inside.run(f"GRANT CREATE, USAGE ON SCHEMA {quote_identifier(schema)} TO {placing}")
 
