@@ -114,6 +114,14 @@ REVOKE ALL ON FUNCTION closed.mine(int) FROM PUBLIC; ALTER FUNCTION closed.mine(
 CREATE INDEX ON closed.secret (closed.mine(a));
 CREATE MATERIALIZED VIEW closed.sums AS SELECT 1 AS n; ALTER MATERIALIZED VIEW closed.sums OWNER TO "{owner}";
 SELECT lo_from_bytea(70001, 'large');
+CREATE TYPE code;
+CREATE FUNCTION code_in(cstring) RETURNS code LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
+CREATE FUNCTION code_out(code) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'int4out';
+CREATE TYPE code (INPUT = code_in, OUTPUT = code_out, LIKE = int4);
+CREATE CAST (code AS int) WITHOUT FUNCTION;
+CREATE SCHEMA shut; CREATE TABLE shut.theirs (a code); INSERT INTO shut.theirs VALUES ('1');
+ALTER TABLE shut.theirs OWNER TO "{owner}"; COMMENT ON TABLE shut.theirs IS 'in a schema where they may create none';
+COMMENT ON EVENT TRIGGER watcher IS 'last'; CREATE PUBLICATION chosen FOR TABLE closed.secret WHERE (a > 0);
 """
 
 
@@ -259,6 +267,11 @@ def test_owners_grants_and_what_only_superusers_may_own_come_back(
         Assertion("SELECT evtname FROM pg_event_trigger", "watcher"),
         Assertion("SELECT n FROM closed.sums", 1),
         Assertion("SELECT count(*) FROM closed.secret", 1),
+        Assertion("SELECT tableowner FROM pg_tables WHERE tablename = 'theirs'", owner),
+        Assertion(f"SELECT has_schema_privilege('{owner}', 'shut', 'CREATE')", False),
+        Assertion("SELECT a::int FROM shut.theirs", 1),
+        Assertion("SELECT count(*) FROM pg_description WHERE description ~ '^(last$|in a schema)'", 2),
+        Assertion("SELECT count(*) FROM pg_publication_rel WHERE prqual IS NOT NULL", 1),
     )
 
 
