@@ -161,6 +161,25 @@ def test_latest_is_not_silently_the_one_before(world: World, attack: Callable[[P
     world.restore(backup=first, safety_backup=False)
 
 
+@pytest.mark.parametrize("attack", [marked, begun])
+def test_what_another_program_marked_as_left_over_is_not_removed_by_this_host(
+    world: World, attack: Callable[[Path], None]
+) -> None:
+    (first,) = take(world, 1)
+    path = world.directory / f"{first}.manifest.json"
+    before = sorted(world.directory.glob(f"*{first}*"))
+    attack(path)
+    take(world, 1)
+    assert world.rotate(Policy(last=1)).rotations[0].leftovers == ()
+    (mark,) = world.directory.glob(f".{first}*")
+    mark.rename(path)
+    assert sorted(world.directory.glob(f"*{first}*")) == before
+    assert read_place(world.host, world.repository, world.place).problems == ()
+    attack(path)
+    world.rotate(Policy(last=1), adopt=True)
+    assert list(world.directory.glob(f"*{first}*")) == []
+
+
 def test_a_backup_that_vanished_from_the_middle_is_not_passed_over_by_before(world: World) -> None:
     first, second, third = take(world, 3)
     moment = world.clock.moment - timedelta(days=1, hours=1)

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
-from .catalogue import place_of
+from .catalogue import place_of, tidy
 from .cipher import Sealer, Stage, sealed_for
 from .clock import note
 from .command import Channel, Command, program_version
@@ -129,7 +129,8 @@ def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     if not fresh:
         compressing(request.compression, request.compression_level)
         Sealer(request.encryption)
-        leftovers = [name for repository in found.repositories for name in repository.tidy(request.place, dry_run=True)]
+        for repository in found.repositories:
+            leftovers += tidy(host, repository, request.place, dry_run=True)
     expected = found.last.manifest.bytes if found.last else None
     return BackupPlan(fresh, inspection, expected, tuple(leftovers)), found
 
@@ -218,10 +219,10 @@ def _tidy(request: BackupRequest, host: Host, found: Survey) -> List[str]:
     place = request.place
     tidied: List[str] = []
     for repository in found.repositories:
-        doomed = repository.tidy(place, dry_run=True)
+        doomed = tidy(host, repository, place, dry_run=True)
         if doomed:
             audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
-            tidied += repository.tidy(place, dry_run=False)
+            tidied += tidy(host, repository, place, dry_run=False)
     return tidied
 
 

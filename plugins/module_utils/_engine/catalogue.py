@@ -79,6 +79,16 @@ def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
     return replace(catalogue, absent=absent, problems=(*catalogue.problems, *problems))
 
 
+def tidy(host: Host, repository: Repository, place: Place, dry_run: bool, everything: bool = False) -> List[str]:
+    """Remove what crashes left over in a place; the names.
+
+    What is marked as if it were being removed is spared where this host counts on it: another program marked it, and
+    this one would make that final. With ``everything``, the host no longer counts on what is not there.
+    """
+    spared = () if everything else expected(recall(host, repository, place))
+    return repository.tidy(place, dry_run, spared)
+
+
 def _attributed(backup: Backup, memory: Memory) -> Backup:
     """A backup of a place where this host writes: its own, or foreign."""
     known = memory.get(backup.id)

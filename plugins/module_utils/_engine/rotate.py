@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Iterator, List, Optional, Tuple
 
-from .catalogue import Catalogue, in_future, place_of, read_place, scan, unchanged
+from .catalogue import Catalogue, in_future, place_of, read_place, scan, tidy, unchanged
 from .clock import note, require_trustworthy
 from .errors import BadInput, NotFound, PartlyDone
 from .interrupts import interruptible
@@ -135,7 +135,7 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
         _purge_remains(host, repository, rotation)
     if rotation.leftovers:
         audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
-        repository.tidy(place, dry_run=False)
+        tidy(host, repository, place, dry_run=False)
 
 
 def _still_there(repository: Repository, backup: Backup) -> bool:
@@ -179,7 +179,7 @@ def _plan_place(
     else:
         catalogue = _adopted(host, repository, place) if request.adopt else read_place(host, repository, place)
     decisions = _purge(catalogue) if request.policy is None else _decide(catalogue, request.policy, now)
-    leftovers = repository.tidy(place, dry_run=True)
+    leftovers = tidy(host, repository, place, dry_run=True, everything=request.purge or request.adopt)
     if not (request.purge or request.trust_clock or all(decision.keep for decision in decisions)):
         known = [backup.time for backup in catalogue.known.good if not in_future(backup, now)]
         require_trustworthy(host, known, None)

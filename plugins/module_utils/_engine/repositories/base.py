@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union
 
 from ..errors import EngineError
 from ..model import Place, Space
@@ -137,8 +137,11 @@ class Repository(ABC):
         """Remove a backup: first its manifest, then its other files. What a crash leaves, ``tidy`` removes."""
 
     @abstractmethod
-    def tidy(self, place: Place, dry_run: bool) -> List[str]:
-        """Remove what a crash left over in a place, and nothing that a living process writes; the names removed."""
+    def tidy(self, place: Place, dry_run: bool, spared: Collection[str] = ()) -> List[str]:
+        """Remove what a crash left over in a place, and nothing that a living process writes; the names removed.
+
+        Of the backups that are ``spared``, everything stays, whatever marks say of them.
+        """
 
     @abstractmethod
     def space(self) -> Optional[Space]:

@@ -21,7 +21,7 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import Collection, Iterator, List, Optional, Sequence, Tuple
 
 from ..errors import Damaged, EngineError, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from ..model import Place, Space
@@ -184,11 +184,11 @@ class LocalRepository(Repository):
                 unlink(directory, name)
             os.fsync(directory)
 
-    def tidy(self, place: Place, dry_run: bool) -> List[str]:
+    def tidy(self, place: Place, dry_run: bool, spared: Collection[str] = ()) -> List[str]:
         with self._existing(place) as directory, self._explained("what a crash left over"):
             if directory is None:
                 return []
-            doomed = _leftovers(directory)
+            doomed = [name for name in _leftovers(directory) if id_of_file(name.lstrip(".")) not in spared]
             if not dry_run:
                 # Artefacts first and marks last: a crash in here leaves the marks for the next time.
                 doomed = [name for name in doomed if _remove_leftover(directory, name)]

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import List, Mapping, Optional, Sequence, Tuple
 
-from ...catalogue import place_of
+from ...catalogue import place_of, tidy
 from ...databases import open_engine
 from ...errors import EngineError, Locked
 from ...host.apart import apart
@@ -207,9 +207,9 @@ def _swept(job: Job, dry_run: bool) -> List[str]:
 def _tidy(host: Host, job: Job, target: Target, dry_run: bool) -> List[str]:
     """Remove what killed processes left in a repository; its names. Raises Locked while a backup is being taken."""
     place, repository = _place(job), target.repository
-    doomed = list(repository.tidy(place, dry_run=True))
+    doomed = tidy(host, repository, place, dry_run=True)
     if doomed and not dry_run:
         with locked(host, place.path, 0.0):
             audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
-            doomed = list(repository.tidy(place, dry_run=False))
+            doomed = tidy(host, repository, place, dry_run=False)
     return doomed
