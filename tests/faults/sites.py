@@ -50,6 +50,7 @@ class Site:
             (self.root / name).mkdir(parents=True)
         (self.root / "etc" / "key.pem").write_text(self.private)
         (self.root / "etc" / "key.pub").write_text(self.public)
+        (self.root / "etc" / "other.pub").write_bytes(keys.public_pem(keys.generate()))
         (self.root / "etc" / "key.pem").chmod(0o600)
         settings = {"host": "web1", "state": str(self.root / "state")}
         (self.root / "etc" / "agent.json").write_text(json.dumps(settings))

@@ -55,6 +55,8 @@ VERBS = (
     Verb("rotate", ("rotate", "shop"), removes=True, action="rotate"),
     Verb("verify", ("verify", "shop", "--level", "restore"), action="verify"),
     Verb("unlock", ("unlock",), start=KILLED),
+    # A function of rekeying.py.
+    Verb("rekey", ("include_another",), action="rekey"),
 )
 
 
@@ -67,7 +69,7 @@ def sweep(site: Site, verb: Verb, fault: Fault) -> None:
     broken = []
     for number in moments(calls, most, FAULTS.index(fault)):
         site.reset(verb.start)
-        ended = site.agent(*verb.arguments, fault=fault, number=number)
+        ended = _run(site, verb, fault=fault, number=number)
         if not ended.call:
             continue
         try:
@@ -80,10 +82,16 @@ def sweep(site: Site, verb: Verb, fault: Fault) -> None:
         pytest.fail(f"{len(broken)} of {calls} calls:\n" + "\n".join(broken).replace(str(site.root), ""), False)
 
 
+def _run(site: Site, verb: Verb, **how: Any) -> Ended:
+    if verb.name == "rekey":
+        return site.call("rekeying", verb.arguments[0], how, root=str(site.root))
+    return site.agent(*verb.arguments, **how)
+
+
 def _sound(site: Site, verb: Verb) -> tuple[int, Any]:
     """How many calls the verb makes where nothing fails, and what the database holds then."""
     if verb not in site.sound:
-        clean = site.agent(*verb.arguments)
+        clean = _run(site, verb)
         assert clean.status == 0, clean.output
         assert clean.orphans == []
         assert clean.calls > 20
@@ -119,7 +127,7 @@ def _check(site: Site, verb: Verb, ended: Ended, old: Any, new: Any, known: list
         assert unlocked.status == 0, f"unlock fails: {unlocked.output}"
         assert site.content() in ((old, new) if verb.replaces else (old,)), "after unlock"
     else:
-        again = site.agent(*verb.arguments)
+        again = _run(site, verb)
         assert again.status == 0, f"the next run fails: {again.output}"
         assert site.content() == (new if verb.replaces else old), "after the next run"
     site.expect_clean()

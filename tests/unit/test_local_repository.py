@@ -206,6 +206,20 @@ def test_a_backup_is_removed_from_a_disk_that_has_no_room_for_a_mark(
     assert everything(root) == []
 
 
+def test_what_was_not_published_yet_is_removed_also_where_nothing_can_be_made_durable(
+    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    put(repository, f"{ID}.db.zst")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(NoSpace):
+            repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst"])
+    assert everything(root) == []
+
+
 def test_what_cannot_be_removed_is_named_and_hides_no_other_error(
     repository: LocalRepository, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,9 @@ def locked(host: Host, subject: str, timeout: float) -> Iterator[None]:
         with _explained(path):
             os.ftruncate(descriptor, 0)
     finally:
-        os.close(descriptor)
+        # The lock is let go of whatever close(2) returns, which must not hide how the work ended.
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _try_lock(descriptor: int) -> bool:

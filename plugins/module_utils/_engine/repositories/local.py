@@ -171,15 +171,8 @@ class LocalRepository(Repository):
             if directory is None:
                 return
             tombstone = f".{manifest}{_DELETING}"
-            try:
-                with suppress(FileNotFoundError):
-                    os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
-            except OSError as error:
-                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                    raise
-                # A mark needs room that a full disk may not have: removing is what makes some.
-                unlink(directory, manifest)
-            os.fsync(directory)
+            if _hide(directory, manifest, tombstone):
+                os.fsync(directory)
             for name in [*others, tombstone]:
                 unlink(directory, name)
             os.fsync(directory)
@@ -359,6 +352,20 @@ def _remove_leftover(directory: int, name: str) -> bool:
     if name.endswith(PARTIAL):
         return remove_abandoned(directory, name)
     unlink(directory, name)
+    return True
+
+
+def _hide(directory: int, manifest: str, tombstone: str) -> bool:
+    """Turn a manifest into the mark of a removal; False where there is none, which never was durable or is not now."""
+    try:
+        os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        # A mark needs room that a full disk may not have: removing is what makes some.
+        unlink(directory, manifest)
     return True
 
 
