@@ -29,6 +29,8 @@ from .connection import Access, Connection, quote_identifier
 _SUFFIX = "_plain"
 #: A role with whose rights the owners of objects may have them in any schema, until the grants are loaded.
 _PLACING = "_placing"
+#: A superuser that makes extensions, and is none afterwards: objects of a backup can need an owner's rights on theirs.
+_EXTENDING = "_extending"
 _SCHEMAS = "SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'"
 #: Databases that a new cluster has, or cannot have: they are restored under another name.
 _TAKEN = ("postgres", "template0", "template1")
@@ -44,6 +46,7 @@ class RehearsalStaging(staging.PostgresqlStaging):
         self._properties = replace(self._properties, tablespace="pg_default")
         self._staged = self._target
         self._superuser, self._plain = place.superuser, place.access(place.superuser.user + _SUFFIX)
+        self._extending = place.access(place.superuser.user + _EXTENDING)
         self.label = f'database "{self._staged}" on {place.superuser.label}'
         #: Whether the source's superusers are so here at the moment; None where no role exists yet.
         self._promoted: Optional[bool] = None
@@ -80,7 +83,8 @@ class RehearsalStaging(staging.PostgresqlStaging):
             entries.entries(self._listed(f"--section={section}")) for section in ("pre-data", "data", "post-data")
         )
         first, others = entries.definitions(before, self._named_roles(), self._properties.superusers)
-        failed = self._load_part(*first)
+        failed = self._load_part(*first, self._extending)
+        self._give_up_extensions()
         self._let_owners_place()
         for superuser, lines in others:
             failed += self._load_part(superuser, lines)
@@ -93,14 +97,23 @@ class RehearsalStaging(staging.PostgresqlStaging):
         self._set_superusers(False)
         complaints.refuse(complaints.located(failed, self._listed()) if failed else [], self.label)
 
-    def _load_part(self, superuser: bool, lines: Sequence[str]) -> List[Complaint]:
-        """Load these entries as the cluster's superuser or as the plain role, which then has all owners' rights."""
+    def _load_part(self, superuser: bool, lines: Sequence[str], by: Optional[Access] = None) -> List[Complaint]:
+        """Load these entries as a superuser or as the plain role, which then has all owners' rights."""
         if not lines:
             return []
         self._set_superusers(superuser)
         content = "\n".join([*lines, ""]).encode("utf-8")
-        access = self._superuser if superuser else self._plain
+        access = by or (self._superuser if superuser else self._plain)
         return complaints.load(partial(self._restoring, access), (Secret(content, "--use-list={path}"),))
+
+    def _give_up_extensions(self) -> None:
+        """Let the owner of the extensions be a plain one: nothing in them runs with a superuser's rights any more."""
+        control, extending = self._control(), quote_identifier(self._extending.user)
+        with self._superuser.connect(self._staged) as inside:
+            # Their event triggers look into catalogues; here these hold no secret.
+            inside.run(f"GRANT SELECT ON ALL TABLES IN SCHEMA pg_catalog TO {extending}")
+        control.run(f"ALTER ROLE {extending} NOSUPERUSER NOLOGIN")
+        control.run(f"GRANT {extending} TO {quote_identifier(self._plain.user)}")
 
     def _let_owners_place(self, wanted: bool = True) -> None:
         """Let every role own objects in any schema: at the source, one may have lost the right since it got them."""
@@ -124,6 +137,7 @@ class RehearsalStaging(staging.PostgresqlStaging):
         """Statements that make the roles which the backup names, and the plain role with the rights of all of them."""
         plain = quote_identifier(self._plain.user)
         yield f"CREATE ROLE {plain} LOGIN BYPASSRLS"
+        yield f"CREATE ROLE {quote_identifier(self._extending.user)} LOGIN SUPERUSER"
         for name in self._named_roles():
             superuser = "SUPERUSER" if name in self._properties.superusers else "NOSUPERUSER"
             yield f"CREATE ROLE {quote_identifier(name)} NOLOGIN {superuser}"
