@@ -140,10 +140,10 @@ PACKAGED = (
         "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET pgaudit.log = ''write''', current_database()); END $$;",
     ),
     Foreign(
-        "debversion",
-        ("debversion", "prefix", "numeral", "pg_rational"),
-        "CREATE TABLE t (v debversion PRIMARY KEY, p prefix_range, n numeral, r rational);"
-        "INSERT INTO t VALUES ('1.0~rc1-1', '0800', 'forty-two', '1/3'); CREATE INDEX ON t USING gist (p);",
+        "numbers_and_prefixes",
+        ("prefix", "numeral", "pg_rational"),
+        "CREATE TABLE t (p prefix_range, n numeral, r rational);"
+        "INSERT INTO t VALUES ('0800', 'forty-two', '1/3'); CREATE INDEX ON t USING gist (p);",
     ),
     Foreign(
         "plpython",
@@ -151,5 +151,84 @@ PACKAGED = (
         "CREATE FUNCTION twice(n int) RETURNS int LANGUAGE plpython3u IMMUTABLE AS 'return 2 * n';"
         "CREATE TABLE t (n int CHECK (twice(n) > 0), m int GENERATED ALWAYS AS (twice(n)) STORED);"
         "CREATE INDEX ON t (twice(n)); INSERT INTO t SELECT generate_series(1, 20);",
+    ),
+    Foreign(
+        "rum",
+        ("rum",),
+        "CREATE TABLE t (body text, words tsvector, at timestamp);"
+        "INSERT INTO t SELECT 'word ' || n, to_tsvector('simple', 'word ' || n), now() FROM generate_series(1, 100) n;"
+        "CREATE INDEX ON t USING rum (words rum_tsvector_addon_ops, at) WITH (attach = 'at', to = 'words');",
+    ),
+    Foreign(
+        "sketches",
+        ("hll", "tdigest"),
+        "CREATE TABLE t (users hll, times tdigest);"
+        "INSERT INTO t SELECT hll_add_agg(hll_hash_integer(n)), tdigest(n, 100) FROM generate_series(1, 500) n;"
+        "CREATE VIEW v AS SELECT hll_cardinality(users) AS users FROM t;",
+    ),
+    Foreign(
+        "sky",
+        ("q3c",),
+        "CREATE TABLE t (ra double precision, dec double precision);"
+        "INSERT INTO t SELECT n, n / 3.0 FROM generate_series(1, 80) n;"
+        "CREATE INDEX ON t (q3c_ang2ipix(ra, dec));",
+    ),
+    Foreign(
+        "numbers",
+        ("pgmp", "first_last_agg"),
+        "CREATE TABLE t (big mpz PRIMARY KEY, part mpq); INSERT INTO t VALUES (2::mpz ^ 300, '22/7'), (7, '1/3');"
+        "CREATE MATERIALIZED VIEW v AS SELECT first(big ORDER BY big) AS big FROM t;",
+    ),
+    Foreign(
+        "jsquery",
+        ("jsquery",),
+        "CREATE TABLE t (doc jsonb, want jsquery); CREATE INDEX ON t USING gin (doc jsonb_path_value_ops);"
+        "INSERT INTO t SELECT jsonb_build_object('n', n), 'n > 5'::jsquery FROM generate_series(1, 50) n;",
+    ),
+    Foreign(
+        "queue",
+        ("pgq",),
+        "SELECT pgq.create_queue('events'); SELECT pgq.register_consumer('events', 'reader');"
+        "SELECT pgq.insert_event('events', 'kind', 'data'); CREATE TABLE t (n int);"
+        "CREATE TRIGGER log AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION pgq.logutriga('events');"
+        "INSERT INTO t VALUES (1);",
+    ),
+    Foreign(
+        "table_log",
+        ("table_log",),
+        "CREATE TABLE t (id int PRIMARY KEY, name text);"
+        "SELECT table_log_init(5, 'public', 't', 'public', 't_log');"
+        "INSERT INTO t VALUES (1, 'a'); UPDATE t SET name = 'b';",
+    ),
+    Foreign(
+        "pgtap",
+        ("pgtap", "plpgsql_check"),
+        "CREATE FUNCTION tests() RETURNS SETOF text LANGUAGE sql AS 'SELECT pass(''it holds'')';"
+        "CREATE TABLE t (n int); INSERT INTO t VALUES (1);",
+    ),
+    Foreign(
+        "shells",
+        ("plsh", "pllua"),
+        "CREATE FUNCTION greet(name text) RETURNS text LANGUAGE plsh AS E'#!/bin/sh\necho hello $1';"
+        "CREATE FUNCTION twice(n int) RETURNS int LANGUAGE pllua IMMUTABLE AS 'return 2 * n';"
+        "CREATE TABLE t (n int CHECK (twice(n) > 0)); INSERT INTO t VALUES (1); CREATE INDEX ON t (twice(n));",
+    ),
+    Foreign(
+        "roads",
+        ("postgis", "pgrouting", "pointcloud", "pointcloud_postgis"),
+        "CREATE TABLE edges (id bigserial PRIMARY KEY, source bigint, target bigint, cost float, way geometry);"
+        "INSERT INTO edges (source, target, cost, way) SELECT n, n + 1, 1, ST_MakeLine(ST_MakePoint(n, 0),"
+        " ST_MakePoint(n + 1, 0)) FROM generate_series(1, 20) n;"
+        "CREATE VIEW v AS SELECT seq, node FROM"
+        " pgr_dijkstra('SELECT id, source, target, cost FROM public.edges', 1, 5);",
+    ),
+    Foreign(
+        "foreign_servers",
+        ("mysql_fdw", "tds_fdw", "ogr_fdw"),
+        "CREATE SERVER far FOREIGN DATA WRAPPER mysql_fdw OPTIONS (host '127.0.0.1', port '1');"
+        "CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (username 'a', password 'b');"
+        "CREATE FOREIGN TABLE away (n int) SERVER far OPTIONS (dbname 'd', table_name 't');"
+        "CREATE SERVER near FOREIGN DATA WRAPPER tds_fdw OPTIONS (servername '127.0.0.1', port '1');"
+        "CREATE VIEW v AS SELECT * FROM away; CREATE TABLE t (n int); INSERT INTO t VALUES (1);",
     ),
 )
