@@ -18,6 +18,7 @@ import pytest
 
 from _engine import verify as verification
 from _engine.databases.postgresql import cluster as throwaway
+from _engine.databases.postgresql import rehearsal
 from _engine.databases.postgresql.cluster import Needs
 from _engine.errors import EngineError, MissingTool, NoSpace, Unverifiable
 from _engine.model import FingerprintKind, Level, Outcome, Scratch
@@ -251,6 +252,19 @@ def test_assertions_are_read_only_and_no_superuser_can_be_become(world: World, c
     assert "read-only" in restored(world, Assertion("INSERT INTO t VALUES (1) RETURNING a", 1)).detail
     rows = Assertion("SELECT repeat('x', 1000) FROM generate_series(1, 100000)", [])
     assert "returns more than 4 MiB" in restored(world, rows).detail
+
+
+def test_a_backup_that_makes_a_superuser_of_its_reader_is_not_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.backup()
+
+    def forged(staging: Any) -> None:
+        staging._control().run(f"ALTER ROLE {staging._plain.user} SUPERUSER")
+
+    monkeypatch.setattr(rehearsal.RehearsalStaging, "_settle", forged)
+    check = restored(world)
+    assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "refused")
 
 
 def test_owners_grants_and_what_only_superusers_may_own_come_back(

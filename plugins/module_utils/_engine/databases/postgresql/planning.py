@@ -46,9 +46,9 @@ LOCK TABLE ONLY {name} IN SHARE UPDATE EXCLUSIVE MODE;
 SELECT EXISTS (SELECT FROM pg_class WHERE oid = {oid} AND oid = to_regclass({text}) AND relkind = 'r')
    AND NOT EXISTS ({unplanned})
 """
-#: Milliseconds that a lock is waited for, while others wait behind; and how often that much, as a table that stays
-#: locked can as well be copied.
-_WAIT, _HASTE, _WAITS = 100, 1, 20
+#: Milliseconds that a lock is waited for, while others wait behind; and after how many waits in vain that is over, as
+#: tables can as well be copied.
+_WAIT, _WAITS = 100, 20
 
 
 class Planning:
@@ -80,8 +80,10 @@ class Planning:
         return True
 
     def _is_safe(self, table: Relation) -> bool:
+        if not self._waits:
+            return False
         freeze = _FREEZE.format(
-            wait=_WAIT if self._waits else _HASTE,
+            wait=_WAIT,
             name=table.identifier,
             oid=int(table.oid),
             text=literal(table.identifier),
@@ -90,7 +92,7 @@ class Planning:
         try:
             return bool(self._session.value(freeze))
         except Locked:
-            self._waits = max(0, self._waits - 1)
+            self._waits -= 1
             return False
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ...command import Argument, Command, Secret
-from ...errors import EngineError
+from ...errors import EngineError, Refused
 from ...model import Manifest, Scratch
 from ..base import Save
 from . import cluster, complaints, definition, entries, preflight, staging, tools
@@ -67,6 +67,10 @@ class RehearsalStaging(staging.PostgresqlStaging):
         finally:
             self._remove_spool()
         self._settle()
+        if self._control().value("SELECT rolsuper FROM pg_roles WHERE rolname = %s", [self._plain.user]):
+            raise Refused(
+                f"{self.label}: the backup made a superuser of the role that reads it. Find out who wrote it."
+            )
         # Everything that follows only looks.
         self._access = self._plain
 
