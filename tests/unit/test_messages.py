@@ -6,6 +6,9 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 
 from _engine.errors import ToolFailed
@@ -117,3 +120,19 @@ def test_what_a_function_of_a_user_may_have_said_is_withheld(said: str) -> None:
     assert of_server(said) == WITHHELD
     assert of_server(said, "22023") == f"SQLSTATE 22023; {WITHHELD}"
     assert of_server('role "Alice" does not exist', "P0001").startswith("SQLSTATE P0001")
+
+
+ENGINE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_engine"
+OF_THE_SYSTEM = ("OSError", "PermissionError", "FileNotFoundError")
+
+
+def test_errors_of_the_system_are_shown_without_their_number() -> None:
+    """``str()`` of one is ``[Errno 5] Input/output error: '/path'``."""
+    for path in sorted(ENGINE.rglob("*.py")):
+        for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(handler, ast.ExceptHandler) and handler.name and handler.type:
+                kinds = [node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)]
+                for part in ast.walk(handler):
+                    if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
+                        shown = part.value.id == handler.name and set(kinds) & set(OF_THE_SYSTEM)
+                        assert not shown, f"{path}:{part.lineno} shows it as it is"

@@ -114,7 +114,11 @@ def _load(host: Host) -> Optional[_Note]:
         return _read(parse(_path(host).read_bytes()))
     except FileNotFoundError:
         return None
-    except (OSError, Misshapen) as error:
+    except OSError as error:
+        raise PermissionDenied(
+            f"{_path(host)} cannot be read: {error.strerror}. Check its disk and its mode, or remove it."
+        ) from None
+    except Misshapen as error:
         raise PermissionDenied(f"{_path(host)} cannot be read: {error}. Remove it, and run this again.") from None
 
 

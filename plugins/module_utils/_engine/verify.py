@@ -30,6 +30,7 @@ from .errors import (
     Unverifiable,
     WeakerEncryption,
 )
+from .host.unexpected import reason_of
 from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
 from .manifest import MANIFEST_LIMIT, facts_digest, write_proof
@@ -380,7 +381,9 @@ def _scratch_engine(request: VerifyRequest, backup: Backup) -> Iterator[Engine]:
                 place, account = request.scratch.path, request.scratch.become_user
                 directory = stack.enter_context(unprivileged_directory(Purpose.VERIFICATION, place, account))
             except OSError as error:
-                raise Unverifiable(f"There is no scratch directory: {error}. Give a directory in scratch.") from None
+                raise Unverifiable(
+                    f"There is no scratch directory: {reason_of(error)}. Give a directory in scratch."
+                ) from None
             yield open_engine(Database(EngineName.SQLITE, str(directory / "scratch.db"), Server(become_user=account)))
     else:
         server = request.scratch.server or request.database.server

@@ -32,6 +32,7 @@ from typing import Any, Dict, List, Optional, Sequence
 from ..command import Account, Command
 from ..errors import EngineError
 from .inside import become
+from .unexpected import reason_of
 
 #: The launcher's exit status when the kernel, or a sandbox, does not let it make namespaces.
 REFUSED = 125
@@ -122,7 +123,7 @@ def _become_program(request: Dict[str, Any], alive: int) -> None:
         os.chdir(request["directory"])
         os.execve(request["arguments"][0], request["arguments"], environment)
     except (OSError, EngineError) as error:
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{reason_of(error)}\n")
         sys.stderr.flush()
         os._exit(REFUSED)
 

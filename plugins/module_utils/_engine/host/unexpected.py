@@ -53,6 +53,13 @@ def explained_stop(error: BaseException, label: str) -> BaseException:
     return error if isinstance(error, Stopped) else explained(error, label)
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says of itself: for one of the system its path and its reason, and not its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
+
+
 def _of_the_system(error: OSError, label: str) -> EngineError:
     number = error.errno or 0
     name = error.filename.decode("utf-8", "surrogateescape") if isinstance(error.filename, bytes) else error.filename

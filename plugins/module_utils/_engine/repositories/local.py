@@ -364,6 +364,8 @@ def _hide(directory: int, manifest: str, tombstone: str) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
+        if not exists(directory, manifest):
+            return False
         # A mark needs room that a full disk may not have: removing is what makes some.
         unlink(directory, manifest)
     return True

@@ -26,6 +26,7 @@ from ...command import Account
 from ...errors import EngineError, MissingTool, NoSpace, Unreachable, Unverifiable
 from ...host.confinement import REFUSED, Confinement, confined
 from ...host.temporary import temporary_directory
+from ...host.unexpected import reason_of
 from ...model import Scratch
 from ...process import Process
 from ...scratch import Purpose, private_directory, scratch_account
@@ -103,7 +104,9 @@ def running(needs: Needs, scratch: Scratch) -> Iterator[Cluster]:
         try:
             outer = stack.enter_context(private_directory(Purpose.VERIFICATION, parent))
         except OSError as error:
-            raise Unverifiable(f"The scratch server has no directory in {parent}: {error}. Set scratch.path.") from None
+            raise Unverifiable(
+                f"The scratch server has no directory in {parent}: {reason_of(error)}. Set scratch.path."
+            ) from None
         inner = _given_to(account, outer)
         confinement = Confinement(account, inner, scratch.isolated)
         name = f"fleet_backup_{secrets.token_hex(8)}"
