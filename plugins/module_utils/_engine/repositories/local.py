@@ -171,8 +171,7 @@ class LocalRepository(Repository):
             if directory is None:
                 return
             tombstone = f".{manifest}{_DELETING}"
-            if _hide(directory, manifest, tombstone):
-                os.fsync(directory)
+            _hide(directory, manifest, tombstone)
             for name in [*others, tombstone]:
                 unlink(directory, name)
             os.fsync(directory)
@@ -355,20 +354,20 @@ def _remove_leftover(directory: int, name: str) -> bool:
     return True
 
 
-def _hide(directory: int, manifest: str, tombstone: str) -> bool:
-    """Turn a manifest into the mark of a removal; False where there is none, which never was durable or is not now."""
+def _hide(directory: int, manifest: str, tombstone: str) -> None:
+    """Turn a manifest into the mark of a removal, durably; one that was never published stays missing."""
     try:
         os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
     except FileNotFoundError:
-        return False
+        return
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        if not exists(directory, manifest):
-            return False
-        # A mark needs room that a full disk may not have: removing is what makes some.
+        # A mark needs room that a full disk may not have, and removing is what makes some. Should the manifest come
+        # back after a crash, its backup is listed as not whole.
         unlink(directory, manifest)
-    return True
+    else:
+        os.fsync(directory)
 
 
 def _files_of(manifest: str, names: List[str]) -> List[str]:
