@@ -15,6 +15,7 @@ from typing import Callable, Iterator, Sequence
 import pytest
 
 from _engine import keys
+from _engine.agent.console.facts import proof_of
 from _engine.catalogue import read_place
 from _engine.errors import BadManifest, Locked, Refused
 from _engine.model import Level, Place, Policy
@@ -64,6 +65,7 @@ def test_latest_is_never_silently_a_planted_backup(world: World) -> None:
         true,
         [f"{forged[1]}.manifest.json"],
     )
+    assert [proof_of(one).split(":")[0] for one in catalogue.backups] == ["unproven"] * 2 + ["FOREIGN"] * 2
     for before in (None, world.clock.moment):
         with pytest.raises(BadManifest, match=f"{forged[1]}.*was not written by this host.*{true[1]}"):
             world.restore(before=before)

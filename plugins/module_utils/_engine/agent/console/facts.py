@@ -23,13 +23,16 @@ def proof_of(backup: Backup) -> str:
     """How far a backup is proven, or why it must not be counted on."""
     if backup.known_bad:
         return f"BAD: {backup.known_bad}"
+    if backup.foreign:
+        return "FOREIGN: this host did not write it"
     proven = next((level for level in reversed(Level) if backup.proven(level)), None)
     return proven.value if proven else "unproven"
 
 
 def brief_proof_of(backup: Backup) -> str:
     """The same in a few words, for a list."""
-    return proof_of(backup) if not backup.known_bad else f"BAD: {backup.known_bad.split(': ', 1)[0]}"
+    proof = proof_of(backup)
+    return ": ".join(proof.split(": ")[:2]) if backup.known_bad else proof.split(": ", 1)[0]
 
 
 def age_of(backup: Backup, now: datetime) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Union
 
-from ...catalogue import in_future, place_of, scan
+from ...catalogue import in_future, place_of, read_place
 from ...errors import BadInput, EngineError, NoKey, NotFound, PermissionDenied, Refused, WrongKey
 from ...model import Backup, Database, Encryption, EngineName
 from ...repositories.base import Repository
@@ -135,14 +135,15 @@ def _offers(job: Job, options: RestoreOptions, host: Host) -> List[_Offer]:
     for repository in repositories_of(job, options.repository):
         try:
             repository.check(writing=False)
-            found += [(backup, repository) for backup in scan(repository, place).backups]
+            found += [(backup, repository) for backup in read_place(host, repository, place).backups]
         except EngineError as error:
             say_line(str(error))
     found.sort(key=lambda item: (item[0].time, item[0].id), reverse=True)
     offers: List[_Offer] = []
     number = 0
     for backup, repository in found:
-        usable = backup.known_bad is None and not in_future(backup, host.now()) and encryption.accepts(backup.manifest)
+        bad = backup.known_bad is not None or backup.foreign or in_future(backup, host.now())
+        usable = not bad and encryption.accepts(backup.manifest)
         number += usable
         offers.append(_Offer(number if usable else None, backup, repository))
     return offers
