@@ -184,7 +184,8 @@ class _Counting:
     def all_of(self, tables: List[Relation], manners: Mapping[str, int]) -> Fingerprint:
         counted: Dict[str, TableFingerprint] = {}
         columns: Dict[int, List[_Column]] = {}
-        if self._thoroughly or any(manners.values()):
+        # Before, there is no digest, no generated column, and no column that says so.
+        if any(manners.values()) and self._connection.version >= _DIGESTS_SINCE * 10000:
             self._connection.run(_TEXT_FORM)
             columns = _columns(self._connection, tables)
         for table in tables:
@@ -313,7 +314,6 @@ def _copied(
         arrived = _HashedRows()
         connection.copy_out(_copy(table, used), arrived)
         return TableFingerprint(arrived.rows, f"{_COPY_MARK}{arrived.sum % _MODULUS:016x}")
-    columns = columns or _columns(connection, [table]).get(table.oid, [])
     counted = _CountedRows()
     with io.BufferedWriter(counted, _BLOCK) as buffered:
         connection.copy_out(_copy(table, sorted(columns, key=lambda one: (not one.short, one.length))[:1]), buffered)
