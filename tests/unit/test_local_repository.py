@@ -14,7 +14,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Iterator, Type
+from typing import Callable, Collection, Iterator, Type
 
 import pytest
 
@@ -89,8 +89,8 @@ def test_a_file_that_is_locked_between_the_look_for_leftovers_and_their_removal_
     look = local._leftovers
     with path.open("wb") as writer:
 
-        def looked(directory: int) -> list[str]:
-            found = look(directory)
+        def looked(directory: int, spared: Collection[str]) -> list[str]:
+            found = look(directory, spared)
             fcntl.flock(writer, fcntl.LOCK_EX)
             return found
 
@@ -175,6 +175,15 @@ def test_an_artefact_whose_manifest_is_gone_for_another_reason_is_never_tidied(r
     assert names(repository) == [f"{ID}.db.zst"]
 
 
+def test_what_was_to_replace_a_manifest_goes_also_where_its_backup_is_spared(
+    repository: LocalRepository, root: Path
+) -> None:
+    kill_while_writing(root, f"{ID}.manifest.json")
+    assert repository.tidy(PLACE, dry_run=False, spared=(ID,)) == []
+    (root / PLACE.path / f"{ID}.manifest.json").touch()
+    assert repository.tidy(PLACE, dry_run=False, spared=(ID,)) == [f".{ID}.manifest.json.partial"]
+
+
 def test_a_removal_that_a_crash_interrupted_is_finished_by_tidy(repository: LocalRepository, root: Path) -> None:
     for name in (f"{ID}.manifest.json", f"{ID}.db.zst", f"{ID}.proof.json", f"{ID}-2.manifest.json", f"{ID}-2.db.zst"):
         put(repository, name)
@@ -218,6 +227,19 @@ def test_what_was_not_published_yet_is_removed_also_where_nothing_can_be_made_du
         with pytest.raises(NoSpace):
             repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst"])
     assert everything(root) == []
+
+
+def test_a_file_that_cannot_be_locked_is_not_left_behind(
+    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    put(repository, "name")
+    monkeypatch.setattr("_engine.repositories.local_files.lock", fail)
+    with pytest.raises(EngineError):
+        repository.replace(PLACE, "name", b"new")
+    assert everything(root) == ["name"]
 
 
 def test_what_cannot_be_removed_is_named_and_hides_no_other_error(

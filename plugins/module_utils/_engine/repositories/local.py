@@ -180,7 +180,7 @@ class LocalRepository(Repository):
         with self._existing(place) as directory, self._explained("what a crash left over"):
             if directory is None:
                 return []
-            doomed = [name for name in _leftovers(directory) if id_of_file(name.lstrip(".")) not in spared]
+            doomed = _leftovers(directory, spared)
             if not dry_run:
                 # Artefacts first and marks last: a crash in here leaves the marks for the next time.
                 doomed = [name for name in doomed if _remove_leftover(directory, name)]
@@ -328,16 +328,23 @@ def _make_directory(parent: int, name: str) -> None:
         os.fsync(parent)
 
 
-def _leftovers(directory: int) -> List[str]:
-    """What crashes left in a place, in the order in which it is safe to remove it."""
+def _leftovers(directory: int, spared: Collection[str]) -> List[str]:
+    """What crashes left in a place, in the order in which it is safe to remove it.
+
+    Marks of the backups that are ``spared`` stay. What was to replace a manifest that is there is no such mark.
+    """
     names = sorted(os.listdir(directory))
     marks, partials, halves = [], [], []
     for name in names:
         if name.startswith(".") and name.endswith(_DELETING):
+            if id_of_file(name[1:]) in spared:
+                continue
             marks.append(name)
             halves += _files_of(name[1 : -len(_DELETING)], names)
         elif name.startswith(".") and name.endswith(PARTIAL) and abandoned(directory, name):
-            if name.endswith(MANIFEST + PARTIAL):
+            if name.endswith(MANIFEST + PARTIAL) and name[1 : -len(PARTIAL)] not in names:
+                if id_of_file(name[1:]) in spared:
+                    continue
                 # Its manifest was ready and never published: its artefacts may be visible already.
                 marks.append(name)
                 halves += _files_of(name[1 : -len(PARTIAL)], names)

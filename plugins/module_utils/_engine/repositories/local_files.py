@@ -60,7 +60,12 @@ class LocalWriter(Writer):
                         "Wait for it to end, and run this again."
                     ) from None
                 continue
-            lock(descriptor, f"{self._label}/{self._partial}")
+            try:
+                lock(descriptor, f"{self._label}/{self._partial}")
+            except BaseException:
+                os.close(descriptor)
+                unlink(self._directory, self._partial)
+                raise
             # Between its creation and its lock, somebody who tidies may have taken the file for abandoned.
             if os.fstat(descriptor).st_nlink:
                 return descriptor
