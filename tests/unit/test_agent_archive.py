@@ -16,6 +16,7 @@ import pytest
 
 from _engine.agent.archive import build, compiled, install_code
 from _engine.agent.start import code_of, usable_code
+from _engine.errors import PermissionDenied
 
 ENGINE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_engine"
 
@@ -85,3 +86,14 @@ def test_code_that_is_not_this_programs_or_that_others_can_write_is_left_alone(
     assert usable_code(str(program))
     spoil(Path(code_of(str(program))))
     assert not usable_code(str(program))
+
+
+def test_no_code_is_written_where_others_could_exchange_it(program: Path, tmp_path: Path) -> None:
+    (tmp_path / "lib" / "fleet-backup").mkdir(parents=True)
+    (tmp_path / "lib" / "fleet-backup").chmod(0o777)
+    (tmp_path / "lib" / "fleet-backup" / "code.zip.tmp").symlink_to(tmp_path / "precious")
+    with pytest.raises(PermissionDenied, match="chmod go-w"):
+        install_code(str(program))
+    (tmp_path / "lib" / "fleet-backup").chmod(0o755)
+    assert install_code(str(program))
+    assert not (tmp_path / "precious").exists()

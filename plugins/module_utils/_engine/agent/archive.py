@@ -9,13 +9,14 @@ from __future__ import annotations
 import io
 import marshal
 import os
-import tempfile
 import zipfile
+from contextlib import suppress
 from importlib.util import MAGIC_NUMBER
 from pathlib import Path
 from typing import Iterator, Tuple
 
-from .start import PACKAGE, code_of, key_of, usable_code
+from ..errors import PermissionDenied
+from .start import PACKAGE, code_of, key_of, trusted, usable_code
 
 _MAIN = "__main__.py"
 #: The oldest time that a ZIP archive can hold (APPNOTE.TXT, 4.4.6).
@@ -41,22 +42,32 @@ def build(engine: Path, interpreter: str) -> bytes:
 
 
 def install_code(program: str) -> bool:
-    """Compile a built program for this Python, for ``start`` to find; whether that was to be done. Raises OSError."""
+    """Compile a built program for this Python, for ``start`` to find; whether that was to be done.
+
+    Raises OSError, and PermissionDenied where others could write the code.
+    """
     if usable_code(program):
         return False
     code = code_of(program)
     directory = os.path.dirname(code)
     os.makedirs(directory, mode=0o755, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=".code-", dir=directory)
+    if not trusted(program, os.path.dirname(directory), directory):
+        raise PermissionDenied(f"{directory}: other accounts can write there. Make it root's alone (chmod go-w).")
+    temporary = f"{code}.tmp"
+    with suppress(FileNotFoundError):
+        # A killed one left it.
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, 0o644)
             file.write(compiled(program))
-            os.fchmod(file.fileno(), 0o644)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         os.replace(temporary, code)
     except BaseException:
-        os.unlink(temporary)
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
         raise
     return True
 

@@ -35,15 +35,21 @@ def key_of(program: str) -> bytes:
         return MAGIC_NUMBER.hex().encode("ascii") + hashlib.sha256(file.read()).hexdigest().encode("ascii")
 
 
+def trusted(program: str, *paths: str) -> bool:
+    """Whether these are what only root or the program's owner can have made or can change. Raises OSError."""
+    owners = (0, os.stat(program).st_uid)
+    found = [os.lstat(path) for path in paths]
+    return all(
+        one.st_uid in owners and not stat.S_ISLNK(one.st_mode) and not one.st_mode & stat.S_IWOTH for one in found
+    )
+
+
 def usable_code(program: str) -> bool:
     """Whether there is compiled code of this program, for this Python, which only root or the program's owner wrote."""
     code = code_of(program)
     try:
-        owners = (0, os.stat(program).st_uid)
-        for path in (os.path.dirname(os.path.dirname(code)), os.path.dirname(code), code):
-            status = os.lstat(path)
-            if stat.S_ISLNK(status.st_mode) or status.st_uid not in owners or status.st_mode & stat.S_IWOTH:
-                return False
+        if not trusted(program, os.path.dirname(os.path.dirname(code)), os.path.dirname(code), code):
+            return False
         key = key_of(program)
         with open(code, "rb") as file:
             file.seek(-len(key), os.SEEK_END)

@@ -13,7 +13,7 @@ from ..answers import few
 from .connection import Connection
 from .failures import sqlstate
 
-_NAME = "fleet_backup_assertion"
+_NAME = "fleetbackup_assertion"
 #: How many rows are fetched at once; the driver holds them all, however long they are.
 _PORTION = 100
 _SYNTAX_ERROR = "42601"
