@@ -372,7 +372,7 @@ def test_a_signal_ends_a_long_question_at_once(cluster: Cluster, database: str, 
     with cluster.engine(database).stage(backup.manifest, None, 1) as staging:
 
         def interrupt() -> None:
-            while not cluster.sql("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(600)'"):
+            while not cluster.sql("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"):
                 pass
             os.kill(os.getpid(), signal.SIGINT)
 
