@@ -27,5 +27,6 @@ sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))
 sys.path.append(str(ROOT / "plugins"))
 
-# A shell that runs the tests in the background has them ignore SIGINT, and tests send it.
+# A shell that runs the tests in the background has them ignore SIGINT, nohup(1) SIGHUP, and tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)

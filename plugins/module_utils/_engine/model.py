@@ -446,10 +446,11 @@ class Backup:
         Only a proof of the same or a stronger level takes a failure back: a good checksum says nothing about a
         database that did not come up.
         """
-        if self.defect or self.unjudged:
-            return self.defect or self.unjudged
         # What this host itself found is not taken back by what anybody else could have written.
-        failed = (self.remembered and _failure(self.remembered.proofs)) or _failure(self.proofs)
+        found = self.remembered and _failure(self.remembered.proofs)
+        if self.defect or (self.unjudged and not found):
+            return self.defect or self.unjudged
+        failed = found or _failure(self.proofs)
         return f"{failed.level.value} verification failed: {failed.detail}" if failed else None
 
     @property
