@@ -15,6 +15,7 @@ from databases import PASSWORD, REPOSITORY, deploy, furnished_fleet, orders, ord
 from hosts import Fleet, Host
 
 AGENT = "/usr/local/bin/fleet-backup"
+COMPILED = "/usr/local/lib/fleet-backup/code.zip"
 EVERYWHERE = ("/etc", "/usr/local", "/var/lib/fleet-backup", "/var/lib/systemd/timers", "/srv")
 
 
@@ -65,7 +66,7 @@ def test_an_upgrade_replaces_the_agent_and_nothing_else(backed_up: Fleet) -> Non
     marker.write_text(marker.read_text() + "\n# The next version.\n")
     play = deploy(backed_up)
     assert play.changed == {"web1": 1}, play.output
-    assert differences(before, times(host, *EVERYWHERE)) == {AGENT}
+    assert differences(before, times(host, *EVERYWHERE)) == {AGENT, COMPILED}
     host.agent("run", "--all")
     assert len(host.backups("orders")) == backups + 1
 
