@@ -71,4 +71,4 @@ def start() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(start())
+    raise SystemExit(start())

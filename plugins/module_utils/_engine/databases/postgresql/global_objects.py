@@ -128,7 +128,7 @@ SELECT r.rolname, NOT r.rolsuper AND (r.rolname !~ '^pg_' OR EXISTS (
 def _present(connection: Connection) -> Present:
     roles = connection.rows(_ROLES)
     tablespaces = {name for (name,) in connection.rows("SELECT spcname FROM pg_tablespace")}
-    return Present({name for name, _ in roles}, tablespaces, {name for name, receptive in roles if receptive})
+    return Present({name for name, _receptive in roles}, tablespaces, {name for name, receptive in roles if receptive})
 
 
 def _run_all(connection: Connection, text: str) -> None:

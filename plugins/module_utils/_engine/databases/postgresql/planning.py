@@ -16,7 +16,7 @@ Only a superuser gets these locks, and only on a primary. All others copy the ta
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Iterator, Optional
 
 from ...errors import Locked
@@ -99,8 +99,6 @@ class Planning:
 @contextmanager
 def beside(access: Access, database: str, counting: Connection) -> Iterator[Optional[Planning]]:
     """A session of the same login's, where it can lock what is needed; None where tables have to be copied."""
-    if not counting.value("SELECT current_setting('is_superuser') = 'on' AND NOT pg_is_in_recovery()"):
-        yield None
-        return
-    with access.connect(database) as session:
-        yield Planning(session)
+    able = counting.value("SELECT current_setting('is_superuser') = 'on' AND NOT pg_is_in_recovery()")
+    with ExitStack() as stack:
+        yield Planning(stack.enter_context(access.connect(database))) if able else None
