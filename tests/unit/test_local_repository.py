@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Callable, Collection, Iterator, Type
 
@@ -415,16 +416,23 @@ def test_a_disk_that_is_mounted_read_only_is_explained(small_disk: Path) -> None
             attempt()
 
 
-def test_an_account_without_access_is_told_so(root: Path) -> None:
-    root.chmod(0o755)
-    for parent in list(root.parents)[:4]:
-        parent.chmod(0o755)
+@pytest.fixture
+def open_root() -> Iterator[Path]:
+    """A repository that every account can look at."""
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / "backups"
+        path.mkdir(mode=0o755)
+        yield path
+
+
+def test_an_account_without_access_is_told_so(open_root: Path) -> None:
     script = (
         f"import os, sys; sys.path.insert(0, {str(ENGINE)!r})\n"
         "from pathlib import Path\n"
         "from _engine.repositories.local import LocalRepository\n"
         "os.setgid(65534); os.setuid(65534)\n"
-        f"try: LocalRepository(Path({str(root)!r})).check(writing=True)\n"
+        f"try: LocalRepository(Path({str(open_root)!r})).check(writing=True)\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
