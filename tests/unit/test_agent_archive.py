@@ -73,6 +73,9 @@ def become_link(code: Path) -> None:
         lambda code: code.write_bytes(code.read_bytes()[:-1] + b"-"),
         lambda code: code.write_bytes(b""),
         lambda code: code.chmod(0o646),
+        lambda code: code.chmod(0o664),
+        lambda code: code.parent.chmod(0o775),
+        lambda code: code.parent.parent.chmod(0o775),
         lambda code: code.parent.chmod(0o757),
         lambda code: code.parent.parent.chmod(0o757),
         lambda code: os.chown(str(code), 12345, -1) if os.geteuid() == 0 else code.unlink(),
@@ -97,3 +100,11 @@ def test_no_code_is_written_where_others_could_exchange_it(program: Path, tmp_pa
     (tmp_path / "lib" / "fleet-backup").chmod(0o755)
     assert install_code(str(program))
     assert not (tmp_path / "precious").exists()
+
+
+def test_a_lenient_umask_makes_no_place_where_others_can_write(program: Path) -> None:
+    before = os.umask(0o002)
+    try:
+        assert install_code(str(program)) and usable_code(str(program))
+    finally:
+        os.umask(before)

@@ -50,7 +50,9 @@ def install_code(program: str) -> bool:
         return False
     code = code_of(program)
     directory = os.path.dirname(code)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
+    # Each by itself: the mode holds for the last one alone.
+    for path in (os.path.dirname(directory), directory):
+        os.makedirs(path, mode=0o755, exist_ok=True)
     if not trusted(program, os.path.dirname(directory), directory):
         raise PermissionDenied(f"{directory}: other accounts can write there. Make it root's alone (chmod go-w).")
     temporary = f"{code}.tmp"

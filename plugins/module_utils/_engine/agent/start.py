@@ -36,11 +36,17 @@ def key_of(program: str) -> bytes:
 
 
 def trusted(program: str, *paths: str) -> bool:
-    """Whether these are what only root or the program's owner can have made or can change. Raises OSError."""
+    """Whether only accounts that can exchange the program itself can have made or can change these. Raises OSError."""
     owners = (0, os.stat(program).st_uid)
-    found = [os.lstat(path) for path in paths]
+    place = os.stat(os.path.dirname(os.path.realpath(program)))
+    # Debian lets the group staff write in all of /usr/local.
+    groups = (place.st_gid,) if place.st_mode & stat.S_IWGRP else ()
     return all(
-        one.st_uid in owners and not stat.S_ISLNK(one.st_mode) and not one.st_mode & stat.S_IWOTH for one in found
+        one.st_uid in owners
+        and not stat.S_ISLNK(one.st_mode)
+        and not one.st_mode & stat.S_IWOTH
+        and (not one.st_mode & stat.S_IWGRP or one.st_gid in groups)
+        for one in map(os.lstat, paths)
     )
 
 
