@@ -65,8 +65,8 @@ class Cluster:
     def engine(self, name: str, **login: Any) -> PostgresqlEngine:
         return PostgresqlEngine(self.database(name, **login))
 
-    def connect(self, name: str = "postgres", user: str = SUPERUSER) -> Any:
-        connection = psycopg2.connect(dbname=name, user=user, host=str(self.directory), port=self.port)
+    def connect(self, name: str = "postgres", user: str = SUPERUSER, **more: str) -> Any:
+        connection = psycopg2.connect(dbname=name, user=user, host=str(self.directory), port=self.port, **more)
         connection.autocommit = True
         return connection
 

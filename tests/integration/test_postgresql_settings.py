@@ -44,7 +44,8 @@ def make(cluster: Cluster, name: str, statements: str, clauses: str = "") -> str
 
 def ask(cluster: Cluster, name: str, statement: str) -> List[Any]:
     """The first column of an answer, in UTF-8 whatever the database has as its encoding or setting."""
-    session = cluster.connect(name)
+    # A database may have a limit that no statement of a busy machine keeps.
+    session = cluster.connect(name, options="-c statement_timeout=0")
     raw = session.get_parameter_status("server_encoding") == "SQL_ASCII"
     # The driver knows no bytes beyond ASCII there. In LATIN1, each of them is a letter.
     session.set_client_encoding("LATIN1" if raw else "UTF8")
