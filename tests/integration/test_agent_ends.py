@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from _engine.agent.work import stoppage
 from _engine.databases.postgresql.promotion import RESTORING, beside
 from postgres import Cluster
 from receivers import WebServer, web_server
@@ -190,6 +191,23 @@ def test_status_tells_of_a_repository_that_never_answers_and_asks_it_once(agent:
         assert code == 1 and health["shop"] == []
         assert all("has not answered for" in health[name][0] for name in ("a-hung", "b-hung", "c-hung")), health
         assert sorted(item.json["job"] for item in web.requests) == ["a-hung", "b-hung", "c-hung"]
+
+
+def test_a_systemd_that_never_answers_keeps_no_health_from_being_told(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = agent.root / "systemctl"
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(agent.root), prepend=os.pathsep)
+    monkeypatch.setattr(stoppage, "LOOK", 1.0)
+    notes = agent.world.host.state / "stopped"
+    notes.mkdir(parents=True)
+    ended = {"units": ["shop.service"], "since": "2026-03-01T02:00:00Z", "pid": 0, "process_started": None}
+    (notes / "shop+0.json").write_text(json.dumps(ended))
+    (complaint,) = stoppage.complaints_by_job(agent.world.host).values()
+    assert complaint.code == "stopped" and "shop.service" in complaint.text
+    assert "Asking systemd what runs took longer than its timeout of 1 s" in complaint.text
 
 
 def test_a_process_that_the_kernel_holds_is_left_behind_and_named(agent: Agent, tmp_path: Path) -> None:

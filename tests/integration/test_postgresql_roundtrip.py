@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from _engine.command import Command
 from _engine.databases.postgresql import definition
 from _engine.model import FingerprintKind
 from postgres import PASSWORD, Cluster, dump, options, restore, transfer
@@ -371,6 +372,17 @@ def test_no_password_shows_in_the_processes_of_a_dump_and_a_restore(
         for command in (snapshot.dump, snapshot.globals, staging.load):
             shown = repr(command)
             assert PASSWORD not in shown and repr(PASSWORD)[1:-1] not in shown and "a:b" not in shown
+
+
+def test_a_password_of_the_callers_environment_reaches_programs_by_a_file(
+    cluster: Cluster, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    engine = cluster.engine(database, password=None)
+    with engine.snapshot(options()) as snapshot:
+        assert isinstance(snapshot.dump, Command)
+        assert "PGPASSWORD" not in snapshot.dump.environment and PASSWORD not in repr(snapshot.dump)
+    assert dump(engine, tmp_path).path.stat().st_size > 0
 
 
 def test_an_examination_reads_a_whole_dump_and_refuses_one_that_is_cut_short(

@@ -13,13 +13,17 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ...errors import EngineError
+from ...host.apart import apart
+from ...interrupts import interruptible
 from ...state import Host, lives, process_started
 from ...timespan import format_time
 from ..notifications.files import read_json, write_json
+from .apart import LOOK
 from .health import Complaint
 from .services import Service, look
 
@@ -100,9 +104,15 @@ def _stopped(units: Sequence[str]) -> Tuple[Service, ...]:
     return tuple(service for service in look(units) if service.installed and not service.running)
 
 
+def _stopped_names(units: Sequence[str]) -> List[str]:
+    with interruptible():
+        return [service.unit for service in _stopped(units)]
+
+
 def _complaint(one: _Note) -> Optional[Complaint]:
     try:
-        units = [service.unit for service in _stopped(one.units)]
+        # A systemd that does not answer must not keep the health of backups from being told.
+        units: List[str] = apart(partial(_stopped_names, one.units), "Asking systemd what runs", LOOK)
     except EngineError as error:
         return Complaint(
             "stopped", f"a restore has stopped {', '.join(one.units)}, and did not start it again: {error}"

@@ -244,12 +244,16 @@ class Access:
 
     def _environment(self) -> Dict[str, Argument]:
         environment: Dict[str, Argument] = {}
+        password = self.password.content.decode("utf-8") if self.password else None
         if self.account is None or self.account.uid == os.geteuid():
             # As libpq sees them in this process: a password file, certificates.
             environment.update({name: value for name, value in os.environ.items() if name.startswith("PG")})
+            # Others can see what a program is given, for as long as it runs.
+            password = password or os.environ.get("PGPASSWORD")
+            environment.pop("PGPASSWORD", None)
         environment["PGCLIENTENCODING"] = ""
-        if self.password:
-            environment["PGPASSFILE"] = _password_file(self.password.content.decode("utf-8"))
+        if password:
+            environment["PGPASSFILE"] = _password_file(password)
         return environment
 
     def connect(self, database: str, own_path: bool = True) -> Connection:
