@@ -20,7 +20,7 @@ options:
   directories:
     description:
       - Directories that have to be there. Those above them are made as well, with the same mode and owner.
-      - A link to a directory is one.
+      - A link to a directory counts as one, and that directory keeps its mode and owner.
     type: list
     elements: path
     default: []
@@ -203,8 +203,9 @@ def act(module: QuietModule, wanted: Wanted, changes: Sequence[Change]) -> List[
         make(module, change)
     directories = [change.path for change in changes if change.is_directory]
     for path in dict.fromkeys([*directories, *wanted.directories]):
-        # What would be made is not there to be looked at.
-        if not (module.check_mode and path in diffs):
+        # What would be made is not there to be looked at. A link leads to a directory that was made for something else,
+        # and whose owner its maker may not be.
+        if not (module.check_mode and path in diffs) and not os.path.islink(path):
             with pinned(path) as directory:
                 diff = set_attributes(module, path, path_of(directory), is_directory=True)
             if diff:

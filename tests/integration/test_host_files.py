@@ -152,15 +152,15 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_points_to_is_left
     assert not (module.place / "file").is_symlink()
 
 
-def test_a_link_to_a_directory_is_one_and_the_directory_gets_the_mode(module: Module) -> None:
-    (module.place / "data").mkdir()
+def test_a_link_to_a_directory_is_one_and_the_directory_is_not_given_away(module: Module) -> None:
+    """As where a repository that is made at deployment became a link, whoever made it."""
+    (module.place / "data").mkdir(mode=0o755)
     (module.place / "backups").symlink_to("data")
-    options = {"directories": [str(module.place / "backups")], "directory_mode": "0750"}
-    assert module.run(check=True, **options)["changed"]
-    assert module.run(**options)["changed"]
-    assert module.seen() == {"data": ("0750", ""), "backups": ("0777", "data")}
-    assert not module.run(check=True, **options)["changed"]
-    assert not module.run(**options)["changed"]
+    options = {"directories": [str(module.place / "backups")], "directory_mode": "0750", "owner": "nobody"}
+    for check in (True, False):
+        assert not module.run(check=check, **options)["changed"]
+    assert module.seen() == {"data": ("0755", ""), "backups": ("0777", "data")}
+    assert (module.place / "data").stat().st_uid == os.geteuid()
 
 
 def test_a_link_that_another_account_made_gives_that_account_no_directory(module: Module) -> None:
