@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
-from ._engine.errors import BadInput, EngineError, Stopped
+from ._engine.errors import BadInput, BadManifest, EngineError, Stopped
 from ._engine.host.apart import apart
 from ._engine.interrupts import interruptible
-from ._engine.model import Database, Encryption, EncryptionSettings, EngineName, Server
+from ._engine.model import Database, Encryption, EncryptionSettings, EngineName, Problem, Server
 from ._engine.repositories.base import Repository
 from ._engine.repositories.local import LocalRepository
 from ._engine.state import Host, default_state
@@ -233,6 +233,17 @@ class Outcome:
     warnings: Sequence[str] = ()
     failure: Optional[str] = None
     error: Optional[str] = None
+
+
+def disorder(problems: Sequence[Problem]) -> Mapping[str, Any]:
+    """The failure in an Outcome for what cannot be read or is not in order; empty where there is no such thing.
+
+    A result that passed for complete would hide the very backups that somebody damaged.
+    """
+    if not problems:
+        return {}
+    more = f" {len(problems) - 1} more files are not in order; see problems." if len(problems) > 1 else ""
+    return {"failure": f"Not everything could be read. {problems[0].reason}{more}", "error": BadManifest.code}
 
 
 def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]) -> None:

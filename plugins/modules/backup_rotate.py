@@ -14,6 +14,8 @@ description:
   - Keeps the last ones, or one of each of the last hours, days, weeks, months and years.
   - These are counted as C(restic forget) counts them.
   - Only backups that are complete and not known to be bad count. The last good ones always stay.
+  - Fails where files are not in order, once the readable backups are rotated. It leaves such files alone, unless
+    O(purge) is set.
   - O(encryption) is not used. It is accepted so that C(module_defaults) can set it for all modules of this collection.
 options:
   engine:
@@ -129,7 +131,7 @@ EXAMPLES = r"""
 RETURN = r"""
 rotations:
   description: What happened in each place of each repository.
-  returned: success
+  returned: success, and where files are not in order
   type: list
   elements: dict
   contains:
@@ -232,6 +234,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     ArgumentSpec,
     Options,
     Outcome,
+    disorder,
     run_module,
 )
 
@@ -295,6 +298,8 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         warnings=_warnings(result.rotations),
         before=_listing(rotations, "kept", "removed"),
         after=_listing(rotations, "kept"),
+        # A purge removes even those.
+        **({} if purge else disorder([problem for one in result.rotations for problem in one.problems])),
     )
 
 

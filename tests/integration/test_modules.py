@@ -277,6 +277,19 @@ def test_a_verification_that_does_not_pass_fails_and_still_tells_all(world: Worl
     assert "1 of 1 verifications did not pass" in failed["msg"]
 
 
+def test_a_backup_that_cannot_be_read_is_no_success_of_any_module(world: World, ansible: Ansible) -> None:
+    backups = [taken["backup"]["id"] for taken in ansible.run(*[backup(world)] * 3)]
+    (world.directory / f"{backups[0]}.manifest.json").write_bytes(b"{}")
+    (found,) = ansible.run(INFO, fails=True)
+    assert found["error"] == "bad_manifest" and backups[0] in found["msg"]
+    assert found["summary"]["backups"] == 2 and len(found["repositories"][0]["problems"]) == 1
+    (removed,) = ansible.run(rotate(keep_last=1), fails=True)
+    assert removed["error"] == "bad_manifest" and backups[0] in removed["msg"]
+    assert removed["changed"] and [one["id"] for one in removed["rotations"][0]["removed"]] == [backups[1]]
+    (checked,) = ansible.run(verify(world, backup="all"), fails=True)
+    assert backups[0] in checked["msg"]
+
+
 def test_no_secret_is_in_any_output_even_where_the_task_fails(world: World, ansible: Ansible) -> None:
     secret = 'p4ss "word" $x'
     encryption = {"method": "aes256-cbc", "passphrase": secret}

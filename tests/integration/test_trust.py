@@ -119,6 +119,14 @@ def test_a_backup_much_smaller_than_one_that_the_host_knows_is_still_refused(wor
         world.backup()
 
 
+def test_a_backup_is_taken_and_says_what_cannot_be_read_of_earlier_ones(world: World) -> None:
+    first, _second = take(world, 2)
+    (world.directory / f"{first}.manifest.json").write_bytes(b"{}")
+    for max_age in (None, timedelta(days=30)):
+        result = world.backup(max_age=max_age)
+        assert (result.changed, any(first in warning for warning in result.warnings)) == (max_age is None, True)
+
+
 # What the host remembers.
 
 

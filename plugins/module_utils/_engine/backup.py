@@ -166,7 +166,7 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
     if plan.fresh:
         if found.failures:
             raise partly_done(f"Backup {plan.fresh.id} is", labels, found.failures)
-        return BackupResult(False, plan.fresh.manifest, labels)
+        return BackupResult(False, plan.fresh.manifest, labels, warnings=found.disorder)
     note(host)
     tidied = _tidy(request, host, found)
     engine = open_engine(request.present)
@@ -204,7 +204,7 @@ def _attempt_backup(
         with Publication(found.repositories, request.place, found.failures) as publication:
             manifest = run.store(publication)
             snapshot.conclude()
-            warnings = [*snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
+            warnings = [*found.disorder, *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
             content = publication.describe(manifest)
             # Before it appears: a backup that this host does not know to be its own would never be rotated.
             run.remember(publication, content, pending=True)

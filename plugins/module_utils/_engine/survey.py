@@ -44,6 +44,11 @@ class Survey:
         own = [as_judged_here(backup) for catalogue in self.catalogues for backup in catalogue.known.regular]
         return max((backup for backup in own if not backup.known_bad), key=lambda one: one.time, default=None)
 
+    @property
+    def disorder(self) -> Tuple[str, ...]:
+        """What cannot be read of earlier backups, in sentences: it keeps no new one from being taken, and is told."""
+        return tuple(problem.reason for catalogue in self.catalogues for problem in catalogue.problems)
+
     def fresh(self, max_age: Optional[timedelta], now: datetime, method: Encryption) -> Optional[Backup]:
         """The newest good backup of a method that this host wrote, where every repository has one young enough."""
         if max_age is None:
