@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
-    from hosts import Fleet
+    from hosts import Fleet, Host
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -26,6 +26,12 @@ def commands() -> list[list[str]]:
     """The playbooks of the chapter about fleets, each with its options."""
     lines = "".join(blocks("A fleet", "sh")).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("ansible-playbook ")]
+
+
+def on_a_host() -> list[list[str]]:
+    """The commands of that chapter for a host's own command line."""
+    lines = "".join(blocks("A fleet", "sh")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if not line.startswith(("ansible-playbook ", " "))]
 
 
 def test_the_readmes_plays_run_on_bare_hosts(start_fleet: Callable[..., Fleet]) -> None:
@@ -64,10 +70,26 @@ def test_the_readmes_inventory_is_deployed_used_and_taken_away_with_its_commands
                 assert f"fleet-backup-backup-{job}.timer" in host.run(["systemctl", "list-timers", "--no-pager"])
                 (backup,) = host.backups(job)
                 assert backup["id"].startswith(job) and host.name in done[1][1].output
+            run_on(fleet["db1"])
     assert [name for name, _ran in done] == ["deploy", "backup", "verify", "restore", "deploy"]
     for host in fleet:
         assert host.files("/etc/fleet-backup", "/usr/local/bin/fleet-backup") == {}
         assert any(path.endswith(".manifest.json") for path in host.files("/srv/backups"))
+
+
+def run_on(host: Host) -> None:
+    """Run the commands for a host. One asks on a terminal (test_agent_restore.py), and another shows a page."""
+    tried = []
+    for words in on_a_host():
+        tried.append(words[0] if words[0] == "man" else words[1])
+        if words[0] == "man":
+            assert "/usr/local/share/man/man8/fleet-backup.8" in host.files("/usr/local/share/man")
+        elif words[1] == "restore":
+            assert "no terminal to ask on" in host.run(words, fails=True)
+        else:
+            assert "orders" in host.run(words)
+    assert tried == ["list", "status", "run", "restore", "man"]
+    assert len(host.backups("orders")) == 2
 
 
 #: What a reader types at a prompt, for a test that has no terminal.

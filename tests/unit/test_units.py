@@ -64,6 +64,17 @@ def test_each_work_that_a_job_schedules_has_a_service_and_a_timer_and_the_host_o
     assert all(unit.startswith(f"{MARK}\n[Unit]\n") and unit.endswith("\n") for unit in found.values())
 
 
+def test_no_service_runs_without_end_or_leaves_a_core_file() -> None:
+    found = made(job(SHOP, timeout="1h"), job(ORDERS, "orders", verify={"timeout": "2h"}), job(SHOP, "plain"))
+    ends = {name[13:-8]: settings(unit, "TimeoutStartSec") for name, unit in found.items() if "service" in name}
+    hour = 3600
+    assert {name: int(*seconds) // hour for name, seconds in ends.items()} == {
+        "backup-shop": 1, "rotate-shop": 24, "verify-shop": 24, "backup-orders": 24,
+        "backup-plain": 24, "rotate-plain": 24, "verify-plain": 24, "health": 1,
+    }  # fmt: skip
+    assert all(settings(unit, "LimitCORE") == ["0"] for name, unit in found.items() if "service" in name)
+
+
 def test_a_timer_keeps_the_hosts_moment_and_catches_up() -> None:
     timer = made(job(SHOP))["fleet-backup-backup-shop.timer"]
     assert settings(timer, "OnCalendar") == [Spread(Every.DAILY, 7200, 14400).systemd("web1/shop/backup")]
