@@ -12,9 +12,10 @@ from typing import Any
 import psycopg2.errors
 import pytest
 
-from _engine.databases.postgresql import catalogue, planning, snapshot
+from _engine.databases.postgresql import catalogue, copying, fingerprint, planning, snapshot
 from _engine.databases.postgresql.connection import access_to
-from _engine.model import FingerprintKind
+from _engine.errors import EngineError
+from _engine.model import Fingerprint, FingerprintKind, TableFingerprint
 from postgres import Cluster, dump
 from world import World
 
@@ -153,3 +154,34 @@ def test_who_cannot_lock_copies_and_gets_the_same_counts(cluster: Cluster, datab
         == {name: table.rows for name, table in other.tables.items()}
     )
     assert all(table.digest and table.digest.startswith("copy:") for table in other.tables.values())
+
+
+#: What a table is replaced by whose reading runs the function; the second one reads from its own server.
+SWAPPED = (
+    "CREATE VIEW place AS SELECT name, gift(n) AS n FROM other",
+    """CREATE EXTENSION postgres_fdw; CREATE SERVER near FOREIGN DATA WRAPPER postgres_fdw;
+       CREATE FOREIGN TABLE place (name text, n int) SERVER near""",
+)
+
+
+@pytest.mark.parametrize("swapped", SWAPPED)
+def test_what_was_put_in_the_place_of_a_table_is_not_read(cluster: Cluster, database: str, swapped: str) -> None:
+    cluster.sql(RUN_BY_THE_PLANNER, database)
+    access = access_to(cluster.database(database))
+    copier = copying.Copier(access, database)
+    with access.connect(database) as counting:
+        tables = [one for one in catalogue.relations(counting) if one.name == "place"]
+    cluster.sql(f"ALTER TABLE place RENAME TO away; {swapped}", database)
+    with access.connect(database) as counting, pytest.raises(EngineError, match="restricted"):
+        counting.run("BEGIN READ ONLY")
+        like = Fingerprint(FingerprintKind.COUNTS, {"public.place": TableFingerprint(2)})
+        fingerprint.count_like(counting, tables, like, copier)
+    for kind in FingerprintKind.COUNTS, FingerprintKind.DIGEST:
+        with access.connect(database) as counting, pytest.raises(EngineError, match="cannot copy from"):
+            counting.run("BEGIN READ ONLY")
+            fingerprint.count(counting, tables, kind, copier)
+
+
+def test_pg_dump_reads_no_view_in_the_place_of_a_table_either(cluster: Cluster, database: str) -> None:
+    with cluster.engine(database).snapshot(snapshot.DumpOptions(FingerprintKind.NONE, 5.0)) as held:
+        assert any("restrict_nonsystem_relation_kind" in str(one) for one in held.dump.arguments)  # type: ignore[union-attr]

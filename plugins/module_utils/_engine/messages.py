@@ -29,8 +29,9 @@ _SEVERITY = re.compile(r"(?:^|(?<=\s))\S+:  ")
 #: A procedural language in a context. In PL/pgSQL, the author's own text comes from these statements alone, whose names
 #: stand there in capitals whatever the server's language is.
 _RAISED = re.compile(r"\bPL/(?:(?!pgSQL)|.*\b(?:RAISE|ASSERT)\b)", re.DOTALL)
-#: Source files of procedural languages: pl_exec.c, plperl.c, plpy_elog.c, pltcl.c, plv8.cc and so on.
-_LANGUAGE_FILE = re.compile(r"(?:.*/)?pl[^/]*")
+#: Source files of procedural languages: pl_exec.c, plperl.c, plpy_elog.c, pltcl.c, plv8.cc and so on; the planner's are
+#: the server's own.
+_LANGUAGE_FILE = re.compile(r"(?:.*/)?pl(?!an(?:agg|cache|cat|main|ner)\.c$)[^/]*")
 _STATEMENT = re.compile(r"(?:(?:detail|hint|error): )?(?:the )?(?:query|command|statement) was\b", re.IGNORECASE)
 _SERVERS_WORDS = re.compile(r"(?:detail|error): Error message from server: ")
 
@@ -63,6 +64,7 @@ _SHAPES = tuple(
         rf"(?:{_KINDS}) {_NAMED}(?:is not|cannot be|must be|is already|contains null values|is violated by)\b{_OBJECT}",
         rf"(?:permission denied|must be (?:owner|superuser|member|able)|only superusers?|operation not){_OBJECT}",
         rf"query would be affected by row-level security policy for {_OBJECT}",
+        rf"access to non-system (?:view {_NAME}|foreign table) is restricted",
         rf"no schema has been selected to create in|unrecognized configuration parameter {_NAME}",
         rf"invalid (?:value for parameter|snapshot identifier|locale name|LC_\w+ locale name)(?: {_NAME})?",
         rf"security label provider {_NAME} is not loaded|could not import the requested snapshot",

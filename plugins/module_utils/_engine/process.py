@@ -180,6 +180,10 @@ class Process:
             return None
         return ToolFailed(self.command.name, status, output, frozenset(counts))
 
+    def interrupt(self) -> None:
+        """Ask the program to end, from any thread: who waits for it goes on."""
+        self._popen.terminate()
+
     def stop(self) -> None:
         """End the program, politely first, and forget what it said."""
         if self._popen.poll() is None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import threading
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ from ...command import Account, Argument, Command, Secret, find_account
 from ...errors import BadInput, EngineError, MissingTool, NotFound, PermissionDenied
 from ...model import Database, Server
 from . import settings
+from .acting import acting_as
 from .encodings import as_bytes, as_text
 from .failures import (
     known_refusal,
@@ -82,6 +82,7 @@ class Connection:
         self._raw.autocommit = True
         #: What programs' sessions can begin with on this server, as this user.
         self.further: Dict[str, str] = {}
+        self._stops: List[Callable[[], None]] = []
         # Such a server hands out bytes as they are, whatever they mean. In LATIN1 every byte is a letter.
         self._bytes_as_text = raw.get_parameter_status("server_encoding") == "SQL_ASCII"
         if self._bytes_as_text:
@@ -109,6 +110,25 @@ class Connection:
                 raise
         else:
             self.further[name] = value
+
+    def restriction(self) -> Dict[str, str]:
+        """The setting that keeps a session from reading what is no table; empty where the server does not know it."""
+        name, kinds = settings.RESTRICTION
+        return {name: kinds} if self.rows("SELECT 1 FROM pg_catalog.pg_settings WHERE name = %s", [name]) else {}
+
+    @property
+    def encoding(self) -> str:
+        """In which encoding the server sends to this session and takes what it gets."""
+        return "LATIN1" if self._bytes_as_text else "UTF8"
+
+    @contextmanager
+    def beside(self, stop: Callable[[], None]) -> Iterator[None]:
+        """Do with another session what belongs to this one: ``cancel`` also calls ``stop``, from another thread."""
+        self._stops.append(stop)
+        try:
+            yield
+        finally:
+            self._stops.remove(stop)
 
     @property
     def version(self) -> int:
@@ -167,6 +187,8 @@ class Connection:
         """Make the running statement fail, from any thread. A server that is gone has nothing to cancel."""
         import psycopg2
 
+        for stop in list(self._stops):
+            stop()
         try:
             self._raw.cancel()
         except psycopg2.Error:
@@ -279,7 +301,7 @@ class Access:
         string = self.connection_string(database, settings.for_own(own_path)) + " client_encoding='UTF8'"
         if self.password:
             string += " " + _written({"password": self.password.content.decode("utf-8")})
-        with _acting_as(self.account):
+        with acting_as(self.account):
             return psycopg2.connect(string)
 
     def _refused(self, psycopg2: Any, said: str, database: str) -> EngineError:
@@ -345,29 +367,6 @@ def require_name(name: str) -> str:
             "Write the name as the server shows it."
         )
     return name
-
-
-_acting = threading.Lock()
-
-
-@contextmanager
-def _acting_as(account: Optional[Account]) -> Iterator[None]:
-    """Be another account for as long as it takes to connect: the server sees who calls connect(2) (unix(7)).
-
-    Linux keeps an account for each thread, but the C library changes it for all of them. So this is kept short.
-    """
-    if account is None or account.uid == os.geteuid():
-        yield
-        return
-    with _acting:
-        user, group = os.geteuid(), os.getegid()
-        os.setegid(account.gid)
-        try:
-            os.seteuid(account.uid)
-            yield
-        finally:
-            os.seteuid(user)
-            os.setegid(group)
 
 
 def _driver() -> Any:

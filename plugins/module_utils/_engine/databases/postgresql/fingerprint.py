@@ -21,8 +21,6 @@ here.
 
 from __future__ import annotations
 
-import hashlib
-import io
 from dataclasses import dataclass
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -30,16 +28,12 @@ from ...errors import BadInput, EngineError, Locked, PermissionDenied, Unreachab
 from ...model import Fingerprint, FingerprintKind, TableFingerprint
 from .catalogue import Relation
 from .connection import Connection, quote_identifier
+from .copying import TEXT_FORM, Copier, NotCopied
 from .planning import UNPLANNED, Planning
 
 #: The name under which large objects are counted; no user can make a relation in pg_catalog.
 LARGE_OBJECTS = "pg_largeobject"
 
-#: Settings that change how values are written as text (PostgreSQL manual, "Client Connection Defaults").
-_TEXT_FORM = (
-    "SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; SET TimeZone = 'UTC'; SET extra_float_digits = 1;"
-    " SET bytea_output = 'hex'; SET lc_monetary = 'C'; SET xmlbinary = 'base64'"
-)
 #: hashtextextended() came with 11, and the shortest exact text of floating point numbers with 12.
 _DIGESTS_SINCE = 12
 _MODULUS = 1 << 64
@@ -52,8 +46,11 @@ _ROWS_AT_AN_END = 100
 _COUNTED, _WHOLE, _COPIED, _COPIED_COUNT = 0, -1, -2, -3
 #: How the digest of a copied table begins: it is made of other text than the others.
 _COPY_MARK = "copy:"
-#: Of how many bytes at once a copy is counted.
-_BLOCK = 1 << 20
+#: Tables with values that are stored apart (TOAST). A row of any other one has a few MiB of text at most, as what it
+#: holds is compressed to fit into a page.
+_LONG_ROWS = """
+SELECT oid FROM pg_class WHERE oid = ANY (%s::oid[]) AND reltoastrelid <> 0 AND pg_relation_size(reltoastrelid) > 0
+"""
 #: A value of more bytes is hashed by itself, or with counts stands for its length: that is known without reading it.
 _LONG = 65536
 
@@ -134,7 +131,11 @@ def affordable(connection: Connection, tables: Sequence[Relation], kind: Fingerp
 
 
 def count(
-    connection: Connection, tables: Iterable[Relation], kind: FingerprintKind, planning: Optional[Planning] = None
+    connection: Connection,
+    tables: Iterable[Relation],
+    kind: FingerprintKind,
+    copier: Copier,
+    planning: Optional[Planning] = None,
 ) -> Fingerprint:
     """Count these tables and the large objects in the session's open transaction. Raises a typed error.
 
@@ -146,10 +147,10 @@ def count(
     manners = {one.label: _WHOLE if one.label in whole else _ROWS_AT_AN_END if samples else _COUNTED for one in wanted}
     unplanned = _unplanned(connection, wanted) if planning else {one.oid for one in wanted}
     manners.update((one.label, _copying(manners[one.label])) for one in wanted if one.oid in unplanned)
-    return _Counting(connection, kind, planning).all_of(wanted, manners)
+    return _Counting(connection, kind, copier, planning).all_of(wanted, manners)
 
 
-def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerprint) -> Fingerprint:
+def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerprint, copier: Copier) -> Fingerprint:
     """Count the tables of a restored copy as those of ``like`` were counted.
 
     Their owners' code has run already with the rights of who restored them, so that it may as well be planned.
@@ -162,7 +163,7 @@ def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerp
     for one in wanted:
         if one.oid in unplanned and manners.get(one.label, _COUNTED) == _COUNTED:
             manners[one.label] = _COPIED_COUNT
-    return _Counting(connection, like.kind, None).all_of(wanted, manners)
+    return _Counting(connection, like.kind, copier, None).all_of(wanted, manners)
 
 
 def _copying(manner: int) -> int:
@@ -177,16 +178,22 @@ class _Unplanned(Exception):
 class _Counting:
     """How tables are counted in a session. With ``planning``, only what it allows is planned."""
 
-    def __init__(self, connection: Connection, kind: FingerprintKind, planning: Optional[Planning]) -> None:
-        self._connection, self._planning = connection, planning
+    def __init__(
+        self, connection: Connection, kind: FingerprintKind, copier: Copier, planning: Optional[Planning]
+    ) -> None:
+        self._connection, self._copier, self._planning = connection, copier, planning
         self._kind, self._thoroughly = kind, kind is FingerprintKind.DIGEST
+        self._long: Set[int] = set()
 
     def all_of(self, tables: List[Relation], manners: Mapping[str, int]) -> Fingerprint:
         counted: Dict[str, TableFingerprint] = {}
         columns: Dict[int, List[_Column]] = {}
+        for name, kinds in self._connection.restriction().items():
+            self._connection.run(f"SET {name} = '{kinds}'")
+        self._long = {oid for (oid,) in self._connection.rows(_LONG_ROWS, [[table.oid for table in tables]])}
         # Before, there is no digest, no generated column, and no column that says so.
         if any(manners.values()) and self._connection.version >= _DIGESTS_SINCE * 10000:
-            self._connection.run(_TEXT_FORM)
+            self._connection.run(TEXT_FORM)
             columns = _columns(self._connection, tables)
         for table in tables:
             counted[table.label] = self._measured(table, columns.get(table.oid, []), manners.get(table.label, _COUNTED))
@@ -201,7 +208,7 @@ class _Counting:
         A savepoint gives back the locks that a question takes on indexes: a server has room for a few thousand in all.
         """
         if manner in (_COPIED, _COPIED_COUNT):
-            return _copied(self._connection, table, columns, manner == _COPIED, self._thoroughly)
+            return self._copied(table, columns, manner == _COPIED)
         self._connection.run("SAVEPOINT question")
         try:
             return self._asked(table, columns, manner)
@@ -217,6 +224,23 @@ class _Counting:
             if self._connection.usable:
                 self._connection.run("ROLLBACK TO SAVEPOINT question; RELEASE SAVEPOINT question")
         return self._measured(table, columns, manner)
+
+    def _copied(self, table: Relation, columns: List[_Column], hashed: bool) -> TableFingerprint:
+        """Count a table without a query. With counts, a digest is of short columns only."""
+        used = columns if self._thoroughly else [one for one in columns if one.short and one.portable]
+        if hashed and used:
+            try:
+                rows, digest = self._copier.digest(self._connection, _copy(table, used), self._may_be_long(table, used))
+            except NotCopied:
+                return self._copied(table, columns, False)
+            return TableFingerprint(rows, f"{_COPY_MARK}{digest % _MODULUS:016x}")
+        used = _shortest(columns)
+        return TableFingerprint(
+            self._copier.count(self._connection, _copy(table, used), self._may_be_long(table, used))
+        )
+
+    def _may_be_long(self, table: Relation, used: Sequence[_Column]) -> bool:
+        return table.oid in self._long and not all(one.short for one in used)
 
     def _asked(self, table: Relation, columns: List[_Column], manner: int) -> TableFingerprint:
         question, ends = _question(table, columns, manner, self._thoroughly)
@@ -276,48 +300,9 @@ def _question(table: Relation, columns: List[_Column], manner: int, thoroughly: 
     return _SAMPLE_DIGEST.format(table=table.identifier, hash=line, up=up, down=down, rows=int(manner)), int(manner)
 
 
-class _HashedRows:
-    """Where the rows of a COPY arrive, one after the other, to be counted and hashed."""
-
-    def __init__(self) -> None:
-        self.rows, self.sum = 0, 0
-
-    def write(self, row: bytes) -> int:
-        self.rows += 1
-        self.sum += int.from_bytes(hashlib.sha256(row).digest()[:8], "big")
-        return len(row)
-
-
-class _CountedRows(io.RawIOBase):
-    """Where the rows of a COPY arrive in large blocks, only to be counted."""
-
-    rows = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, block: Any) -> int:
-        # A line break within a value is escaped (PostgreSQL manual, COPY, "Text Format").
-        self.rows += bytes(block).count(b"\n")
-        return len(block)
-
-
-def _copied(
-    connection: Connection, table: Relation, columns: List[_Column], hashed: bool, thoroughly: bool
-) -> TableFingerprint:
-    """Count a table without a query. A row is in memory here, so that a digest with counts is of short columns only.
-
-    For a count alone, the shortest column stands for a row.
-    """
-    used = columns if thoroughly else [one for one in columns if one.short and one.portable]
-    if hashed and used:
-        arrived = _HashedRows()
-        connection.copy_out(_copy(table, used), arrived)
-        return TableFingerprint(arrived.rows, f"{_COPY_MARK}{arrived.sum % _MODULUS:016x}")
-    counted = _CountedRows()
-    with io.BufferedWriter(counted, _BLOCK) as buffered:
-        connection.copy_out(_copy(table, sorted(columns, key=lambda one: (not one.short, one.length))[:1]), buffered)
-    return TableFingerprint(counted.rows)
+def _shortest(columns: Sequence[_Column]) -> List[_Column]:
+    """The column that stands for a row which is only counted."""
+    return sorted(columns, key=lambda one: (not one.short, one.length))[:1]
 
 
 def _copy(table: Relation, columns: Sequence[_Column]) -> str:

@@ -42,6 +42,10 @@ _OWN_SINCE = {14_00_00: "idle_session_timeout", 17_00_00: "transaction_timeout"}
 #: A server without POLLRDHUP has it, and accepts no other value than 0 (PostgreSQL manual, "TCP Settings").
 _ATTENTION = {14_00_00: ("client_connection_check_interval", "30s")}
 
+#: A view or foreign table in the place of a table is refused instead of read, which would run its owner's code with our
+#: rights (CVE-2024-7348). Servers know it since the minor releases of August 2024; pg_dump sets the same.
+RESTRICTION = ("restrict_nonsystem_relation_kind", "view, foreign-table")
+
 #: No time limit on the long statements of a backup. Programs of PostgreSQL's set the same, once they have connected.
 _PATIENCE = {"statement_timeout": "0", "lock_timeout": "0"}
 

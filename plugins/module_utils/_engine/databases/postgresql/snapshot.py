@@ -31,6 +31,7 @@ from ..base import DumpFacts, DumpOptions, Snapshot, differing
 from . import catalogue, definition, fingerprint, planning, settings
 from .catalogue import Relation, Selection
 from .connection import Access, Connection
+from .copying import Copier
 from .encodings import readable
 from .failures import sqlstate
 from .tools import Tool, dumper
@@ -82,6 +83,7 @@ class PostgresqlSnapshot(Snapshot):
         standby = bool(held.value("SELECT pg_is_in_recovery()"))
         selection, self._files = _lock_and_freeze(held, options)
         self._access, self._database = access, database
+        self._copier = Copier(access, database, str(held.value("SELECT pg_export_snapshot()")))
         self._tables = selection.counted(unlogged=not standby)
         major = held.version // 10000
         tool = dumper("pg_dump", major)
@@ -142,7 +144,8 @@ class PostgresqlSnapshot(Snapshot):
         self._held.run("SAVEPOINT fingerprint")
         if self._options.fingerprint is FingerprintKind.COUNTS:
             self._held.run("SET LOCAL jit = off")
-        counted = fingerprint.count(self._held, self._tables, self._options.fingerprint, self._planning)
+        kind = self._options.fingerprint
+        counted = fingerprint.count(self._held, self._tables, kind, self._copier, self._planning)
         if counted.undigested:
             self.facts = replace(self.facts, warnings=(*self.facts.warnings, _undigested(counted.undigested)))
         return counted
@@ -209,8 +212,8 @@ def _dangling(roles: Sequence[str]) -> str:
 
 def _undigested(tables: Sequence[str]) -> str:
     return (
-        f"{differing(tables, 'No digest could be made of')}: the server cannot write these values as text. "
-        "Their rows are counted, and a verification calls their contents unverifiable."
+        f"{differing(tables, 'No digest could be made of')}: the server or psql cannot write these values as "
+        "text. Their rows are counted, and a verification calls their contents unverifiable."
     )
 
 
@@ -277,7 +280,8 @@ def _dump(
     if standby:
         arguments.append("--no-unlogged-table-data")
     arguments += ["--exclude-table=" + as_argument(held, one.identifier) for one in selection.left_out]
-    arguments.append(f"--dbname={access.connection_string(database, {**settings.for_dump(), **held.further})}")
+    session = {**settings.for_dump(), **held.further, **held.restriction()}
+    arguments.append(f"--dbname={access.connection_string(database, session)}")
     return access.command("pg_dump", tuple(arguments))
 
 

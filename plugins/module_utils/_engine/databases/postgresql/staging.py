@@ -37,6 +37,7 @@ from ..base import Save, Staging, differing
 from . import catalogue, complaints, definition, fingerprint, preflight, promotion, settings, subscriptions, tools
 from .assertion import rows_of
 from .connection import Access, Connection
+from .copying import Copier
 from .definition import Properties
 
 _INVALID_INDEXES = """
@@ -140,7 +141,8 @@ class PostgresqlStaging(Staging):
             tables = catalogue.select(inside, ()).counted(unlogged=True)
             # A standby has no rows of unlogged tables, so that its backups hold such tables without counting them.
             counted = [table for table in tables if table.label in like.tables or not table.unlogged]
-            return inside.interruptibly(lambda: fingerprint.count_like(inside, counted, like))
+            copier = Copier(self._access, self._staged)
+            return inside.interruptibly(lambda: fingerprint.count_like(inside, counted, like, copier))
 
     def query(self, sql: str) -> List[Tuple[Any, ...]]:
         with self._access.connect(self._staged, own_path=False) as inside:
