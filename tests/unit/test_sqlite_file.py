@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 from _engine.databases import open_engine
 from _engine.databases.base import DumpOptions
+from _engine.databases.sqlite.copy import copy_plain
 from _engine.databases.sqlite.engine import SqliteEngine
 from _engine.databases.sqlite.file import Kind, classify, kind_of, parse_header, pinned, read_start, resolve
+from _engine.databases.sqlite.opaque import copy_opaque
 from _engine.errors import BadInput, Damaged, EngineError, NotADatabase, NotFound
 from _engine.model import Database, EngineName, FingerprintKind
 
@@ -220,3 +222,21 @@ def test_the_manifest_learns_the_permission_bits(tmp_path: Path) -> None:
         assert snapshot.facts.tool_versions == {"sqlite": sqlite3.sqlite_version}
         assert snapshot.facts.opaque is False
         assert snapshot.globals is None
+
+
+@pytest.mark.parametrize("kind", [Kind.PLAIN, Kind.OPAQUE])
+def test_an_empty_copy_is_not_made_empty_which_would_write_all_of_it_to_the_disk(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emptied = []
+    for name in ("truncate", "ftruncate"):
+        monkeypatch.setattr(os, name, lambda file, size: emptied.append((file, size)))
+    source = make_database(tmp_path / "shop.db", "CREATE TABLE items (name)", "INSERT INTO items VALUES ('tea')")
+    with open(tmp_path / "copy", "wb") as copy:
+        if kind is Kind.PLAIN:
+            copy_plain(source, tmp_path / "copy", 5.0)
+        else:
+            copy_opaque(source, copy.fileno(), 5.0)
+
+    assert emptied == []
+    assert (tmp_path / "copy").read_bytes()[100:] == source.read_bytes()[100:]

@@ -223,7 +223,11 @@ class Pipe:
         if isinstance(stream, Channel):
             self._copy(source, self._take(stream), stream.NAME, needed=True)
         elif isinstance(stream, Path):
-            target = self._keep(os.open(stream, os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC))
+            target = self._keep(os.open(stream, os.O_WRONLY | os.O_CLOEXEC))
+            # What was made empty, even if it was empty before, is written to the disk as soon as it is closed (ext4(5),
+            # auto_da_alloc), and this one may be removed soon.
+            if os.fstat(target).st_size:
+                os.ftruncate(target, 0)
             self._copy(source, target, str(stream))
         else:
             self._processes.append(Process(stream, stdin=source))

@@ -23,7 +23,7 @@ from typing import Callable, Iterator, List, Optional, Tuple
 
 from ...errors import Locked
 from .connect import CANNOT_OPEN, READ_ONLY, connect, is_locked, raise_sqlite_error, still_locked
-from .file import SHM, WAL, Header, beside, parse_header, pinned, raise_os_error, read_start
+from .file import SHM, WAL, Header, beside, empty, parse_header, pinned, raise_os_error, read_start
 from .lock import Deadline, own_database
 
 #: 4 MiB with the usual page size: often enough for signals, and not a measurable cost.
@@ -64,7 +64,7 @@ def copy_plain(source: Path, copy: Path, lock_timeout: float) -> Copied:
     try:
         with pinned(source):
             if not _copied_between_writers(source, copy, deadline):
-                os.truncate(copy, 0)
+                empty(copy)
                 began = time.monotonic()
                 with _reading(source, deadline) as connection:
                     _copy(connection, copy, _RestartRefused())

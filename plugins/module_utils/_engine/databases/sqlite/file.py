@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Dict, Iterator, List, NoReturn, Optional, Tuple
+from typing import Dict, Iterator, List, NoReturn, Optional, Tuple, Union
 
 from ...errors import BadInput, Damaged, EngineError, NoSpace, NotADatabase, NotFound, PermissionDenied
 from ...timespan import format_size
@@ -104,6 +104,16 @@ def size_of(path: Path) -> int:
         with suppress(FileNotFoundError):
             total += os.stat(file).st_size
     return total
+
+
+def empty(file: Union[Path, int]) -> None:
+    """Make a file empty, given by its path or a descriptor, and leave one alone that is.
+
+    What was made empty is written to the disk as soon as it is closed, even if it was empty before (ext4(5),
+    auto_da_alloc): of a copy that is soon removed, all of it for nothing.
+    """
+    if os.stat(file).st_size:
+        os.truncate(file, 0)
 
 
 def classify(path: Path) -> Optional[Kind]:

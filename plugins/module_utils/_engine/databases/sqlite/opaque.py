@@ -27,7 +27,7 @@ from typing import Iterator, List, Optional, Tuple
 
 from ...errors import Damaged, Locked
 from .connect import still_locked
-from .file import JOURNAL, SHM, WAL, beside, raise_os_error
+from .file import JOURNAL, SHM, WAL, beside, empty, raise_os_error
 from .lock import (
     CONNECTED,
     READ_MARKS,
@@ -154,7 +154,7 @@ def has_journal(source: Path) -> bool:
 
 
 def _copy_file(database: int, copy: int) -> None:
-    os.ftruncate(copy, 0)
+    empty(copy)
     offset = 0
     while True:
         block = os.pread(database, _BLOCK, offset)
