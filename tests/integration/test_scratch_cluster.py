@@ -301,6 +301,7 @@ def test_the_server_has_no_secret_and_leaves_no_core_file(
             with suppress(OSError):
                 assert b"hush" not in Path(f"/proc/{pid}/environ").read_bytes()
                 assert "Max core file size        0                    0" in Path(f"/proc/{pid}/limits").read_text()
+                assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == 1000
                 seen.append(pid)
 
     monkeypatch.setenv("ORDERS_PASSWORD", "hush")

@@ -16,8 +16,10 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
+import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence
@@ -39,6 +41,8 @@ from .connection import Access
 _EMPTY_BYTES = 512 << 20
 _FACTOR = 4
 _START_SECONDS = 120.0
+#: How often the server's disk is looked at, in seconds, and the share of it that the server leaves to others.
+_LOOK_SECONDS, _SHARE_LEFT = 0.1, 10
 #: A path of a Unix socket is no longer than this (unix(7)), and its name in the directory is /.s.PGSQL.5432.
 _LONGEST_SOCKET = 107 - len("/.s.PGSQL.5432")
 
@@ -108,11 +112,12 @@ def running(needs: Needs, scratch: Scratch) -> Iterator[Cluster]:
                 f"The scratch server has no directory in {parent}: {reason_of(error)}. Set scratch.path."
             ) from None
         inner = _given_to(account, outer)
+        guard = _Guard(parent, needs)
         confinement = Confinement(account, inner, scratch.isolated)
         name = f"fleet_backup_{secrets.token_hex(8)}"
         _run(confinement, _initialisation(programs, inner, name))
         settings = _settings(needs, programs, inner)
-        superuser = stack.enter_context(_served(confinement, programs, settings, _access(inner, name, account)))
+        superuser = stack.enter_context(_served(confinement, programs, settings, _access(inner, name, account), guard))
         yield Cluster(superuser, account, inner)
 
 
@@ -144,12 +149,57 @@ def _account(scratch: Scratch) -> Optional[Account]:
     )
 
 
+class _Guard(threading.Thread):
+    """Stops a server before it fills the disk: the code that it runs decides how much it writes, and is an owner's."""
+
+    def __init__(self, parent: Path, needs: Needs) -> None:
+        super().__init__(daemon=True)
+        usage = shutil.disk_usage(parent)
+        spare = usage.free - _wanted(needs)
+        # Of a disk that is nearly too small, less: what the database is known to need it gets.
+        self._floor = min(usage.total // _SHARE_LEFT, max(spare // 2, _EMPTY_BYTES // 4))
+        self._parent, self._over = parent, threading.Event()
+        self._process: Optional[Process] = None
+        self._stopped = False
+
+    def watch(self, process: Process) -> None:
+        self._process = process
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(_LOOK_SECONDS):
+            if shutil.disk_usage(self._parent).free < self._floor and self._process and not self._process.ended:
+                self._stopped = True
+                with suppress(ProcessLookupError):
+                    os.kill(self._process.pid, signal.SIGTERM)
+                return
+
+    def end(self) -> None:
+        self._over.set()
+        if self._process:
+            self.join()
+
+    def explained(self, error: EngineError) -> EngineError:
+        """Why the server failed: an error, or that it was stopped."""
+        if not self._stopped:
+            return error
+        return NoSpace(
+            f"{self._parent}: the scratch server was stopped when it had left only {format_size(self._floor)} free. "
+            "Free space there, or set scratch.path to a directory with more; if the database is small, look at what "
+            "its functions do when it is restored."
+        )
+
+
+def _wanted(needs: Needs) -> int:
+    return needs.bytes * _FACTOR + _EMPTY_BYTES
+
+
 def _require_space(parent: Path, needs: Needs) -> None:
     try:
         free = shutil.disk_usage(parent).free
     except OSError as error:
         raise Unverifiable(f"scratch.path: {parent}: {error.strerror}. Name an existing directory.") from None
-    wanted = needs.bytes * _FACTOR + _EMPTY_BYTES
+    wanted = _wanted(needs)
     if free < wanted:
         raise NoSpace(
             f"{parent}: {format_size(free)} free, but the scratch server needs about {format_size(wanted)}. "
@@ -247,14 +297,20 @@ def _run(confinement: Confinement, arguments: List[str]) -> None:
 
 
 @contextmanager
-def _served(confinement: Confinement, programs: Path, settings: Dict[str, str], superuser: Access) -> Iterator[Access]:
+def _served(
+    confinement: Confinement, programs: Path, settings: Dict[str, str], superuser: Access, guard: _Guard
+) -> Iterator[Access]:
     arguments = [str(programs / "postgres"), "-D", str(confinement.directory / "data")]
     arguments += [f"--{name}={value}" for name, value in settings.items()]
     process = Process(confined("postgres", arguments, confinement))
+    guard.watch(process)
     try:
         _await(process, superuser)
         yield superuser
+    except EngineError as error:
+        raise guard.explained(error) from error
     finally:
+        guard.end()
         process.stop()
 
 
