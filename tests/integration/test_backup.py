@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import sqlite3
@@ -29,6 +31,7 @@ from _engine.errors import (
     NotADatabase,
     NotFound,
     PartlyDone,
+    PermissionDenied,
     RepositoryUnusable,
     Shrunk,
     TimedOut,
@@ -374,6 +377,16 @@ def test_a_state_directory_that_cannot_be_used_is_explained(world: World, small_
         world.backup()
     world.host = replace(world.host, state=world.path / "state")
     with pytest.raises(EngineError, match="FLEET_BACKUP_STATE"):
+        world.backup()
+    assert world.files() == []
+
+
+def test_a_state_where_nothing_can_be_locked_is_explained(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with pytest.raises(PermissionDenied, match="locks of this host cannot be taken.*Keep its state on a local disk"):
         world.backup()
     assert world.files() == []
 

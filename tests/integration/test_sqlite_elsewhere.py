@@ -21,6 +21,7 @@ from _engine.errors import Refused
 from _engine.model import Database, EngineName
 from _engine.restore import plan_restore
 from sqlite_processes import engine_for, holding, manifest_of, options
+from test_agent import Agent
 from world import World
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file, which only root may")
@@ -98,6 +99,17 @@ def test_a_dry_run_of_a_restore_says_what_would_keep_the_old_file(tmp_path: Path
         )
         with pytest.raises(Refused, match="cannot be replaced"):
             plan_restore(request, world.host)
+
+
+def test_a_deployment_is_told_what_its_backups_would_refuse(tmp_path: Path) -> None:
+    """The playbook deploy ends with this command, and its ledger has what it says."""
+    world = World(tmp_path / "world")
+    world.make_shop()
+    agent = Agent(world)
+    agent.job("shop")
+    agent.run("config", "check")
+    os.link(world.path, world.path.with_name("other.db"))
+    assert "shop.db has 2 hard links" in agent.run("config", "check", status=2)
 
 
 def test_a_link_that_appears_while_a_restore_runs_stops_it_before_the_swap(host: Path, tmp_path: Path) -> None:

@@ -105,6 +105,7 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"retention": {"keep_within": "soon"}}, 'keep_within: "soon" is not a duration'),
         ({"compression": "zstd", "compression_level": 99}, "compression_level 99 is out of range"),
         ({"min_size_ratio": 2}, "2 is no share"),
+        ({"min_size_ratio": 10**400}, "10000000000000000000 is no share"),
         ({"globals": "yes"}, "globals .*true or false, and is text"),
         ({"encryption": {"method": "rot13"}}, 'encryption: method .*"rot13"'),
         ({"accept_encryption": ["rot13"]}, 'accept_encryption .*"rot13"'),
@@ -144,10 +145,13 @@ def test_a_broken_file_stops_no_other_job(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     (tmp_path / "gone.json").symlink_to("nowhere")
+    (tmp_path / "half.json").write_text(json.dumps({**SHOP, "database": "/srv/\ud800.db"}))
+    (tmp_path / "huge.json").write_text(json.dumps({**SHOP, "min_size_ratio": 10**400}))
     (tmp_path / ".shop.json.swp").write_text("an editor's")
     jobs, broken = read_jobs(tmp_path, "web1")
     assert [job.name for job in jobs] == ["shop"]
-    assert [job.name for job in broken] == ["cut", "deep", "gone", "list"]
+    assert [job.name for job in broken] == ["cut", "deep", "gone", "half", "huge", "list"]
+    assert all(job.error.code in ("bad_input", "permission_denied") for job in broken)
     assert all(str(tmp_path) in str(job.error) for job in broken)
 
 

@@ -102,7 +102,7 @@ def test_an_error_that_nobody_foresaw_says_where_it_came_from_and_quotes_nothing
         (RuntimeError("can't start new thread"), "failed", "no thread can be started"),
         (MemoryError(), "no_space", "not enough memory"),
         (ModuleNotFoundError("No module named 'x'", name="x"), "missing_tool", "(x)"),
-        (UnicodeEncodeError("utf-8", "caf\udcff", 3, 4, "surrogates not allowed"), "unexpected", "UnicodeEncodeError"),
+        (UnicodeEncodeError("utf-8", "caf\udcff", 3, 4, "surrogates not allowed"), "bad_input", "UTF-8 can write (at "),
     ],
 )
 def test_what_the_system_refuses_comes_with_the_next_step(error: Exception, code: str, says: str) -> None:

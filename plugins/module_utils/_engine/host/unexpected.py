@@ -11,7 +11,7 @@ import os
 from types import TracebackType
 from typing import List, Optional
 
-from ..errors import EngineError, MissingTool, NoSpace, PermissionDenied, Stopped, Unexpected
+from ..errors import BadInput, EngineError, MissingTool, NoSpace, PermissionDenied, Stopped, Unexpected
 
 #: How many places of the code are named, the innermost first.
 _PLACES = 3
@@ -42,6 +42,12 @@ def explained(error: BaseException, label: str) -> EngineError:
         return EngineError(f"{label} failed: no thread can be started. {_HINTS[errno.EAGAIN]}")
     if isinstance(error, ImportError):
         return MissingTool(f"{label} failed: a library cannot be loaded ({error.name or 'unknown'}). Install it again.")
+    if isinstance(error, UnicodeEncodeError):
+        # JSON can write half a character (RFC 8259, 8.2), which no file, program or server takes as a name.
+        return BadInput(
+            f"{label} failed: one of its names or values is not text that UTF-8 can write (at "
+            f"{_places(error.__traceback__)}). Correct it."
+        )
     return Unexpected(
         f"{label} failed unexpectedly: {type(error).__name__} at {_places(error.__traceback__)}. "
         "This is a fault of fleet.backup: please report it with this line."

@@ -21,6 +21,7 @@ from ...backup import BackupRequest
 from ...databases import open_engine
 from ...errors import BadInput, EngineError, PermissionDenied
 from ...host.small import read_small
+from ...host.unexpected import explained
 from ...model import (
     Compression,
     Database,
@@ -75,8 +76,9 @@ def read_jobs(directory: Path, host: str) -> Tuple[Tuple[Job, ...], Tuple[Broken
     for path in paths:
         try:
             jobs.append(_read_file(path, host))
-        except EngineError as error:
-            broken.append(BrokenJob(path.stem, error))
+        except Exception as error:
+            # One file that nobody foresaw must not keep all the other jobs from being done.
+            broken.append(BrokenJob(path.stem, explained(error, f"Reading {path}")))
     return tuple(jobs), tuple(broken)
 
 

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Tuple
 
 from ...errors import BadInput
 from ...host.small import read_small
+from ...host.unexpected import explained
 from ..config.fields import Fields
 from .apprise import read_apprise
 from .base import Channel, Route
@@ -84,8 +85,9 @@ def channels_of(document: Any, where: str) -> Channels:
             if route.name in names:
                 raise BadInput(f'{where}: two channels are named "{route.name}". Rename one of them.')
             routes.append(route)
-        except BadInput as error:
-            problems.append(str(error))
+        except Exception as error:
+            # Whatever is wrong with one channel keeps no other one from telling.
+            problems.append(str(explained(error, f"Reading {place}")))
         if isinstance(name, str):
             names.append(name)
     return Channels(tuple(routes), tuple(names), tuple(problems))

@@ -361,7 +361,8 @@ def require_name(name: str) -> str:
     """A database's name that PostgreSQL takes as it is. Raises BadInput."""
     if not name or "\0" in name:
         raise BadInput("database: a PostgreSQL database needs a name. Write its name, without a path.")
-    if len(name.encode("utf-8")) > LONGEST_NAME:
+    # Half a character is refused where a name is written down (backup.py), and no server has such a one.
+    if len(name.encode("utf-8", "surrogatepass")) > LONGEST_NAME:
         raise BadInput(
             f'database: "{name}" is longer than {LONGEST_NAME} bytes, and PostgreSQL would cut it to another name. '
             "Write the name as the server shows it."
