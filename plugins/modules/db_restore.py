@@ -286,6 +286,12 @@ backup:
       description: Why it must not be counted on, where that is known.
       type: str
       sample: its artefact shop-20260301T020000Z.dump.zst.aes is missing
+    foreign:
+      description:
+        - Whether this host takes the backups in this place and did not write this one. It then counts for nothing.
+        - Always V(false) on a host that takes no backups there.
+      type: bool
+      sample: false
 repository:
   description: The repository that it was or would be restored from.
   returned: success

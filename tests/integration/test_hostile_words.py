@@ -17,6 +17,7 @@ import pytest
 
 from _engine.agent.ledger import entries_of, lines_of
 from _engine.agent.notifications.events import Event, Kind, LastGood
+from _engine.scratch import Purpose
 from _engine.state import Progress, audit
 from test_agent import Agent
 from world import World
@@ -58,6 +59,34 @@ def test_a_hostile_proof_label_and_database_steer_no_command(agent: Agent) -> No
             text = said(agent, *command, *options)
             assert unsafe(text) == [], (command, text)
             assert not any(line.startswith("# d: fine") for line in text.splitlines()), text
+
+
+def test_leftovers_whose_names_are_not_utf8_end_no_command(agent: Agent, tmp_path: Path) -> None:
+    agent.run("run", "shop")
+    odd, world = tmp_path / "tmp", agent.world
+    odd.mkdir()
+    (manifest,) = world.directory.glob("*.manifest.json")
+    for purpose in Purpose:
+        (odd / f"{purpose.value}\udce9\udcff").mkdir()
+        (odd / f"{purpose.value}\udce9\udcff" / "lock").touch()
+    for name in ("shop-20260101T000000Z-\udce9.dump", ".\udce9.tmp", "\udce9.manifest.json", "\udce9.proofs"):
+        (world.directory / name).write_bytes(b"x")
+    for name in ("locks/\udce9.lock", "status/\udce9.json", "status/\udce9.tmp"):
+        (world.host.state / name).parent.mkdir(exist_ok=True)
+        (world.host.state / name).write_bytes(b"process 1 since x")
+    (world.path.parent / ".shop.db.\udce9.restoring").write_bytes(b"x")
+    environment = {**os.environ, "TMPDIR": str(odd)}
+    backup = json.loads(manifest.read_text())["id"]
+    for command in (["list"], ["status"], ["show", "shop", "--backup", backup], ["unlock", "--dry-run"], ["unlock"]):
+        for options in ([], ["--json"]):
+            done = subprocess.run(agent.command(*command, *options), env=environment, capture_output=True, check=False)
+            assert b"Traceback" not in done.stderr and done.returncode in (0, 1), (command, done)
+            assert unsafe(done.stdout.decode()) == []
+            if options:
+                assert json.loads(done.stdout)
+            if command == ["unlock", "--dry-run"] and options:
+                assert b"fleet-backup-spool-" in done.stdout, done.stdout
+    assert list(odd.iterdir()) == []
 
 
 def test_hostile_work_of_another_process_steers_no_status(agent: Agent) -> None:

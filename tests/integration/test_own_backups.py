@@ -17,7 +17,9 @@ import pytest
 from _engine import keys
 from _engine.agent.console.facts import proof_of
 from _engine.catalogue import read_place
+from _engine.documents import repository_document
 from _engine.errors import BadManifest, Locked, Refused
+from _engine.info import InfoRequest, inform
 from _engine.model import Level, Place, Policy
 from _engine.rekey import RekeyRequest, SlotChange, rekey
 from _engine.repositories.base import Content
@@ -65,6 +67,9 @@ def test_latest_is_never_silently_a_planted_backup(world: World) -> None:
         true,
         [f"{forged[1]}.manifest.json"],
     )
+    (info,) = inform(InfoRequest((world.repository,)), world.host).repositories
+    told = {one["id"]: one["foreign"] for one in repository_document(info)["backups"]}
+    assert told == {**dict.fromkeys(true, False), **dict.fromkeys(forged, True)}
     assert [proof_of(one).split(":")[0] for one in catalogue.backups] == ["unproven"] * 2 + ["FOREIGN"] * 2
     for before in (None, world.clock.moment):
         with pytest.raises(BadManifest, match=f"{forged[1]}.*was not written by this host.*{true[1]}"):

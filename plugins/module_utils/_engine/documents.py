@@ -54,12 +54,13 @@ def manifest_document(manifest: Manifest) -> Dict[str, Any]:
 
 
 def backup_document(backup: Backup) -> Dict[str, Any]:
-    """A backup as found: its manifest, how far it is proven, and whether it is known to be bad."""
+    """A backup as found: its manifest, how far it is proven, and whether it is bad or foreign."""
     return dict(
         manifest_document(backup.manifest),
         path=backup.place.path,
         proof=_strongest_proof(backup),
         known_bad=backup.known_bad,
+        foreign=backup.foreign,
     )
 
 

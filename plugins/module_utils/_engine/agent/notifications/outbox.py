@@ -18,7 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from ...errors import BadInput, PermissionDenied
 from ...state import Host
@@ -28,6 +28,8 @@ from .files import make_directory, read_json, write_json
 
 #: How many messages wait for one channel, and for how long. What is older tells nobody what to do now.
 LIMIT, MAX_AGE = 100, timedelta(days=7)
+#: How many one run takes at most, as each is an open file; the next run takes the others.
+_TAKEN = 500
 
 _counter = itertools.count()
 
@@ -93,34 +95,50 @@ def waiting(state: Path) -> Dict[str, int]:
 
 
 def take(state: Path, now: datetime) -> Tuple[List[Letter], List[str]]:
-    """The messages that nobody is sending, oldest first; and what was given up, in sentences.
+    """The messages that nobody is sending, oldest first; and what was given up, a sentence for each reason.
 
-    Those that are too old or too many are removed.
+    Those that are too old or too many are removed, each before the next one is opened: thousands may wait.
     """
-    found: Dict[str, List[Letter]] = {}
-    given_up: List[str] = []
+    by_channel: Dict[str, List[Path]] = {}
     for path in _paths(state):
-        try:
-            letter = _lock(path)
-        except (BadInput, ValueError):
-            path.unlink()
-            given_up.append(f"{path.name} in the outbox was no message, and was removed.")
-            continue
-        if letter is not None:
-            found.setdefault(letter.channel, []).append(letter)
+        by_channel.setdefault(_channel(path), []).append(path)
     letters: List[Letter] = []
-    for channel, mine in found.items():
-        dropped: List[Letter] = []
-        for position, letter in enumerate(mine):
-            doomed = now - letter.event.time > MAX_AGE or len(mine) - position > LIMIT
-            (dropped if doomed else letters).append(letter)
-        for letter in dropped:
-            letter.sent()
-        if dropped:
-            more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
-            newest = dropped[-1].event.subject
-            given_up.append(f"The message '{newest}'{more} could not be sent to {channel}, and is dropped.")
-    return letters, given_up
+    dropped: List[Event] = []
+    damaged: List[str] = []
+    for paths in by_channel.values():
+        for position, path in enumerate(paths):
+            try:
+                letter = _lock(path)
+            except (BadInput, ValueError):
+                path.unlink()
+                damaged.append(path.name)
+                continue
+            if letter is None:
+                continue
+            if now - letter.event.time > MAX_AGE or len(paths) - position > LIMIT:
+                letter.sent()
+                dropped.append(letter.event)
+            elif len(letters) == _TAKEN:
+                letter.kept()
+            else:
+                letters.append(letter)
+    letters.sort(key=lambda letter: letter.path.name)
+    return letters, _given_up(dropped, damaged)
+
+
+def _given_up(dropped: Sequence[Event], damaged: Sequence[str]) -> List[str]:
+    told = []
+    if dropped:
+        newest = max(dropped, key=lambda event: event.time)
+        told.append(f"The message '{newest.subject}'{and_more(dropped)} could not be sent, and is dropped.")
+    if damaged:
+        told.append(f"{damaged[0]}{and_more(damaged)} in the outbox was no message, and was removed.")
+    return told
+
+
+def and_more(found: Sequence[object]) -> str:
+    """How many there are besides the one that is named."""
+    return f" and {len(found) - 1} more" if len(found) > 1 else ""
 
 
 def _paths(state: Path) -> Iterator[Path]:

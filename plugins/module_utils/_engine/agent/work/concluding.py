@@ -29,7 +29,7 @@ from ..notifications.courier import Courier, Parcel
 from ..notifications.events import Event, Kind, LastGood
 from ..notifications.heartbeat import Heartbeat
 from ..notifications.memory import Memory, decide, path_of, recall, remember
-from ..notifications.outbox import Letter, note_failure, post, take
+from ..notifications.outbox import Letter, and_more, note_failure, post, take
 from ..notifications.reading import Channels, read_channels
 from ..notifications.web import Address
 from .apart import look
@@ -41,6 +41,8 @@ _PATIENCE = 15.0
 _GRACE = 1.0
 #: How long another run of the same job may take to decide what it tells, in seconds.
 _LOCK_TIMEOUT = 5.0
+#: How many channels that are gone a warning names.
+_NAMED = 5
 _NEVER = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -80,6 +82,7 @@ class Concluding:
     def _send_what_waits(self) -> None:
         letters, given_up = take(self._host.state, self._host.now())
         routes = {route.name: route for route in self._channels.routes}
+        gone: List[Letter] = []
         for letter in letters:
             if letter.channel in routes:
                 self._courier(routes[letter.channel]).hand(Parcel(letter.event, letter))
@@ -88,7 +91,10 @@ class Concluding:
                 letter.kept()
             else:
                 letter.sent()
-                given_up.append(f"'{letter.event.subject}' was for the channel {letter.channel}, which is gone.")
+                gone.append(letter)
+        if gone:
+            named = ", ".join(sorted({letter.channel for letter in gone})[:_NAMED])
+            given_up.append(f"'{gone[-1].event.subject}'{and_more(gone)} was for a channel that is gone: {named}.")
         for sentence in given_up:
             self._warn("outbox", sentence, self._warnings)
 

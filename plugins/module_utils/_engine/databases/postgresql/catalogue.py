@@ -33,16 +33,25 @@ WITH RECURSIVE tree AS (
 ) SELECT oid FROM tree
 """
 
-#: What a restore would stumble over when these tables are missing: foreign keys to them, and views on them.
+#: What a restore would stumble over when these tables are missing: foreign keys to them, views on them, rules
+#: that use them, and constraint triggers that name them, which the server drops with them.
 _REFERRERS = """
 SELECT 'table ' || o.conrelid::regclass, 'the foreign key ' || quote_ident(o.conname), o.confrelid::regclass::text
   FROM pg_constraint o
  WHERE o.contype = 'f' AND o.confrelid = ANY (%(left_out)s::oid[]) AND o.conrelid <> ALL (%(left_out)s::oid[])
 UNION
-SELECT 'view ' || r.ev_class::regclass, 'its query', d.refobjid::regclass::text
-  FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid
+SELECT CASE WHEN c.relkind IN ('v', 'm') THEN 'view ' ELSE 'table ' END || r.ev_class::regclass,
+       CASE WHEN c.relkind IN ('v', 'm') THEN 'its query' ELSE 'the rule ' || quote_ident(r.rulename) END,
+       d.refobjid::regclass::text
+  FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid JOIN pg_class c ON c.oid = r.ev_class
  WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
    AND d.refobjid = ANY (%(left_out)s::oid[]) AND r.ev_class <> ALL (%(left_out)s::oid[])
+UNION
+SELECT 'table ' || t.tgrelid::regclass, 'the constraint trigger ' || quote_ident(t.tgname),
+       t.tgconstrrelid::regclass::text
+  FROM pg_trigger t
+ WHERE NOT t.tgisinternal AND t.tgconstrrelid = ANY (%(left_out)s::oid[])
+   AND t.tgrelid <> ALL (%(left_out)s::oid[])
  ORDER BY 1, 2, 3
 """
 
