@@ -15,6 +15,7 @@ from measure import OURS, Row, median, ours, timed
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "module_utils"))
 
+from _engine.databases.postgresql.definition import Properties
 from _engine.manifest import write_manifest
 from _engine.model import (
     Artefact,
@@ -54,6 +55,7 @@ def manifest(database: str, moment: datetime) -> Manifest:
         fingerprint=Fingerprint(
             FingerprintKind.COUNTS, {f"public.table_{n}": TableFingerprint(n * 1000) for n in range(20)}
         ),
+        properties=Properties("UTF8", "C.UTF-8", "C.UTF-8", "shop", "pg_default", roles=("shop",)).written(),
     )
 
 

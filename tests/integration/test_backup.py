@@ -36,8 +36,9 @@ from _engine.errors import (
     Shrunk,
     TimedOut,
 )
-from _engine.manifest import facts_digest, write_proof
+from _engine.manifest import facts_digest
 from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
+from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
 from _engine.repositories.local_files import LocalWriter
 from _engine.state import locked, running

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from _engine.catalogue import read_place
 from _engine.clock import odd_pause
 from _engine.errors import BadManifest, Refused, Shrunk
-from _engine.manifest import sealed, write_proof
+from _engine.manifest import sealed
 from _engine.model import Level, Outcome, Policy, Proof
+from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
 from _engine.rotate import RotateRequest, plan_rotation
 from _engine.state import Host

@@ -27,7 +27,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("errors", "model"),
     ("audit", "command", "interrupts", "leftovers", "names", "primitives", "timespan"),
     ("host", "shapes"),
-    ("hpke", "manifest", "pem", "process", "retention", "scratch", "slots", "state"),
+    ("hpke", "manifest", "pem", "process", "proofs", "retention", "scratch", "slots", "state"),
     ("binding", "databases", "keys", "repositories", "stream"),
     ("clock", "memory"),
     ("catalogue", "cipher", "keyfile", "publication"),

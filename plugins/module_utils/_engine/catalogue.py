@@ -15,10 +15,11 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 
 from .databases import check_properties
 from .errors import BadManifest, EngineError, Locked
-from .manifest import MANIFEST_LIMIT, PROOFS_LIMIT, facts_digest, read_manifest, read_proofs
+from .manifest import MANIFEST_LIMIT, facts_digest, read_manifest, skim_manifest
 from .memory import Memory, expected, recall, writes
 from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
 from .names import MANIFEST, PROOF, id_of_file, order_of, safe_name
+from .proofs import PROOFS_LIMIT, read_proofs
 from .repositories.base import Content, Repository
 from .state import Host
 from .timespan import format_time
@@ -207,10 +208,7 @@ def _read_backup(
     if isinstance(content, EngineError):
         raise content
     where = f"Manifest {repository.label}/{place.path}/{name}"
-    manifest = read_manifest(content, where, tables=False)
-    check_properties(manifest)
-    # A listing keeps thousands of manifests, and what is needed to create the databases again can be most of each.
-    manifest = replace(manifest, properties={})
+    manifest = skim_manifest(content, where, check_properties)
     if manifest.id + MANIFEST != name:
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:

@@ -2,15 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Manifests and proofs as JSON (schema version 1; docs/formats.md). Reading trusts nothing. Pure functions."""
+"""Manifests as JSON (schema version 1; docs/formats.md). Reading trusts nothing. Pure functions."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from datetime import datetime
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, TypeVar
 
 from .errors import BadInput, BadManifest
 from .model import (
@@ -22,37 +21,33 @@ from .model import (
     Fingerprint,
     FingerprintKind,
     KeySlot,
-    Level,
     Manifest,
-    Outcome,
     Previous,
-    Proof,
     SlotKind,
     TableFingerprint,
+    Totals,
 )
 from .names import is_id, require_component, stamp, stamp_of
 from .shapes import LARGEST, Fields, Misshapen, boolean, choice, integer, line, mapping, moment, number, parse, sequence
 from .shapes import text as text_of
-from .timespan import format_time
+from .timespan import format_precise
 
 _T = TypeVar("_T")
+#: Raises BadManifest where an engine, by its name, could not make a database with these properties of this backup.
+PropertiesCheck = Callable[[str, Mapping[str, Any], str], None]
 
 SCHEMA = 1
 #: No manifest is larger than this (a database of 100,000 tables makes one of about 10 MB).
 MANIFEST_LIMIT = 24 << 20
-#: No file of proofs is larger than this: some 10,000 verifications of one backup.
-PROOFS_LIMIT = 4 << 20
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SALT = re.compile(r"[0-9a-f]{32}")
 #: The end of every manifest: the SHA-256 of the bytes before it.
 _CHECKSUM = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n\}\n')
 _CHECKSUM_SIZE = len(b',\n "sha256": ""\n}\n') + 64
 #: An artefact for the database and one for its globals.
-_ARTEFACTS = 2
+_MOST_ARTEFACTS = 2
 #: Slots of one artefact: people and escrow, not a crowd; and one passphrase, since to try one takes a second.
 _SLOTS, _PASSPHRASES = 64, 1
-_TABLES = 200_000
+_MOST_TABLES = 200_000
 #: What a binding does not cover: slots change with their recipients, and it cannot cover itself.
 _UNBOUND = ("key_slots", "binding")
 #: zstd writes a block of 128 KiB that repeats one byte in 4 bytes (RFC 8878, 3.1.1.2), and nothing else is denser.
@@ -60,10 +55,20 @@ _DENSEST, _SMALL = 1 << 16, 1 << 20
 #: Roles and tablespaces are read into memory.
 _GLOBALS = 64 << 20
 
+_SCHEMA = integer(1)
 _SIZE = integer()
+_SHORT = text_of(200)
 _WORD = line(200)
+_HOST = line(255)
+_FILE = text_of(255)
 _NAME = text_of(10_000)
-_DIGEST = text_of(64, _SHA256)
+_LONG = text_of(1 << 20)
+_DIGEST = text_of(64, re.compile(r"[0-9a-f]{64}"))
+_SALT = text_of(32, re.compile(r"[0-9a-f]{32}"))
+_RECIPIENT = line(64)
+_PARAMETER, _COST = text_of(1_000), integer(0, 1 << 32)
+_COMPRESSION, _ENCRYPTION, _CONTENT = choice(Compression), choice(Encryption), choice(Content)
+_SLOT_KIND, _KIND = choice(SlotKind), choice(FingerprintKind)
 _VERSIONS = mapping(_WORD, 50)
 _DURATIONS = mapping(number(0, 1e9), 100)
 #: Labels and tiers are checked before a backup is taken too.
@@ -84,8 +89,8 @@ def _document(manifest: Manifest) -> Dict[str, Any]:
         "engine": manifest.engine,
         "database": manifest.database,
         "tier": manifest.tier,
-        "started": _precise(manifest.started),
-        "finished": _precise(manifest.finished),
+        "started": format_precise(manifest.started),
+        "finished": format_precise(manifest.finished),
         "artefacts": [_artefact_document(artefact) for artefact in manifest.artefacts],
         "key_slots": _slots_document(manifest.key_slots),
         "binding": [_binding_document(binding) for binding in manifest.binding],
@@ -102,56 +107,66 @@ def _document(manifest: Manifest) -> Dict[str, Any]:
     return document
 
 
-def read_manifest(content: bytes, where: str, tables: bool = True) -> Manifest:
-    """Read a manifest. Raises BadManifest, whose message begins with ``where``: what the caller read.
+def read_manifest(content: bytes, where: str) -> Manifest:
+    """Read a manifest. Raises BadManifest, whose message begins with ``where``: what the caller read."""
+    return _told(where, _manifest, content, where, None)
 
-    Without ``tables``, its fingerprint is only summed up (``Manifest.totals``), and fields that this version does not
-    know are left out: a listing keeps thousands of manifests, and would keep millions of tables.
+
+def skim_manifest(content: bytes, where: str, check: PropertiesCheck) -> Manifest:
+    """The same as a listing keeps it: thousands of whole manifests would be millions of tables.
+
+    Its fingerprint is only summed up (``Manifest.totals``); its properties pass ``check`` and are left out, as are
+    fields that this version does not know.
     """
-    return _told(where, _manifest, content, where, tables)
+    return _told(where, _manifest, content, where, check)
 
 
-def _manifest(content: bytes, where: str, tables: bool) -> Manifest:
+def _manifest(content: bytes, where: str, check: Optional[PropertiesCheck]) -> Manifest:
     document = _parse(content)
     fields = Fields(document)
-    schema = fields.take("schema", integer(1))
+    schema = fields.take("schema", _SCHEMA)
     if schema > SCHEMA:
         raise BadManifest(
             f"{where} has schema {schema}, and this version reads up to {SCHEMA}. Update fleet.backup on this host."
         )
-    backup_id = fields.take("id", text_of(200))
+    backup_id = fields.take("id", _SHORT)
     if not is_id(backup_id):
         raise Misshapen("is not the id of a backup", "id")
-    artefacts = fields.take("artefacts", sequence(lambda item: _read_artefact(item, where, backup_id), _ARTEFACTS))
-    _check_contents(artefacts)
-    slots = fields.maybe("key_slots", sequence(_read_slot, _ARTEFACTS * _SLOTS), ())
+    artefacts = fields.take("artefacts", _ARTEFACTS_OF)
+    _check_artefacts(artefacts, where, backup_id)
+    slots = fields.maybe("key_slots", _SLOTS_OF, ())
     _check_slots(slots, artefacts)
-    fingerprint = fields.maybe("fingerprint", _read_fingerprint, None)
+    engine, properties = fields.take("engine", _WORD), fields.maybe("properties", _PROPERTIES, {})
+    if check:
+        check(engine, properties, backup_id)
+        tables, totals = None, fields.maybe("fingerprint", _read_totals, None)
+    else:
+        tables, totals = fields.maybe("fingerprint", _read_fingerprint, None), None
     started = fields.take("started", moment)
     if stamp_of(backup_id) != stamp(started):
         raise Misshapen("is not the time in the id", "started")
     return Manifest(
         id=backup_id,
-        host=fields.take("host", line(255)),
-        engine=fields.take("engine", _WORD),
+        host=fields.take("host", _HOST),
+        engine=engine,
         database=fields.take("database", _NAME),
         tier=fields.maybe("tier", TIER, None),
         started=started,
         finished=fields.take("finished", moment),
         artefacts=artefacts,
         key_slots=slots,
-        binding=fields.maybe("binding", sequence(_read_binding, _ARTEFACTS), ()),
+        binding=fields.maybe("binding", _BINDINGS, ()),
         server_version=fields.maybe("server_version", _WORD, ""),
         tool_versions=fields.maybe("tool_versions", _VERSIONS, {}),
-        fingerprint=fingerprint if tables else None,
-        summary=fingerprint.totals if fingerprint and not tables else None,
+        fingerprint=tables,
+        summary=totals,
         opaque=fields.maybe("opaque", boolean, False),
-        properties=fields.maybe("properties", _PROPERTIES, {}),
+        properties={} if check else properties,
         durations=fields.maybe("durations", _DURATIONS, {}),
         previous=fields.maybe("previous", _read_previous, None),
         labels=fields.maybe("labels", LABELS, {}),
-        unknown=fields.left() if tables else {},
-        facts=_digest_without(document, *_UNBOUND) if tables else "",
+        unknown={} if check else fields.left(),
+        facts="" if check else _digest_without(document, *_UNBOUND),
     )
 
 
@@ -177,66 +192,6 @@ def _digest_without(document: Mapping[str, Any], *names: str) -> str:
     kept = {name: value for name, value in document.items() if name not in names}
     canonical = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
-
-
-def write_proof(proof: Proof) -> bytes:
-    """A proof as one line of JSON, without its end of line."""
-    return json.dumps(proof_document(proof), ensure_ascii=False).encode("utf-8")
-
-
-def proof_document(proof: Proof) -> Dict[str, Any]:
-    """A proof as plain values."""
-    return {
-        "level": proof.level.value,
-        "outcome": proof.outcome.value,
-        "time": _precise(proof.time),
-        "host": proof.host,
-        "seconds": round(proof.seconds, 3),
-        "detail": proof.detail,
-    }
-
-
-#: The most lines of a backup's proofs, and how many of them may be none before the rest is not looked at.
-MOST_PROOFS = 20_000
-_MOST_UNREADABLE = 100
-
-
-def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
-    """The proofs of a file, and why they do not tell how the backup was judged, where one of them cannot be read.
-
-    A line that was damaged, cut or emptied may have been a failure of any level, so that only a restore that passed
-    after it settles the matter.
-    """
-    proofs: List[Proof] = []
-    unjudged = None if content else "its proofs are empty"
-    lines = content[: -1 if content.endswith(b"\n") else None].split(b"\n", MOST_PROOFS) if content else []
-    unreadable = 0
-    for number_of, written in enumerate(lines, 1):
-        if number_of > MOST_PROOFS or unreadable > _MOST_UNREADABLE:
-            return tuple(proofs), f"its proofs are too many, or no proofs from line {number_of} on"
-        try:
-            proof = read_proof(parse(written))
-        except Misshapen as error:
-            unjudged = f"line {number_of} of its proofs cannot be read ({error})"
-            unreadable += 1
-            continue
-        proofs.append(proof)
-        if proof.outcome is Outcome.PASSED and proof.level is Level.RESTORE:
-            unjudged = None
-    return tuple(proofs), unjudged
-
-
-def read_proof(value: Any) -> Proof:
-    """One proof. Raises Misshapen."""
-    fields = Fields(value)
-    return Proof(
-        level=fields.take("level", choice(Level)),
-        outcome=fields.take("outcome", choice(Outcome)),
-        time=fields.take("time", moment),
-        host=fields.take("host", text_of(255)),
-        detail=fields.maybe("detail", text_of(4_000), ""),
-        seconds=fields.maybe("seconds", number(0, 1e9), 0.0),
-    )
 
 
 def _told(where: str, read: Callable[..., _T], *arguments: Any) -> _T:
@@ -277,12 +232,6 @@ def sealed(document: Mapping[str, Any]) -> bytes:
     return body + b',\n "sha256": "' + hashlib.sha256(body).hexdigest().encode("ascii") + b'"\n}\n'
 
 
-def _precise(moment: datetime) -> str:
-    """RFC 3339 in UTC, with microseconds where there are any: a time that is read back is the time that was written."""
-    text = format_time(moment)
-    return text if not moment.microsecond else f"{text[:-1]}.{moment.microsecond:06d}Z"
-
-
 def _artefact_document(artefact: Artefact) -> Dict[str, Any]:
     return {
         "name": artefact.name,
@@ -295,19 +244,16 @@ def _artefact_document(artefact: Artefact) -> Dict[str, Any]:
     }
 
 
-def _read_artefact(item: Any, where: str, backup_id: str) -> Artefact:
+def _read_artefact(item: Any) -> Artefact:
     fields = Fields(item)
-    name = require_component(fields.take("name", text_of(255)), where)
-    if not name.startswith(backup_id + "."):
-        raise Misshapen(f"is the file {name}, which belongs to another backup", "name")
     artefact = Artefact(
-        name=name,
+        name=fields.take("name", _FILE),
         bytes=fields.take("bytes", _SIZE),
         sha256=fields.take("sha256", _DIGEST),
         plain_bytes=fields.take("plain_bytes", _SIZE),
-        compression=fields.take("compression", choice(Compression)),
-        encryption=fields.take("encryption", choice(Encryption)),
-        content=fields.maybe("content", choice(Content), Content.DATABASE),
+        compression=fields.take("compression", _COMPRESSION),
+        encryption=fields.take("encryption", _ENCRYPTION),
+        content=fields.maybe("content", _CONTENT, Content.DATABASE),
     )
     most = min(LARGEST if artefact.content is Content.DATABASE else _GLOBALS, artefact.bytes * _DENSEST + _SMALL)
     if artefact.plain_bytes > most:
@@ -315,7 +261,11 @@ def _read_artefact(item: Any, where: str, backup_id: str) -> Artefact:
     return artefact
 
 
-def _check_contents(artefacts: Sequence[Artefact]) -> None:
+def _check_artefacts(artefacts: Sequence[Artefact], where: str, backup_id: str) -> None:
+    for place, artefact in enumerate(artefacts):
+        if not require_component(artefact.name, where).startswith(backup_id + "."):
+            problem = f"is the file {artefact.name}, which belongs to another backup"
+            raise Misshapen(problem, f"artefacts[{place}].name")
     contents = [artefact.content for artefact in artefacts]
     if contents.count(Content.DATABASE) != 1 or len({artefact.name for artefact in artefacts}) != len(artefacts):
         raise Misshapen("does not name one artefact that holds the database", "artefacts")
@@ -324,10 +274,10 @@ def _check_contents(artefacts: Sequence[Artefact]) -> None:
 def _read_slot(item: Any) -> KeySlot:
     fields = Fields(item)
     return KeySlot(
-        artefact=fields.take("artefact", text_of(255)),
-        kind=fields.take("kind", choice(SlotKind)),
-        recipient=fields.maybe("recipient", line(64), ""),
-        parameters=mapping(_read_parameter, 20)(fields.left()),
+        artefact=fields.take("artefact", _FILE),
+        kind=fields.take("kind", _SLOT_KIND),
+        recipient=fields.maybe("recipient", _RECIPIENT, ""),
+        parameters=_PARAMETERS(fields.left()),
     )
 
 
@@ -339,31 +289,28 @@ def _binding_document(binding: Binding) -> Dict[str, Any]:
 def _read_binding(item: Any) -> Binding:
     fields = Fields(item)
     return Binding(
-        artefact=fields.take("artefact", text_of(255)),
+        artefact=fields.take("artefact", _FILE),
         hmac=fields.take("hmac", _DIGEST),
-        salt=fields.maybe("salt", text_of(32, _SALT), ""),
+        salt=fields.maybe("salt", _SALT, ""),
     )
 
 
 def _read_parameter(value: Any) -> Any:
-    return text_of(1_000)(value) if isinstance(value, str) else integer(0, 1 << 32)(value)
+    return _PARAMETER(value) if isinstance(value, str) else _COST(value)
 
 
 def _read_scalar(value: Any) -> Any:
     if isinstance(value, (dict, list)):
         raise Misshapen("is not a single value")
-    return text_of(1 << 20)(value) if isinstance(value, str) else value
+    return _LONG(value) if isinstance(value, str) else value
 
 
 def _read_property(value: Any) -> Any:
+    if isinstance(value, str):
+        return _LONG(value)
     if not isinstance(value, list):
         return _read_scalar(value)
-    of = mapping(_read_scalar, 20) if value and isinstance(value[0], dict) else text_of(10_000)
-    return list(sequence(of, 20_000)(value))
-
-
-#: What an engine keeps, in its widest shape; the engine itself knows the types (databases.check_properties).
-_PROPERTIES = mapping(_read_property, 200)
+    return list((_OBJECTS if value and isinstance(value[0], dict) else _NAMES)(value))
 
 
 def _check_slots(slots: Sequence[KeySlot], artefacts: Sequence[Artefact]) -> None:
@@ -399,27 +346,37 @@ def _fingerprint_document(fingerprint: Optional[Fingerprint]) -> Optional[Dict[s
 
 def _read_fingerprint(value: Any) -> Fingerprint:
     fields = Fields(value)
-    kind = fields.take("kind", choice(FingerprintKind))
-    return Fingerprint(kind, fields.take("tables", mapping(_read_table, _TABLES, names=10_000)))
+    return Fingerprint(fields.take("kind", _KIND), fields.take("tables", _TABLES))
+
+
+def _read_totals(value: Any) -> Totals:
+    fields = Fields(value)
+    kind, rows = fields.take("kind", _KIND), fields.take("tables", _ROWS)
+    return Totals(kind, len(rows), sum(rows.values()))
 
 
 def _read_table(item: Any) -> TableFingerprint:
-    # Told apart by hand: a listing reads this for every table of every backup.
+    return TableFingerprint(_read_rows(item), item.get("digest"), item.get("ends", 0))
+
+
+def _read_rows(item: Any) -> int:
+    """The rows of a table, of which everything is checked."""
+    # Told apart by hand: a listing reads this for every table of every backup. bool is a type of its own here.
     if not isinstance(item, dict):
         raise Misshapen("is not an object")
     rows, digest, ends = item.get("rows"), item.get("digest"), item.get("ends", 0)
-    if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows <= LARGEST:
+    if type(rows) is not int or not 0 <= rows <= LARGEST:
         raise Misshapen("is not a number of rows", "rows")
     if digest is not None and (not isinstance(digest, str) or len(digest) > 200):
         raise Misshapen("is invalid", "digest")
-    if not isinstance(ends, int) or isinstance(ends, bool) or not 0 <= ends <= 10_000:
+    if type(ends) is not int or not 0 <= ends <= 10_000:
         raise Misshapen("is not a number of rows", "ends")
-    return TableFingerprint(rows, digest, ends)
+    return int(rows)
 
 
 def _read_previous(value: Any) -> Previous:
     fields = Fields(value)
-    return Previous(id=fields.take("id", text_of(200)), sha256=fields.take("sha256", _DIGEST))
+    return Previous(id=fields.take("id", _SHORT), sha256=fields.take("sha256", _DIGEST))
 
 
 def require_writable(tier: Optional[str], labels: Mapping[str, str]) -> None:
@@ -430,3 +387,14 @@ def require_writable(tier: Optional[str], labels: Mapping[str, str]) -> None:
         fields.take("labels", LABELS)
     except Misshapen as error:
         raise BadInput(f"{error}. Give a shorter or simpler value.") from None
+
+
+_ARTEFACTS_OF = sequence(_read_artefact, _MOST_ARTEFACTS)
+_PARAMETERS = mapping(_read_parameter, 20)
+_SLOTS_OF = sequence(_read_slot, _MOST_ARTEFACTS * _SLOTS)
+_BINDINGS = sequence(_read_binding, _MOST_ARTEFACTS)
+_TABLES = mapping(_read_table, _MOST_TABLES, names=10_000)
+_ROWS = mapping(_read_rows, _MOST_TABLES, names=10_000)
+_OBJECTS, _NAMES = sequence(mapping(_read_scalar, 20), 20_000), sequence(_NAME, 20_000)
+#: What an engine keeps, in its widest shape; the engine itself knows the types (databases.check_properties).
+_PROPERTIES = mapping(_read_property, 200)

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Dict, Mapping, Sequence, Tuple
 
 from .errors import Damaged, NoSpace, PermissionDenied
-from .manifest import facts_digest, proof_document, read_proof
+from .manifest import facts_digest
 from .model import Outcome, Place, Proof, Remembered
 from .names import order_of
+from .proofs import proof_document, read_proof
 from .repositories.base import Repository
 from .shapes import Fields, Misshapen, boolean, mapping, parse, sequence, text
 from .state import Host, locked

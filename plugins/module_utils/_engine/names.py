@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Optional, Tuple
 
 from .errors import BadManifest
@@ -29,8 +30,10 @@ _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}")
 _HASHED = re.compile(r".*-[0-9a-f]{12}")
 _ID = re.compile(r"(?P<database>.+)-(?P<stamp>[0-9]{8}T[0-9]{6}Z)(?:-(?P<number>[1-9][0-9]*))?")
+_FILE = re.compile(r"(.+-[0-9]{8}T[0-9]{6}Z(?:-[1-9][0-9]*)?)(?:\.|$)")
 
 
+@lru_cache(maxsize=64)
 def safe_name(true_name: str) -> str:
     """The component that stands for a database or host in paths; two true names never share one.
 
@@ -67,7 +70,8 @@ def make_id(database: str, moment: datetime, number: int = 1) -> str:
 
 def stamp(moment: datetime) -> str:
     """A time as it stands in ids: ``<YYYYMMDD>T<HHMMSS>Z``."""
-    return moment.astimezone(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    utc = moment.astimezone(timezone.utc)
+    return f"{utc.year:04d}{utc.month:02d}{utc.day:02d}T{utc.hour:02d}{utc.minute:02d}{utc.second:02d}Z"
 
 
 def stamp_of(backup_id: str) -> str:
@@ -83,7 +87,7 @@ def order_of(backup_id: str) -> Tuple[str, int, str]:
 
 def id_of_file(name: str) -> Optional[str]:
     """The id in a file's name (``<id>.dump.zst.aes``, ``<id>.manifest.json``), or None where there is none."""
-    match = re.match(r"(.+-[0-9]{8}T[0-9]{6}Z(?:-[1-9][0-9]*)?)(?:\.|$)", name)
+    match = _FILE.match(name)
     return match.group(1) if match else None
 
 

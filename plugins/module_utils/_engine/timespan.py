@@ -72,4 +72,11 @@ def parse_time(text: str, option: str) -> datetime:
 
 def format_time(moment: datetime) -> str:
     """Write an aware time as RFC 3339 in UTC, to the second."""
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    utc = moment.astimezone(timezone.utc)
+    return f"{utc.year:04d}-{utc.month:02d}-{utc.day:02d}T{utc.hour:02d}:{utc.minute:02d}:{utc.second:02d}Z"
+
+
+def format_precise(moment: datetime) -> str:
+    """The same with microseconds where there are any: a time that is read back is the time that was written."""
+    text = format_time(moment)
+    return text if not moment.microsecond else f"{text[:-1]}.{moment.microsecond:06d}Z"

@@ -33,7 +33,7 @@ from .errors import (
 from .host.unexpected import reason_of
 from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
-from .manifest import MANIFEST_LIMIT, facts_digest, write_proof
+from .manifest import MANIFEST_LIMIT, facts_digest
 from .memory import remember_proof, remember_read, remembered
 from .model import (
     Backup,
@@ -49,6 +49,7 @@ from .model import (
     Server,
 )
 from .names import MANIFEST, PROOF, id_of_file
+from .proofs import write_proof
 from .repositories.base import Repository
 from .scratch import Purpose, unprivileged_directory
 from .state import Host, Progress, audit, audit_failure, locked

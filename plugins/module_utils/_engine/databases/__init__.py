@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
-from ..model import Database, EngineName, Manifest
+from typing import Any, Mapping
+
+from ..model import Database, EngineName
 from .base import Engine
 
 
@@ -21,13 +23,13 @@ def open_engine(database: Database) -> Engine:
     return PostgresqlEngine(database)
 
 
-def check_properties(manifest: Manifest) -> None:
-    """Raise BadManifest where an engine could not make a database with the properties that it finds there."""
-    if manifest.engine == EngineName.SQLITE.value:
+def check_properties(engine: str, properties: Mapping[str, Any], backup: str) -> None:
+    """Raise BadManifest where an engine could not make a database with the properties that a manifest has of it."""
+    if engine == EngineName.SQLITE.value:
         from .sqlite.access import parse_mode
 
-        parse_mode(manifest.properties)
-    elif manifest.engine == EngineName.POSTGRESQL.value:
+        parse_mode(properties)
+    elif engine == EngineName.POSTGRESQL.value:
         from .postgresql.definition import from_manifest
 
-        from_manifest(manifest.properties, manifest.id)
+        from_manifest(properties, backup)

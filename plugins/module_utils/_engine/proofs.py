@@ -1,0 +1,77 @@
+# Copyright (c) 2026, the fleet.backup contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Proofs as lines of JSON (docs/formats.md). Reading trusts nothing. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Dict, List, Optional, Tuple
+
+from .model import Level, Outcome, Proof
+from .shapes import Fields, Misshapen, choice, moment, number, parse, text
+from .timespan import format_precise
+
+#: No file of proofs is larger than this: some 10,000 verifications of one backup.
+PROOFS_LIMIT = 4 << 20
+#: The most lines of a backup's proofs, and how many of them may be none before the rest is not looked at.
+MOST_PROOFS = 20_000
+_MOST_UNREADABLE = 100
+_LEVEL, _OUTCOME = choice(Level), choice(Outcome)
+_HOST, _DETAIL, _SECONDS = text(255), text(4_000), number(0, 1e9)
+
+
+def write_proof(proof: Proof) -> bytes:
+    """A proof as one line of JSON, without its end of line."""
+    return json.dumps(proof_document(proof), ensure_ascii=False).encode("utf-8")
+
+
+def proof_document(proof: Proof) -> Dict[str, Any]:
+    """A proof as plain values."""
+    return {
+        "level": proof.level.value,
+        "outcome": proof.outcome.value,
+        "time": format_precise(proof.time),
+        "host": proof.host,
+        "seconds": round(proof.seconds, 3),
+        "detail": proof.detail,
+    }
+
+
+def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
+    """The proofs of a file, and why they do not tell how the backup was judged, where one of them cannot be read.
+
+    A line that was damaged, cut or emptied may have been a failure of any level, so that only a restore that passed
+    after it settles the matter.
+    """
+    proofs: List[Proof] = []
+    unjudged = None if content else "its proofs are empty"
+    lines = content[: -1 if content.endswith(b"\n") else None].split(b"\n", MOST_PROOFS) if content else []
+    unreadable = 0
+    for number_of, written in enumerate(lines, 1):
+        if number_of > MOST_PROOFS or unreadable > _MOST_UNREADABLE:
+            return tuple(proofs), f"its proofs are too many, or no proofs from line {number_of} on"
+        try:
+            proof = read_proof(parse(written))
+        except Misshapen as error:
+            unjudged = f"line {number_of} of its proofs cannot be read ({error})"
+            unreadable += 1
+            continue
+        proofs.append(proof)
+        if proof.outcome is Outcome.PASSED and proof.level is Level.RESTORE:
+            unjudged = None
+    return tuple(proofs), unjudged
+
+
+def read_proof(value: Any) -> Proof:
+    """One proof. Raises Misshapen."""
+    fields = Fields(value)
+    return Proof(
+        level=fields.take("level", _LEVEL),
+        outcome=fields.take("outcome", _OUTCOME),
+        time=fields.take("time", moment),
+        host=fields.take("host", _HOST),
+        detail=fields.maybe("detail", _DETAIL, ""),
+        seconds=fields.maybe("seconds", _SECONDS, 0.0),
+    )
