@@ -39,10 +39,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=5432)
     arguments = parser.parse_args()
 
-    host = Host("bench", Path(arguments.state))
+    host = Host("bench", Path(arguments.state), caches=True)
     repository = LocalRepository(Path(arguments.repository))
     began = time.monotonic()
     stages: dict[str, float] = {}
+    counts: dict[str, int] = {}
     if arguments.verb == "backup":
         encryption = EncryptionSettings(recipients=(arguments.key + ".pub",))
         request = BackupRequest(database(arguments), (repository,), encryption, "bench", max_age=timedelta(0))
@@ -52,10 +53,11 @@ def main() -> None:
         wanted = RestoreRequest(database(arguments), (repository,), encryption, "bench", arguments.source)
         stages = dict(restore(wanted, host).durations)
     else:
-        inform(InfoRequest((repository,)), host)
+        (listed,) = inform(InfoRequest((repository,)), host).repositories
+        counts = {"backups": len(listed.catalogue.backups), "problems": len(listed.problems)}
     seconds = time.monotonic() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak, "stages": stages}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak, "stages": stages, **counts}))
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]
 
     def work() -> Mapping[str, Any]:
         with interruptible():
-            return asdict(act(Options(module.params), this_host(), module.check_mode))
+            return asdict(act(Options(module.params), this_host(module.check_mode), module.check_mode))
 
     try:
         outcome = Outcome(**apart(work, _label(module), _seconds(module.params.get("timeout"))))
@@ -289,9 +289,9 @@ def _seconds(timeout: Optional[str]) -> Optional[float]:
         return None
 
 
-def this_host() -> Host:
+def this_host(check_mode: bool = False) -> Host:
     """The host that the module runs on."""
-    return Host(platform.node() or "localhost", default_state())
+    return Host(platform.node() or "localhost", default_state(), caches=not check_mode)
 
 
 def read_server(params: Mapping[str, Any]) -> Server:

@@ -16,6 +16,7 @@ from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, 
 from .databases import check_properties
 from .errors import BadManifest, EngineError, Locked
 from .manifest import MANIFEST_LIMIT, facts_digest, read_manifest, skim_manifest
+from .manifest_cache import ManifestCache
 from .memory import Memory, expected, recall, writes
 from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
 from .names import MANIFEST, PROOF, id_of_file, order_of, safe_name
@@ -69,7 +70,9 @@ def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
     A host that writes here expects no backups but its own: others are foreign, and a foreign newest one is a problem.
     So is the newest backup that a host counts on, where it is gone.
     """
-    catalogue = scan(repository, place, recall(host, repository, place))
+    cache = ManifestCache(host, repository.label, place)
+    catalogue = scan(repository, place, recall(host, repository, place), cache)
+    cache.store()
     # Asked for once more: what this host itself took or removed in between was neither planted nor lost.
     memory = recall(host, repository, place)
     if writes(memory):
@@ -95,10 +98,12 @@ def _attributed(backup: Backup, memory: Memory) -> Backup:
     known = memory.get(backup.id)
     if not backup.own and known and known.digest == backup.digest:
         backup = replace(backup, remembered=known)
-    return replace(backup, foreign=not backup.own)
+    return backup if backup.own else replace(backup, foreign=True)
 
 
-def scan(repository: Repository, place: Place, memory: Optional[Memory] = None) -> Catalogue:
+def scan(
+    repository: Repository, place: Place, memory: Optional[Memory] = None, cache: Optional[ManifestCache] = None
+) -> Catalogue:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
 
     So does one that is not as this host remembers it.
@@ -119,7 +124,7 @@ def scan(repository: Repository, place: Place, memory: Optional[Memory] = None) 
     with _collector_paused():
         for name, content in repository.read_all(place, manifests, MANIFEST_LIMIT):
             try:
-                backup = _read_backup(repository, place, name, content, proofs, sizes, memory or {})
+                backup = _read_backup(repository, place, name, content, proofs, sizes, memory or {}, cache)
             except EngineError as error:
                 if repository.stat(place, name):
                     problems.append(Problem(place, name, str(error)))
@@ -203,23 +208,28 @@ def _read_backup(
     proofs: Mapping[str, Tuple[Tuple[Proof, ...], Optional[str]]],
     sizes: Mapping[str, int],
     memory: Memory,
+    cache: Optional[ManifestCache],
 ) -> Optional[Backup]:
     """A backup as its manifest and the list have it; None where it is gone by now."""
     if isinstance(content, EngineError):
         raise content
     where = f"Manifest {repository.label}/{place.path}/{name}"
-    manifest = skim_manifest(content, where, check_properties)
+    digest = hashlib.sha256(content).hexdigest()
+    cached = cache.get(digest) if cache else None
+    manifest = cached or skim_manifest(content, where, check_properties)
     if manifest.id + MANIFEST != name:
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:
         raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
     judged, unjudged = proofs.get(manifest.id, ((), None))
-    digest, remembered = hashlib.sha256(content).hexdigest(), memory.get(manifest.id)
+    remembered = memory.get(manifest.id)
     if remembered and remembered.digest != digest and remembered.facts != facts_digest(content, where):
         raise BadManifest(
             f"{where} is not the one that this host wrote or read: it was changed or replaced. Find out by whom; "
             "restore from another repository."
         )
+    if cache and not cached:
+        cache.put(digest, manifest)
     backup = Backup(place, manifest, judged, None, unjudged, digest, remembered)
     if all(sizes.get(artefact.name) == artefact.bytes for artefact in manifest.artefacts):
         return backup

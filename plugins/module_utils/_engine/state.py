@@ -17,7 +17,7 @@ import json
 import os
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
@@ -45,12 +45,18 @@ class Host:
     now: Callable[[], datetime] = _utc_now
     #: Seconds since the machine was started, by a clock that nobody sets; None where ``now`` is no real clock either.
     running: Optional[Callable[[], float]] = None
+    #: Whether listings may keep what they read (manifest_cache.py). Not where nothing is to be changed.
+    caches: bool = False
 
     def uptime(self) -> Optional[float]:
         """Seconds since the machine was started, sleep included (clock_gettime(2), CLOCK_BOOTTIME)."""
         if self.running is not None:
             return self.running()
         return time.clock_gettime(time.CLOCK_BOOTTIME) if self.now is _utc_now else None
+
+    def unchanging(self) -> Host:
+        """The same for a dry run, which writes nothing."""
+        return replace(self, caches=False)
 
     @property
     def real(self) -> bool:
@@ -75,7 +81,7 @@ def default_state() -> Path:
 @contextmanager
 def locked(host: Host, subject: str, timeout: float) -> Iterator[None]:
     """Hold the lock on a subject; it dies with its holder (flock(2)). Raises Locked after ``timeout`` seconds."""
-    path = _directory(host, "locks") / f"{subject.replace('/', '+')}.lock"
+    path = directory(host, "locks") / f"{subject.replace('/', '+')}.lock"
     with _explained(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -120,7 +126,7 @@ class Progress:
     """
 
     def __init__(self, host: Host, verb: str, subject: str) -> None:
-        self._path = _directory(host, "status") / f"{subject.replace('/', '+')}.json"
+        self._path = directory(host, "status") / f"{subject.replace('/', '+')}.json"
         self._fields: Dict[str, Any] = {
             "verb": verb,
             "subject": subject,
@@ -244,7 +250,8 @@ def audit_failure(
             error.args = (f"{error} {unwritten}",)
 
 
-def _directory(host: Host, name: str) -> Path:
+def directory(host: Host, name: str) -> Path:
+    """A directory within the state, made where it is missing. Raises NoSpace and PermissionDenied."""
     path = host.state / name if name else host.state
     with _explained(path):
         # The modes of parents are not those of the last one (os.makedirs()).

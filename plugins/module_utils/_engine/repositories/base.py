@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Collection, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Collection, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import EngineError
 from ..model import Place, Space
@@ -19,8 +18,7 @@ from ..model import Place, Space
 Content = Union[bytes, EngineError]
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A file in a place: its name and its size in bytes. A link, directory or device is not ``regular``."""
 
     name: str

@@ -245,9 +245,11 @@ class LocalRepository(Repository):
             raise NotFound(
                 f"{self.label}/{place.path} does not exist. List what the repository holds with backup_info."
             )
-        label = f"{self.label}/{place.path}/{name}"
-        with self._explained(f"{place.path}/{name}"):
-            return open_file(directory, name, label)
+        # Without a context manager: a listing opens thousands of files.
+        try:
+            return open_file(directory, name, f"{self.label}/{place.path}/{name}")
+        except OSError as error:
+            raise explain(error, self.label, f"{place.path}/{name}") from None
 
     def _unusable(self, error: OSError) -> EngineError:
         if os.path.islink(self._path):

@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from contextlib import suppress
-from typing import Type
+from typing import Tuple, Type
 
 from ..errors import EngineError, Locked, NoSpace, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
 from ..leftovers import lock_of_the_dead
@@ -145,8 +145,8 @@ class LocalReader(Reader):
 
 def open_file(directory: int, name: str, label: str) -> LocalReader:
     """Begin to read a regular file. Raises OSError, and RepositoryUnusable for anything else than a file."""
-    descriptor = open_regular(directory, name, os.O_RDONLY, label)
-    return LocalReader(descriptor, os.fstat(descriptor).st_size, label)
+    descriptor, status = _open_regular(directory, name, os.O_RDONLY, label)
+    return LocalReader(descriptor, status.st_size, label)
 
 
 def open_regular(directory: int, name: str, access: int, label: str) -> int:
@@ -154,10 +154,15 @@ def open_regular(directory: int, name: str, access: int, label: str) -> int:
 
     Raises OSError, and RepositoryUnusable for anything else.
     """
+    return _open_regular(directory, name, access, label)[0]
+
+
+def _open_regular(directory: int, name: str, access: int, label: str) -> Tuple[int, os.stat_result]:
     if stat.S_ISREG(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
         descriptor = os.open(name, access | _FILE, dir_fd=directory)
-        if stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return descriptor
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            return descriptor, status
         os.close(descriptor)
     raise RepositoryUnusable(
         f"{label} is not a regular file. Links are not followed, and it was not opened; see what put it there."

@@ -52,5 +52,5 @@ def read_settings(path: Path, required: bool) -> Settings:
     notifications = Path(fields.text("notifications") or path.parent / "notifications.json")
     fields.end()
     if state is not None and "FLEET_BACKUP_STATE" not in os.environ:
-        return Settings(Host(host, Path(state)), jobs, notifications)
-    return Settings(Host(host, default_state()), jobs, notifications)
+        return Settings(Host(host, Path(state), caches=True), jobs, notifications)
+    return Settings(Host(host, default_state(), caches=True), jobs, notifications)

@@ -90,7 +90,7 @@ def prospect_of(job: Job, options: RestoreOptions, host: Host) -> Prospect:
     missing = [service.unit for service in services if not service.installed and service.unit in options.stop_services]
     if missing:
         raise BadInput(f"There is no unit {', '.join(missing)} on this host. Correct --stop-service.")
-    return Prospect(request, plan_restore(request, host), services, stoppage.left_stopped(host, job.name))
+    return Prospect(request, plan_restore(request, host.unchanging()), services, stoppage.left_stopped(host, job.name))
 
 
 def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = False) -> Report:

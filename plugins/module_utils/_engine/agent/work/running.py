@@ -79,13 +79,15 @@ class Done:
 def back_up(job: Job, host: Host, dry_run: bool = False) -> Report:
     """Take the job's backup, between its hooks."""
     if dry_run:
-        return _report(job, "backup", lambda: _plan_backup(job.opened(), host))
+        return _report(job, "backup", lambda: _plan_backup(job.opened(), host.unchanging()))
     return _report(job, "backup", lambda: _backup(job, host), interrupted_within=True)
 
 
 def prove(job: Job, host: Host, dry_run: bool = False) -> Report:
     """Verify the job's backups as it says."""
-    return _report(job, "verify", lambda: _plan_proof(job.opened(), host) if dry_run else _prove(job.opened(), host))
+    if dry_run:
+        return _report(job, "verify", lambda: _plan_proof(job.opened(), host.unchanging()))
+    return _report(job, "verify", lambda: _prove(job.opened(), host))
 
 
 def thin_out(job: Job, host: Host, dry_run: bool = False, adopt: bool = False, trust_clock: bool = False) -> Report:
@@ -194,7 +196,7 @@ def _thin_out(requests: Sequence[RotateRequest], host: Host, dry_run: bool) -> D
     failures: List[EngineError] = []
     for request in requests:
         try:
-            rotations += (plan_rotation(request, host) if dry_run else rotate(request, host)).rotations
+            rotations += (plan_rotation(request, host.unchanging()) if dry_run else rotate(request, host)).rotations
         except EngineError as error:
             # One repository that cannot be used lets no other one fill up.
             failures.append(error)
