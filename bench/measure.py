@@ -48,11 +48,17 @@ def timed(act: Callable[[], object]) -> float:
     return time.monotonic() - began
 
 
-def alternating(runs: int, **candidates: Callable[[], object]) -> dict[str, list[float]]:
-    """The times of several candidates, taken in turn, so that a machine that gets slower is slower for all."""
+def alternating(
+    runs: int, ready: Callable[[], object] = lambda: None, **candidates: Callable[[], object]
+) -> dict[str, list[float]]:
+    """The times of several candidates, taken in turn, so that a machine that gets slower is slower for all.
+
+    ``ready`` makes all ready before each of them, and its time is not taken.
+    """
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _run in range(runs):
         for name, act in candidates.items():
+            ready()
             times[name].append(timed(act))
     return times
 

@@ -87,6 +87,11 @@ def measure(directory: Path, size: int, runs: int, peers: bool) -> list[Row]:
         return rows
 
 
+def _checkpoint(reach: dict[str, Any]) -> None:
+    """Let the server write what is waiting, so that none of the candidates does it for the one before."""
+    run(PROGRAMS[0] / "psql", *_connection(reach), "-qX", "-c", "CHECKPOINT")
+
+
 def _client(reach: dict[str, Any], program: str) -> str:
     return f"{PROGRAMS[0] / program} -h {reach['socket']} -p {reach['port']} -U postgres"
 
@@ -98,6 +103,7 @@ def _backups(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
     reports: list[dict[str, Any]] = []
     times = alternating(
         runs,
+        lambda: _checkpoint(reach),
         limit=lambda: shell(f"{dump} -Fc -Z0 shop >/dev/null"),
         ours=lambda: reports.append(ours("backup", **options)),
     )
@@ -135,7 +141,7 @@ def _backups(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
 def _restores(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
     print("==> Restoring it", flush=True)
     shell(f"{_client(reach, 'pg_dump')} -Fc -Z0 shop >{directory}/shop.dump")
-    create, drop = _client(reach, "createdb"), _client(reach, "dropdb")
+    create, drop = _client(reach, "createdb"), f"{_client(reach, 'dropdb')} --if-exists"
     load = f"{_client(reach, 'pg_restore')} --exit-on-error -d copy {directory}/shop.dump"
     options = _options(directory, reach, source="shop")
     reports: list[dict[str, Any]] = []
@@ -146,11 +152,12 @@ def _restores(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
     def own() -> None:
         reports.append(ours("restore", database="copy2", **options))
 
-    times: dict[str, list[float]] = {"plain": [], "ours": []}
-    for _run in range(runs):
-        for name, act, copy in (("plain", plain, "copy"), ("ours", own, "copy2")):
-            times[name].append(timed(act))
-            shell(f"{drop} {copy}")
+    def ready() -> None:
+        shell(f"{drop} copy 2>/dev/null; {drop} copy2 2>/dev/null")
+        _checkpoint(reach)
+
+    times = alternating(runs, ready, plain=plain, ours=own)
+    ready()
     ratio = median(times["ours"]) / median(times["plain"])
     figures = {"ours_s": times["ours"], "pg_restore_s": times["plain"], "stages": reports[-1]["stages"]}
     return [
@@ -158,8 +165,8 @@ def _restores(directory: Path, reach: dict[str, Any], runs: int) -> list[Row]:
             "PostgreSQL restore, with all checks",
             "pg_restore of the same dump",
             ratio,
-            "at most 1.15",
-            ratio <= 1.15,
+            "at most 1.10",
+            ratio <= 1.10,
             figures,
         ),
         _memory("peak memory of that restore", max(report["peak_bytes"] for report in reports)),

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,8 @@ def measure(directory: Path, size: int, runs: int, peers: bool) -> list[Row]:
     print(f"==> Filling a SQLite database of {size >> 20} MiB", flush=True)
     fill(path, size)
     print("==> Backing it up", flush=True)
-    options = {
-        "engine": "sqlite",
-        "database": path,
-        "repository": directory / "backups",
-        "key": directory / "key.pem",
-        "state": directory / "state",
-    }
+    own_place = {"repository": directory / "backups", "key": directory / "key.pem", "state": directory / "state"}
+    options = {"engine": "sqlite", "database": path, **own_place}
     reports: list[dict[str, Any]] = []
 
     def shell_backup() -> None:
@@ -60,27 +56,22 @@ def measure(directory: Path, size: int, runs: int, peers: bool) -> list[Row]:
             KEY="benchmark",
         )
 
-    times = alternating(runs, yardstick=shell_backup, ours=lambda: reports.append(ours("backup", **options)))
+    candidates = {"yardstick": shell_backup, "ours": lambda: reports.append(ours("backup", **options))}
+    if os.geteuid() == 0:
+        options_as_owner = {**options, "database": _of_another_account(directory, path)}
+        candidates["as_owner"] = lambda: reports.append(ours("backup", **options_as_owner))
+    times = alternating(runs, **candidates)
     slow, own, yardstick = timed(old), median(times["ours"]), median(times["yardstick"])
     peak = max(report["peak_bytes"] for report in reports)
     figures = {"ours_s": times["ours"], "yardstick_s": times["yardstick"], "stages": reports[-1]["stages"]}
-    rows = [
-        Row(
-            "SQLite backup",
-            ".backup, then zstd -3 -T0",
-            own / yardstick,
-            "at most 1.3",
-            own / yardstick <= 1.3,
-            figures,
-        ),
-        Row(
-            "SQLite backup, times as fast",
-            ".backup, gzip, openssl",
-            slow / own,
-            "at least 5",
-            slow / own >= 5,
-            {"old_s": slow},
-        ),
+    against = ".backup, then zstd -3 -T0"
+    rows = [Row("SQLite backup", against, own / yardstick, "at most 1.00", own / yardstick <= 1, figures)]
+    if "as_owner" in times:
+        ratio = median(times["as_owner"]) / yardstick
+        what = "SQLite backup by root, as the owner of its directory"
+        rows.append(Row(what, against, ratio, "at most 1.00", ratio <= 1, {"ours_s": times["as_owner"]}))
+    rows += [
+        Row("SQLite backup, times as fast", ".backup, gzip, openssl", slow / own, "", None, {"old_s": slow}),
         Row("peak memory of that backup", "150 MB", peak / 150e6, "at most 1", peak <= 150e6, {"peak_bytes": peak}),
     ]
     report = ours("restore", **{**options, "database": directory / "restored.db", "source": path})
@@ -88,6 +79,17 @@ def measure(directory: Path, size: int, runs: int, peers: bool) -> list[Row]:
     rows.append(Row("peak memory of its restore", "150 MB", peak / 150e6, "at most 1", peak <= 150e6, report))
     (directory / "restored.db").unlink()
     return rows + (_peers(directory, path, own) if peers else [])
+
+
+def _of_another_account(directory: Path, path: Path) -> Path:
+    """A copy of the database in a directory of another account, which root's backup becomes."""
+    directory.chmod(0o755)
+    copy = directory / "theirs" / path.name
+    copy.parent.mkdir()
+    shutil.copy(path, copy)
+    for owned in (copy.parent, copy):
+        shutil.chown(owned, "postgres", "postgres")
+    return copy
 
 
 def _peers(directory: Path, path: Path, own: float) -> list[Row]:
