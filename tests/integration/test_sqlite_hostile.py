@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Callable, Iterator
 
@@ -327,6 +327,75 @@ def test_paths_that_others_can_change_are_refused_with_what_helps(world: World, 
         world.backup()
 
 
+@pytest.mark.parametrize("mine", ["root", "daemon"])
+def test_a_journal_that_others_can_write_removes_no_file(world: World, place: Path, mine: str) -> None:
+    """Others can make no file in the directory: an existing one, which journal_mode=PERSIST leaves, is enough."""
+    world.backup()
+    account, shared = pwd.getpwnam(mine), grp.getgrnam("www-data").gr_gid
+    victim, forged = place.parent / "victims" / "file", place.parent / "forged.db"
+    victim.parent.mkdir()
+    victim.write_bytes(SECRET)
+    shutil.copy(world.path, forged)
+    forged_journal(forged, victim)
+    journal = Path(f"{world.path}-journal")
+    journal.touch()
+    for path in (victim.parent, victim, place, world.path, journal):
+        os.chown(path, account.pw_uid, account.pw_gid)
+    for written in (journal, world.path):
+        os.chown(written, account.pw_uid, shared)
+        written.chmod(0o660)
+
+        def forge(written: Path = written) -> None:
+            os.setgroups([])
+            os.setgid(shared)
+            os.setuid(OTHER.pw_uid)
+            written.write_bytes(Path(str(forged) + str(written)[len(str(world.path)) :]).read_bytes())
+
+        forged.chmod(0o644)
+        Path(f"{forged}-journal").chmod(0o644)
+        assert in_child(forge) == 0
+        for work in (world.backup, world.restore, lambda: open_engine(world.database).inspect()):
+            with pytest.raises(Refused, match=f"{written} can be changed by the members of group www-data"):
+                work()
+        assert victim.read_bytes() == SECRET
+        written.chmod(0o640)
+
+
+@pytest.mark.parametrize("suffix", ["-journal", "-wal", "-shm", ""])
+def test_files_that_others_can_write_are_refused_with_what_helps(world: World, suffix: str) -> None:
+    as_owner(world.path.unlink)
+    as_owner(lambda: world.make_shop(20, journal="wal" if suffix in ("-wal", "-shm") else "persist"))
+    holder = closing(sqlite3.connect(world.path)) if suffix in ("-wal", "-shm") else nullcontext()
+    with holder as connection:
+        if connection is not None:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        path = Path(f"{world.path}{suffix}")
+        if not path.exists():
+            as_owner(path.touch)
+        os.chown(path, OWNER.pw_uid, OWNER.pw_gid)
+        path.chmod(0o666)
+        with pytest.raises(Refused, match=f"{path} can be changed by every account.*chmod go-w {path}"):
+            open_engine(world.database).inspect()
+        path.chmod(0o600)
+        os.setxattr(path, "system.posix_acl_access", access_list((0x01, 6, -1), (0x02, 6, OTHER.pw_uid)))
+        with pytest.raises(Refused, match=f"{path} can be changed by bin"):
+            open_engine(world.database).inspect()
+        os.removexattr(path, "system.posix_acl_access")
+        os.chown(path, OTHER.pw_uid, OTHER.pw_gid)
+        with pytest.raises(Refused, match=f"{path} belongs to bin.*become_user"):
+            open_engine(world.database).inspect()
+        # Its own group, which has no other member.
+        os.chown(path, OWNER.pw_uid, OWNER.pw_gid)
+        path.chmod(0o660)
+        assert open_engine(world.database).inspect().exists
+
+
+def access_list(*first: tuple[int, int, int]) -> bytes:
+    """An access control list (acl(5)) with these entries, the group's, the mask and the others'."""
+    entries = (*first, (0x04, 0, -1), (0x10, 7, -1), (0x20, 0, -1))
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
 def test_become_user_names_another_account_where_the_path_is_that_accounts(world: World, place: Path) -> None:
     database = Database(EngineName.SQLITE, str(world.path), Server(become_user="bin"))
     with pytest.raises(Refused, match=f"as bin: {place} belongs to daemon"):
@@ -346,7 +415,10 @@ def test_a_replaced_file_keeps_its_owner_group_and_mode_or_is_refused(world: Wor
     assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (OWNER.pw_uid, OWNER.pw_gid, 0o640)
     assert listing(place) == ["shop.db"]
     engine = open_engine(world.database)
-    for uid, gid, owner in ((OTHER.pw_uid, OWNER.pw_gid, None), (OWNER.pw_uid, OTHER.pw_gid, None), (1, 1, "bin")):
+    os.chown(world.path, OTHER.pw_uid, OWNER.pw_gid)
+    with pytest.raises(Refused, match="belongs to bin"):
+        engine.check_restore(manifest_of(), True, None)
+    for uid, gid, owner in ((OWNER.pw_uid, OTHER.pw_gid, None), (1, 1, "bin")):
         os.chown(world.path, uid, gid)
         with pytest.raises(PermissionDenied, match="restore to"):
             engine.check_restore(manifest_of(), True, owner)

@@ -17,6 +17,7 @@ import os
 import pwd
 import stat
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import List, Optional, Set, Tuple
 
@@ -27,6 +28,9 @@ _MOST_LINKS = 40
 _ACL = "system.posix_acl_access"
 _ACL_USER, _ACL_GROUP_OWNER, _ACL_GROUP, _ACL_WRITE = 0x02, 0x04, 0x08, 0x02
 _OTHERS_WRITE = 0o022
+#: A database, and beside it the files that SQLite obeys: a hot journal names another file to delete, its super-journal
+#: (sqlite.org/fileformat2.html, "The Rollback Journal"; sqlite.org/atomiccommit.html, 5).
+_FILES = ("", "-journal", "-wal", "-shm")
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,15 @@ class _Step:
 
     path: str
     status: os.stat_result
+
+
+@dataclass(frozen=True)
+class _Way:
+    """All that is passed on the way to a file, links included; the directory that the file is in; and its own path."""
+
+    steps: List[_Step]
+    directory: _Step
+    end: str
 
 
 @dataclass(frozen=True)
@@ -54,22 +67,21 @@ def account_for(path: str, become_user: Optional[str]) -> Optional[Account]:
     named = find_account(become_user) if become_user else None
     if os.geteuid() != 0:
         return None
-    steps, directory = _walk(path)
-    account = named or account_of(directory.status.st_uid)
-    _check_all(steps, directory, account, path)
+    way = _walk(path)
+    account = named or account_of(way.directory.status.st_uid)
+    _check_all(way, account, path)
     return account
 
 
 def check_trust(path: str, account: Optional[Account]) -> None:
     """Raise Refused where others than root and an account, by default this process's, can change where a path leads."""
-    steps, directory = _walk(path)
-    _check_all(steps, directory, account or account_of(os.geteuid()), path)
+    _check_all(_walk(path), account or account_of(os.geteuid()), path)
 
 
 def check_place(directory: str) -> None:
     """Raise Refused where another account than root could exchange what root makes in a directory and works on."""
     root = account_of(0)
-    for step in _walk(directory)[0]:
+    for step in _walk(directory).steps:
         objection = _objection(step, root, final=False)
         if objection:
             first = f"Run {objection.fix}, or name" if objection.fix else "Name"
@@ -79,18 +91,19 @@ def check_place(directory: str) -> None:
             )
 
 
-def _check_all(steps: List[_Step], directory: _Step, account: Account, path: str) -> None:
-    for step in steps:
-        objection = _objection(step, account, final=step is directory)
+def _check_all(way: _Way, account: Account, path: str) -> None:
+    for step in way.steps:
+        objection = _objection(step, account, final=step is way.directory)
         if objection:
             _refuse(path, account, objection)
-    _check_file(steps[-1], account)
+    for suffix in _FILES:
+        with suppress(FileNotFoundError):
+            _check_file(_Step(way.end + suffix, os.lstat(way.end + suffix)), account)
 
 
-def _walk(path: str) -> Tuple[List[_Step], _Step]:
-    """All that is passed on the way to a file, links included, and the directory that it is in."""
+def _walk(path: str) -> _Way:
     steps = [_Step("/", os.lstat("/"))]
-    here, directory, links = "/", steps[0], 0
+    here, found, directory, links = "/", "/", steps[0], 0
     left = path.split("/")[::-1]
     while left:
         name = left.pop()
@@ -118,7 +131,7 @@ def _walk(path: str) -> Tuple[List[_Step], _Step]:
             here, directory = found, step
         else:
             break
-    return steps, directory
+    return _Way(steps, directory, found)
 
 
 def _objection(step: _Step, account: Account, final: bool) -> Optional[_Objection]:
@@ -139,12 +152,21 @@ def _objection(step: _Step, account: Account, final: bool) -> Optional[_Objectio
 
 
 def _check_file(step: _Step, account: Account) -> None:
-    """Raise Refused where root would read a file that another account can fill as it likes."""
-    owner = step.status.st_uid
-    if account.uid == 0 and owner != 0 and stat.S_ISREG(step.status.st_mode):
+    """Raise Refused where an account would work on a file that another one can fill as it likes."""
+    owner, mode = step.status.st_uid, step.status.st_mode
+    if stat.S_ISDIR(mode):
+        return
+    if owner not in (0, account.uid):
         raise Refused(
-            f"{step.path} belongs to {_name(owner)} in a directory of root's, and root does not read what others can "
-            f"write. Set become_user to {_name(owner)}, or give that account a directory of its own for it."
+            f"{step.path} belongs to {_name(owner)} in a directory that {account.name} works in, and SQLite does as "
+            f"{account.name} what {_name(owner)} writes there. Set become_user to {_name(owner)}, and give that "
+            f"account a directory of its own for it, or run chown {account.name} {step.path}."
+        )
+    writers = _writers(step, account) if stat.S_ISREG(mode) and mode & _OTHERS_WRITE else ""
+    if writers:
+        raise Refused(
+            f"{step.path} can be changed by {writers}, and a journal that they forge makes SQLite delete files of "
+            f"{account.name}. Run chmod go-w {step.path}, or give the database to an account whose own group it has."
         )
 
 
@@ -162,7 +184,7 @@ def _is_sticky(status: os.stat_result) -> bool:
 
 
 def _writers(step: _Step, account: Account) -> str:
-    """Who besides root and the account may make and remove files in a directory; empty for no one."""
+    """Who besides root and the account may write a file or directory; empty where no other account may."""
     mode = step.status.st_mode
     if mode & stat.S_IWOTH:
         return "every account"
