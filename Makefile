@@ -14,6 +14,8 @@ MAKEFLAGS += --no-print-directory
 TREE := .cache/ansible_collections/fleet/backup
 PYTHONS := 3.8 3.9 3.10 3.11 3.12 3.13
 WORKERS := 2
+# Some of these wait for time-outs, and leave a processor to another worker meanwhile.
+integration: WORKERS := 3
 # A test that hangs fails, and does not take the whole run with it; the oldest Pythons' pytest does not know how.
 PYTEST = $(if $(MEASURE),coverage run -m pytest,pytest) --quiet --numprocesses $(WORKERS) \
 	--override-ini=faulthandler_exit_on_timeout=true $(TESTS)
@@ -110,12 +112,12 @@ tarball: environment
 unit: environment ## Run the unit tests, on every Python from 3.8 to 3.13 that is there
 	@echo "==> Unit tests on Python $$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
 	@$(PYTEST) tests/unit
-	@tools/unit-everywhere $(PYTHONS) -- --numprocesses $(WORKERS) $(TESTS)
+	@tools/unit-everywhere $(WORKERS) $(PYTHONS) -- $(TESTS)
 
 .PHONY: integration
 integration: environment ## Run the integration tests, against real servers and programs
 	@echo "==> Integration tests"
-	@$(PYTEST) tests/integration tests/foreign/test_contrib.py
+	@$(PYTEST) --dist loadgroup tests/integration tests/foreign/test_contrib.py
 
 .PHONY: faults
 faults: environment ## Run the fault tests: kills, failing calls, full disks, damage (FULL=yes: at every call)

@@ -14,14 +14,17 @@ import signal
 import sys
 from pathlib import Path
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(ROOT / ".cache" / "hypothesis"))
 
+# No test is timed: other work may keep the machine busy.
+settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # For another Python, on which the same examples were tried in full.
-settings.register_profile("brief", max_examples=20)
+settings.register_profile("brief", settings.get_profile("full"), max_examples=20)
+settings.load_profile("full")
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "plugins" / "module_utils"))

@@ -28,6 +28,9 @@ from world import World
 
 ROOT = Path(__file__).parents[2]
 
+# One worker deploys the hosts that these tests share.
+pytestmark = pytest.mark.xdist_group("playbooks")
+
 
 @dataclass(frozen=True)
 class Ran:

@@ -96,6 +96,7 @@ def pythons() -> List[str]:
     return found
 
 
+@pytest.mark.once
 def test_the_manual_is_the_same_on_every_python() -> None:
     program = "import sys; sys.path.insert(0, sys.argv[1]); from _engine.agent.cli import main; main(['manual'])"
     pages = {

@@ -45,6 +45,8 @@ from _engine.rotate import PlaceRotation
 from _engine.state import Host, Progress, running
 from _engine.verify import Check
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = sorted((ROOT / "plugins" / "modules").glob("*.py"))
 

@@ -133,6 +133,7 @@ def test_the_engine_imports_nothing_but_python_until_a_feature_needs_it(path: Pa
             assert allowed, f"{name_of(path)}:{statement.lineno} imports {package}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", ENGINE_FILES, ids=name_of)
 def test_the_engine_names_itself_only_relatively_and_never_what_is_around_it(path: Path) -> None:
     for statement, _lazy in imports(parse(path)):
@@ -142,6 +143,7 @@ def test_the_engine_names_itself_only_relatively_and_never_what_is_around_it(pat
             assert not module.startswith(".."), f"{name_of(path)}:{statement.lineno} reaches above the engine"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", [path for path in ENGINE_FILES if module_of(path)], ids=name_of)
 def test_every_arrow_points_down(path: Path) -> None:
     unit = module_of(path).split(".", maxsplit=1)[0]
@@ -156,6 +158,7 @@ def test_every_arrow_points_down(path: Path) -> None:
 AGENT_FILES = [path for path in ENGINE_FILES if module_of(path).startswith("agent.")]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", AGENT_FILES, ids=name_of)
 def test_every_arrow_within_the_agent_points_down(path: Path) -> None:
     unit = module_of(path).split(".")[1]
@@ -167,6 +170,7 @@ def test_every_arrow_within_the_agent_points_down(path: Path) -> None:
             assert below == unit or not below or AGENT_RANK.get(below, len(AGENT_LAYERS)) < AGENT_RANK[unit], where
 
 
+@pytest.mark.once
 def test_no_two_files_need_each_other() -> None:
     needs = {
         module_of(path): {module for statement, _lazy in imports(parse(path)) for module in relative(statement, path)}
@@ -179,6 +183,7 @@ def test_no_two_files_need_each_other() -> None:
         needs = {name: wanted for name, wanted in needs.items() if name not in free}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("interpreter", interpreters())
 def test_every_engine_file_imports_with_no_third_party_package_present(interpreter: str) -> None:
     names = [".".join(filter(None, ["_engine", module_of(path)])) for path in ENGINE_FILES]
@@ -201,6 +206,7 @@ def test_every_engine_file_imports_with_no_third_party_package_present(interpret
     assert done.stdout.endswith(f" {len(ENGINE_FILES)}\n")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=name_of)
 def test_nothing_runs_a_shell(path: Path) -> None:
     shells = {("os", "system"), ("os", "popen"), ("subprocess", "getoutput"), ("subprocess", "getstatusoutput")}
@@ -213,6 +219,7 @@ def test_nothing_runs_a_shell(path: Path) -> None:
             assert (node.value.id, node.attr) not in shells, f"{where} uses a shell"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", PLUGIN_FILES, ids=name_of)
 def test_nothing_swallows_whatever_went_wrong(path: Path) -> None:
     for node in ast.walk(parse(path)):

@@ -226,7 +226,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from paths(item, (*path, name))
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=6 * settings.default.max_examples, deadline=None)
 @given(st.sampled_from(list(paths(document()))), VALUES)
 def test_any_value_at_any_place_of_a_manifest_is_read_or_refused(path: tuple[Any, ...], value: Any) -> None:
     whole = {"": document()}

@@ -126,6 +126,7 @@ ENGINE = Path(__file__).resolve().parents[2] / "plugins" / "module_utils" / "_en
 OF_THE_SYSTEM = ("OSError", "PermissionError", "FileNotFoundError")
 
 
+@pytest.mark.once
 def test_errors_of_the_system_are_shown_without_their_number() -> None:
     """``str()`` of one is ``[Errno 5] Input/output error: '/path'``."""
     for path in sorted(ENGINE.rglob("*.py")):

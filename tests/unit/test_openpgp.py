@@ -107,6 +107,7 @@ def test_any_bytes_pass_unchanged_or_are_refused(message: bytes) -> None:
         assert message[0] & 0xC0 == 0xC0 or message[0] & 0x80
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [0, 100, 191, 8192, 100_000, 3 << 20])
 def test_what_gpg_writes_of_any_size_passes(tmp_path: Path, size: int) -> None:
     command = ["gpg", "--homedir", str(tmp_path), "--batch", "--quiet", "--pinentry-mode", "loopback"]

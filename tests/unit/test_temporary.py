@@ -81,6 +81,7 @@ def test_a_directory_that_is_full_is_replaced_by_no_other(tmp_path: Path, monkey
     assert made and all(path.startswith(str(tmp_path)) for path in made)
 
 
+@pytest.mark.once
 def test_nothing_in_the_engine_asks_python_for_a_directory() -> None:
     for path in ENGINE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

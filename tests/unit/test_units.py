@@ -212,6 +212,7 @@ def test_systemd_needs_a_calendar_and_cron_its_fields() -> None:
         crontab([job(SHOP)], CronOptions("web1", health=Expression("daily")))
 
 
+@pytest.mark.once
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 @pytest.mark.parametrize(
     "options",

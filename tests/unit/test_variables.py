@@ -39,6 +39,7 @@ def test_variables_of_the_users_own_are_left_alone() -> None:
     assert misspelt(["fleet_backup_nas", "fleet_backup_our_repositories", "fleet", "backup_jobs", "jobs"]) == []
 
 
+@pytest.mark.once
 def test_every_variable_that_the_collection_uses_is_known_and_every_known_one_used() -> None:
     used = set()
     for directory in ("playbooks", "roles", "plugins"):
