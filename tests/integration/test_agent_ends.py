@@ -208,6 +208,12 @@ def test_a_systemd_that_never_answers_keeps_no_health_from_being_told(
     (complaint,) = stoppage.complaints_by_job(agent.world.host).values()
     assert complaint.code == "stopped" and "shop.service" in complaint.text
     assert "Asking systemd what runs took longer than its timeout of 1 s" in complaint.text
+    # What was noted and cannot be read any more is told too, until somebody has looked.
+    (notes / "shop+0.json").write_text("[")
+    for _again in range(2):
+        assert "shop+0.json cannot be read" in stoppage.complaints_by_job(agent.world.host)["shop"].text
+    assert len(stoppage.let_stay_stopped(agent.world.host, ["shop"], dry_run=False)) == 1
+    assert stoppage.complaints_by_job(agent.world.host) == {}
 
 
 def test_a_process_that_the_kernel_holds_is_left_behind_and_named(agent: Agent, tmp_path: Path) -> None:

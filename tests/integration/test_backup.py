@@ -394,8 +394,9 @@ def test_a_state_where_nothing_can_be_locked_is_explained(world: World, monkeypa
 
 def test_a_status_file_that_was_cut_short_stops_nobody(world: World) -> None:
     world.backup()
-    (world.host.state / "status" / "web1+sqlite+shop.json").write_text("{")
-    assert running(world.host) == [{"subject": "web1/sqlite/shop", "stage": "unknown", "alive": False}]
+    for content in ("{", "[]", "7", '{"pid": 1, "process_started": "1"}', "[" * 100_000):
+        (world.host.state / "status" / "web1+sqlite+shop.json").write_text(content)
+        assert running(world.host) == [{"subject": "web1/sqlite/shop", "stage": "unknown", "alive": False}]
 
 
 def test_nothing_is_running_afterwards(world: World) -> None:

@@ -194,10 +194,11 @@ def running(host: Host) -> List[Mapping[str, Any]]:
         try:
             fields = json.loads(read_small(path))
             fields["alive"] = lives(fields["pid"], fields.pop("process_started"))
+            fields.update(subject=str(fields["subject"]), stage=str(fields["stage"]))
         except FileNotFoundError:
             # It ended between the listing and the reading.
             continue
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             fields = {"subject": path.stem.replace("+", "/"), "stage": "unknown", "alive": False}
         found.append(fields)
     return found

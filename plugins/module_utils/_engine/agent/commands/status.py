@@ -111,7 +111,7 @@ def _unsent(selection: Selection) -> List[Dict[str, Any]]:
     found = []
     for channel in sorted({*counts, *unreachable(state)}):
         noted = unreachable(state).get(channel, {})
-        reason, since = noted.get("reason", "not tried yet"), noted.get("since")
+        reason, since = str(noted.get("reason", "not tried yet")), noted.get("since")
         found.append({"channel": channel, "waiting": counts.get(channel, 0), "since": since, "reason": reason})
     return found
 

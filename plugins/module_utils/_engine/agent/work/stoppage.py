@@ -30,12 +30,13 @@ from .services import Service, look
 
 @dataclass(frozen=True)
 class _Note:
-    """What one restore has stopped, and when (RFC 3339)."""
+    """What one restore has stopped, and when (RFC 3339). ``readable`` is False where that is not known any more."""
 
     path: Path
     job: str
     units: Tuple[str, ...]
     since: str
+    readable: bool = True
 
 
 def note(host: Host, job: str, units: Sequence[str], since: Optional[str] = None) -> None:
@@ -68,7 +69,7 @@ def settle(host: Host, job: str, units: Sequence[str]) -> None:
     else:
         _drop(mine)
     for one in ended:
-        if one.path != mine:
+        if one.path != mine and one.readable:
             _drop(one.path)
 
 
@@ -94,7 +95,7 @@ def let_stay_stopped(host: Host, jobs: Optional[Sequence[str]], dry_run: bool) -
     found: List[str] = []
     for one in _ended_notes(host):
         if jobs is None or one.job in jobs:
-            found += [f"{unit}, of {one.job}" for unit in one.units]
+            found += [f"{unit}, of {one.job}" for unit in one.units or ["services that are not known any more"]]
             if not dry_run:
                 _drop(one.path)
     return found
@@ -110,6 +111,12 @@ def _stopped_names(units: Sequence[str]) -> List[str]:
 
 
 def _complaint(one: _Note) -> Optional[Complaint]:
+    if not one.readable:
+        return Complaint(
+            "stopped",
+            f"a restore has stopped services, and its note {one.path} cannot be read: see what does not run, and then "
+            f"fleet-backup unlock --let-stay-stopped {one.job}",
+        )
     try:
         # A systemd that does not answer must not keep the health of backups from being told.
         units: List[str] = apart(partial(_stopped_names, one.units), "Asking systemd what runs", LOOK)
@@ -131,12 +138,13 @@ def _ended_notes(host: Host) -> Iterator[_Note]:
     """The notes of restores that are not there any more."""
     directory = _directory(host)
     for path in sorted(directory.glob("*+*.json")) if directory.is_dir() else ():
-        document = read_json(path)
-        if not isinstance(document, dict):
-            continue
-        if not lives(document.get("pid", 0), document.get("process_started")):
-            units = tuple(map(str, document.get("units", ())))
-            yield _Note(path, path.stem.rpartition("+")[0], units, str(document.get("since")))
+        document, job = read_json(path), path.stem.rpartition("+")[0]
+        units = document.get("units") if isinstance(document, dict) else None
+        if not isinstance(document, dict) or not isinstance(units, list):
+            if path.exists():
+                yield _Note(path, job, (), "an unknown time", readable=False)
+        elif not lives(document.get("pid", 0), document.get("process_started")):
+            yield _Note(path, job, tuple(map(str, units)), str(document.get("since")))
 
 
 def _drop(path: Path) -> None:
