@@ -355,3 +355,19 @@ class Watcher:
                 self.programs.add(os.path.basename(content.split(b"\0")[0].decode(errors="replace")))
             if any(secret in content for secret in self._secrets):
                 self.found.append(f"{process}/{name}: {content!r}")
+
+
+def test_the_demo_of_the_readme_shows_what_it_promises(tmp_path: Path, ansible: Ansible) -> None:
+    """As make demo runs it, which also builds the collection and installs it from its tarball."""
+    directory = tmp_path / "demo"
+    directory.mkdir()
+    done = subprocess.run(
+        ["ansible-playbook", "fleet.backup.demo", "--extra-vars", json.dumps({"demo_directory": str(directory)})],
+        env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "failed=0" in done.stdout and (directory / "summary.txt").read_text()
