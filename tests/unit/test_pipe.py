@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from _engine.command import Command
+from _engine.command import Channel, Command
 from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
 from _engine.interrupts import interruptible, time_limit
 from _engine.model import Compression
@@ -174,6 +175,15 @@ def test_leaving_a_pipe_early_ends_its_programs_and_closes_everything() -> None:
         raise Interrupted("stop")
     assert open_descriptors() == before
     assert threading.active_count() == threads
+
+
+def test_a_childs_pipe_holds_as_much_as_the_other_ones() -> None:
+    sizes = []
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb"), Pipe() as pipe:
+        for descriptor in (pipe.source(Channel(reading)), *pipe.entrance()):
+            sizes.append(fcntl.fcntl(descriptor, 1032))  # F_GETPIPE_SZ, which module fcntl has since Python 3.10
+    assert sizes == [256 << 10] * 3
 
 
 WAIT = Command("sleep", ("sleep", "60"))

@@ -311,14 +311,14 @@ class Pipe:
 
     def _pipe(self) -> Tuple[int, int]:
         reading, writing = os.pipe()
-        # An account may be over its limit of pipe memory; the pipe then keeps its usual size, and is only slower.
-        with suppress(OSError):
-            fcntl.fcntl(writing, _F_SETPIPE_SZ, _HELD)
+        _enlarge(writing)
         return self._keep(reading), self._keep(writing)
 
     def _take(self, channel: Channel) -> int:
         self._channels.append(channel)
-        return self._keep(channel.take())
+        descriptor = self._keep(channel.take())
+        _enlarge(descriptor)
+        return descriptor
 
     def _keep(self, descriptor: int) -> int:
         self._descriptors.append(descriptor)
@@ -351,6 +351,13 @@ def _schedule(policy: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _enlarge(descriptor: int) -> None:
+    """Let a pipe hold more than the usual 64 KiB, given either end."""
+    # An account may be over its limit of pipe memory; the pipe then keeps its usual size, and is only slower.
+    with suppress(OSError):
+        fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _HELD)
 
 
 def _capacity(descriptor: int) -> int:
