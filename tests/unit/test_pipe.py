@@ -195,20 +195,21 @@ def niceness(process: Process) -> tuple[int, str]:
     return os.getpriority(os.PRIO_PROCESS, process.pid), group.read_text().split()[-1] if group.exists() else "0"
 
 
-def test_the_programs_of_a_pipe_make_way_when_they_are_told_to() -> None:
+def test_the_programs_behind_the_one_that_a_server_waits_for_make_way_when_they_are_told_to() -> None:
     with Pipe() as pipe:
-        pipe.through(WAIT, pipe.source(WAIT))
-        first, second = pipe._processes
-        assert niceness(first) == niceness(second) == (0, "0")
+        pipe.through(WAIT, pipe.through(WAIT, pipe.source(WAIT)))
+        dump, *others = pipe._processes
+        assert {niceness(process) for process in pipe._processes} == {(0, "0")}
         pipe.make_way()
-        assert niceness(first)[0] == niceness(second)[0] == 10
-        assert niceness(second)[1] == ("10" if Path("/proc/self/autogroup").exists() else "0")
+        assert niceness(dump) == (0, "0")
+        assert {niceness(process)[0] for process in others} == {5}
+        assert niceness(others[-1])[1] == ("5" if Path("/proc/self/autogroup").exists() else "0")
 
 
 def test_a_program_that_is_nicer_stays_so_and_one_that_ended_is_left_alone() -> None:
     with Pipe() as pipe:
-        pipe.through(WAIT, pipe.source(Command("true", ("true",))))
-        ended, nicer = pipe._processes
+        pipe.through(WAIT, pipe.through(Command("true", ("true",)), pipe.source(WAIT)))
+        _dump, ended, nicer = pipe._processes
         os.setpriority(os.PRIO_PROCESS, nicer.pid, 15)
         ended.wait()
         pipe.make_way()

@@ -147,6 +147,8 @@ class Pipe:
 
     def __init__(self, label: str = "the work") -> None:
         self._processes: List[Process] = []
+        #: Those that read what another one writes.
+        self._behind: List[Process] = []
         self._copiers: List[Copier] = []
         self._descriptors: List[int] = []
         self._channels: List[Channel] = []
@@ -234,13 +236,13 @@ class Pipe:
             self._close(source)
 
     def make_way(self) -> None:
-        """Let all else go before the programs so far: above all the server behind them.
+        """Let all else go before the programs so far that work on what another one writes: above all the server.
 
-        It could use one core all the time. Where it shares its core by turns, they wait for it in the end.
+        It could use one core all the time. Where it shares its core by turns, they wait for it in the end. The program
+        at the source is left as it is: the server waits for it, with its snapshot and its locks.
         """
-        # The last one first: of sessions, the kernel lets an ordinary account change one in 0.1 s, and the programs
-        # that work on a dump have more to do than the one that passes it on.
-        for process in reversed(self._processes):
+        # The last one first: of sessions, the kernel lets an ordinary account change one in 0.1 s.
+        for process in reversed(self._behind):
             process.make_way()
 
     def blocks(self, source: int) -> Iterator[bytes]:
@@ -290,6 +292,7 @@ class Pipe:
         self._processes.append(Process(command, stdin=source, stdout=writing))
         self._close(writing)
         if source is not None:
+            self._behind.append(self._processes[-1])
             self._close(source)
         return reading
 
