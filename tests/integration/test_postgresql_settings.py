@@ -158,6 +158,16 @@ def test_settings_that_hinder_a_load_come_back_and_do_not_hinder_it(
     assert ask(cluster, copy, "SELECT a FROM public.t") == ["grün, €"]
 
 
+def test_what_a_setting_says_reaches_no_terminal(
+    cluster: Cluster, database: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    search = "ALTER DATABASE {} SET default_text_search_config = E'\"x\\x1b]0;mine\\x07\\n2026-11-28 shop: ok\\n\"'"
+    cluster.sql(search.format(database))
+    cluster.sql(f"ALTER DATABASE {database} SET client_min_messages = debug5")
+    restore(cluster.engine(f"{database}_2"), dump(cluster.engine(database), tmp_path, COUNTS))
+    assert capfd.readouterr() == ("", "")
+
+
 ODD = (
     'CREATE TABLE "große" (a int); CREATE TABLE klein (a int); INSERT INTO klein VALUES (1);'
     "DO $$ BEGIN EXECUTE format('COMMENT ON DATABASE %I IS %L', current_database(), 'größer');"

@@ -143,6 +143,11 @@ def settled(output: str) -> str:
     return "\n".join(lines)
 
 
+def holds_servers_words(output: str) -> bool:
+    """Whether a program passed on what a server said, or may have: any other line can then be part of that too."""
+    return any(line == CUT or _SEVERITY.search(line) for line in output.splitlines())
+
+
 def is_raised(context: str) -> bool:
     """Whether a context, or a line of it, says that a user's function wrote the text of the error above it."""
     return _RAISED.search(context) is not None

@@ -7,8 +7,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Iterable, List, Sequence, Tuple
+from dataclasses import dataclass, replace
+from typing import Iterable, List, Optional, Sequence, Tuple
 
 from ...errors import BadInput, PermissionDenied
 from .connection import Connection, quote_identifier
@@ -24,6 +24,21 @@ SELECT c.oid, n.nspname, c.relname, c.relkind::text, c.relpersistence::text,
    AND NOT EXISTS (SELECT FROM pg_depend d
                     WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
  ORDER BY 2, 3
+"""
+
+#: Tables whose rows can be in another partition once they are restored: the hash of an enum's value depends on its OID,
+#: so pg_dump loads what is below such a partitioned table through the root. With the name of that partitioned table.
+_REROUTED = """
+WITH RECURSIVE below AS (
+    SELECT p.partrelid AS top, p.partrelid AS oid FROM pg_partitioned_table p
+     WHERE EXISTS (SELECT FROM pg_opclass o JOIN pg_am a ON a.oid = o.opcmethod
+                    WHERE o.oid = ANY (p.partclass) AND o.opcname = 'enum_ops' AND a.amname = 'hash'
+                      AND o.opcnamespace = 'pg_catalog'::regnamespace)
+    UNION SELECT b.top, i.inhrelid FROM pg_inherits i JOIN below b ON i.inhparent = b.oid
+)
+SELECT b.oid, n.nspname, c.relname
+  FROM below b JOIN pg_class c ON c.oid = b.top JOIN pg_namespace n ON n.oid = c.relnamespace
+ WHERE NOT EXISTS (SELECT FROM below u WHERE u.oid = b.top AND u.top <> b.top)
 """
 
 _DESCENDANTS = """
@@ -109,6 +124,8 @@ class Relation:
     persistence: str
     readable: bool
     filtered: bool
+    #: The schema and name of the partitioned table as which its rows count, as they can come back in another partition.
+    root: Optional[Tuple[str, str]] = None
 
     @property
     def holds_rows(self) -> bool:
@@ -127,8 +144,12 @@ class Relation:
     @property
     def label(self) -> str:
         """Its name for people and fingerprints: in quotes only where a part of it needs them, whatever the server."""
-        parts = (self.schema, self.name)
-        return readable(".".join(part if _PLAIN.fullmatch(part) else quote_identifier(part) for part in parts))
+        return _label((self.schema, self.name))
+
+    @property
+    def counted_as(self) -> str:
+        """The label under which a fingerprint has its rows."""
+        return _label(self.root) if self.root else self.label
 
 
 @dataclass(frozen=True)
@@ -146,7 +167,13 @@ class Selection:
 
 def relations(connection: Connection) -> List[Relation]:
     """All relations outside the system's schemas that no extension brings."""
-    return [Relation(*row) for row in connection.rows(_RELATIONS)]
+    roots = {oid: (schema, name) for oid, schema, name in connection.rows(_REROUTED)}
+    found = [Relation(*row) for row in connection.rows(_RELATIONS)]
+    return [replace(one, root=roots[one.oid]) if one.oid in roots else one for one in found]
+
+
+def _label(parts: Sequence[str]) -> str:
+    return readable(".".join(part if _PLAIN.fullmatch(part) else quote_identifier(part) for part in parts))
 
 
 def select(connection: Connection, excluded: Sequence[str]) -> Selection:

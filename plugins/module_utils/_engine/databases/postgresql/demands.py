@@ -105,7 +105,8 @@ def read(connection: Connection) -> Demands:
     since_15 = _SCHEMAS_PUBLISHED if connection.version >= 15_00_00 else ""
     made = connection.rows(_FOR_SUPERUSERS.format(since_15=since_15)) + connection.rows(_SUBSCRIPTIONS)
     return Demands(
-        for_superusers=tuple(dict.fromkeys(readable(name) for (name,) in made))[:_NAMED],
+        # Without a description, the object was dropped since the snapshot.
+        for_superusers=tuple(dict.fromkeys(readable(name) for (name,) in made if name))[:_NAMED],
         mapped_roles=tuple(map(shared_names.reader(connection), _column(connection, _MAPPED_ROLES))),
         dangling_roles=_column(connection, _DANGLING),
         collations=_column(connection, _COLLATIONS),

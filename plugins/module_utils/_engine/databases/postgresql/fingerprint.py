@@ -147,6 +147,7 @@ def count(
     manners = {one.label: _WHOLE if one.label in whole else _ROWS_AT_AN_END if samples else _COUNTED for one in wanted}
     unplanned = _unplanned(connection, wanted) if planning else {one.oid for one in wanted}
     manners.update((one.label, _copying(manners[one.label])) for one in wanted if one.oid in unplanned)
+    manners.update(_alike(wanted, manners))
     return _Counting(connection, kind, copier, planning).all_of(wanted, manners)
 
 
@@ -155,13 +156,14 @@ def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerp
 
     Their owners' code has run already with the rights of who restored them, so that it may as well be planned.
     """
-    wanted, manners = list(tables), {}
+    wanted, known = list(tables), {}
     for label, table in like.tables.items():
         copied = table.digest is not None and table.digest.startswith(_COPY_MARK)
-        manners[label] = _COPIED if copied else _COUNTED if table.digest is None else table.ends or _WHOLE
+        known[label] = _COPIED if copied else _COUNTED if table.digest is None else table.ends or _WHOLE
+    manners = {one.label: known.get(one.counted_as, _COUNTED) for one in wanted}
     unplanned = _unplanned(connection, wanted)
     for one in wanted:
-        if one.oid in unplanned and manners.get(one.label, _COUNTED) == _COUNTED:
+        if one.oid in unplanned and manners[one.label] == _COUNTED:
             manners[one.label] = _COPIED_COUNT
     return _Counting(connection, like.kind, copier, None).all_of(wanted, manners)
 
@@ -169,6 +171,37 @@ def count_like(connection: Connection, tables: Iterable[Relation], like: Fingerp
 def _copying(manner: int) -> int:
     """How to copy a table instead of querying it: that sends all of it, so that a large one is only counted then."""
     return _COPIED if manner == _WHOLE else _COPIED_COUNT
+
+
+def _alike(tables: Sequence[Relation], manners: Mapping[str, int]) -> Dict[str, int]:
+    """How to count tables that count as one: their digests are added up, so they are all made alike, or none is."""
+    groups: Dict[str, Set[str]] = {}
+    for table in tables:
+        if table.root:
+            groups.setdefault(table.counted_as, set()).add(table.label)
+    chosen = {}
+    for labels in groups.values():
+        found = {manners[label] for label in labels}
+        for label in labels:
+            if found <= {_WHOLE, _COPIED}:
+                chosen[label] = _COPIED if _COPIED in found else _WHOLE
+            else:
+                chosen[label] = _COPIED_COUNT if manners[label] in (_COPIED, _COPIED_COUNT) else _COUNTED
+    return chosen
+
+
+def _sum(one: Optional[TableFingerprint], other: TableFingerprint) -> TableFingerprint:
+    """Two tables as one. Without the digest of one of them, or with one of other text, there is none of both."""
+    if one is None:
+        return other
+    rows = one.rows + other.rows
+    if one.digest is None or other.digest is None:
+        return TableFingerprint(rows)
+    marks = [_COPY_MARK if table.digest.startswith(_COPY_MARK) else "" for table in (one, other) if table.digest]
+    if marks[0] != marks[1]:
+        return TableFingerprint(rows)
+    total = sum(int(digest[len(marks[0]) :], 16) for digest in (one.digest, other.digest))
+    return TableFingerprint(rows, f"{marks[0]}{total % _MODULUS:016x}")
 
 
 class _Unplanned(Exception):
@@ -196,7 +229,8 @@ class _Counting:
             self._connection.run(TEXT_FORM)
             columns = _columns(self._connection, tables)
         for table in tables:
-            counted[table.label] = self._measured(table, columns.get(table.oid, []), manners.get(table.label, _COUNTED))
+            found = self._measured(table, columns.get(table.oid, []), manners[table.label])
+            counted[table.counted_as] = _sum(counted.get(table.counted_as) if table.root else None, found)
         large = _counted(self._connection.rows(_LARGE_OBJECT_DIGEST if self._thoroughly else _LARGE_OBJECT_COUNT))
         if large.rows:
             counted[LARGE_OBJECTS] = large

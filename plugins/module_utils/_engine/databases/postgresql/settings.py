@@ -29,8 +29,10 @@ _SILENCE = "600s"
 
 #: What every session of ours begins with, whatever the server, the database or the role has as a default: a failure
 #: instead of rows that row security left out, and no function of a user's schema in the place of a built-in one
-#: (CVE-2018-1058). The driver would set another DateStyle by itself.
+#: (CVE-2018-1058). The driver would set another DateStyle by itself. Until a session is open, libpq writes a server's
+#: warnings to the standard error as they are, and the settings of a database can hold any text.
 _OWN = {
+    "client_min_messages": "error",
     "row_security": "off",
     "quote_all_identifiers": "off",
     "default_transaction_read_only": "off",

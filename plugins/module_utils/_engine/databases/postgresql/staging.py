@@ -140,7 +140,7 @@ class PostgresqlStaging(Staging):
             inside.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             tables = catalogue.select(inside, ()).counted(unlogged=True)
             # A standby has no rows of unlogged tables, so that its backups hold such tables without counting them.
-            counted = [table for table in tables if table.label in like.tables or not table.unlogged]
+            counted = [table for table in tables if table.counted_as in like.tables or not table.unlogged]
             copier = Copier(self._access, self._staged)
             return inside.interruptibly(lambda: fingerprint.count_like(inside, counted, like, copier))
 

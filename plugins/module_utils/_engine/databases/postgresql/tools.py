@@ -18,7 +18,6 @@ from ...errors import (
     Contended,
     Damaged,
     EngineError,
-    Mismatch,
     MissingTool,
     NoSpace,
     NotFound,
@@ -132,15 +131,20 @@ def installed(name: str) -> List[Tool]:
 
 
 def explained(failure: EngineError) -> EngineError:
-    """What the failure of a PostgreSQL program means; any other failure is returned as it is."""
+    """What the failure of a PostgreSQL program means; any other failure is returned as it is.
+
+    Nothing that comes through a server condemns a backup: what a function of the database raises or warns of can look
+    like any line of the program's.
+    """
     if not isinstance(failure, ToolFailed) or failure.name not in _PROGRAMS:
         return failure
     output = messages.settled(failure.output)
     for pattern, kind, advice in _MEANINGS:
         match = re.search(pattern, output)
         if match:
+            told = Unverifiable if kind is Damaged and messages.holds_servers_words(output) else kind
             start = output.rfind("\n", 0, match.start()) + 1
-            return kind(f"{failure.name}: {said(output[start:].splitlines()[0])}. {advice}")
+            return told(f"{failure.name}: {said(output[start:].splitlines()[0])}. {advice}")
     return failure
 
 
@@ -190,7 +194,8 @@ _MEANINGS: Sequence[Tuple[str, Type[EngineError], str]] = (
     (r"violates check constraint", Unverifiable,
      "It may read what is loaded later. With on_error continue, such tables are loaded again."),
     (r"violates (foreign key|unique|not-null|exclusion) constraint|could not create unique index",
-     Mismatch, "The dump holds rows that its own constraints refuse: the source was corrupt. Restore an older backup."),
+     Unverifiable,
+     "The source may be corrupt. Restore an older backup, or see with on_error continue what else comes back."),
 )  # fmt: skip
 
 
