@@ -45,9 +45,20 @@ class Monitored(Fleet):
         return self.deploy(shop, fleet_backup_notifications=list(channels), **options)
 
 
+class Told(Monitored):
+    """The same without the agent, for what is only about channels."""
+
+    roles = ("fleet.backup.monitoring",)
+
+
 @pytest.fixture
 def fleet(tmp_path: Path) -> Monitored:
     return Monitored(tmp_path)
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    return Told(tmp_path)
 
 
 def test_deployed_channels_tell_and_the_second_deployment_changes_nothing(fleet: Monitored, tmp_path: Path) -> None:
@@ -88,14 +99,18 @@ def test_secrets_are_in_their_own_files_and_in_nothing_that_is_said(fleet: Monit
     assert kept == {"chat.url", "mail.login_password", "hook.url", "hook.token", "shop.heartbeat"}
 
 
-def test_a_channel_that_leaves_the_inventory_loses_its_secrets(fleet: Monitored) -> None:
-    fleet.tell(SLACK, MAIL)
-    fleet.tell(MAIL)
-    kept = sorted(name for name in fleet.files() if "notification" in name)
+def test_a_channel_that_leaves_the_inventory_loses_its_secrets(told: Told) -> None:
+    told.tell(SLACK, MAIL)
+    told.tell(MAIL)
+    kept = sorted(name for name in told.files() if "notification" in name)
     assert kept == ["notification-secrets/mail.login_password", "notifications.json"]
-    fleet.tell()
-    assert not [path for path in fleet.settings.rglob("*") if path.is_file() and "notification" in str(path)]
+    told.tell()
+    assert not [path for path in told.settings.rglob("*") if path.is_file() and "notification" in str(path)]
+
+
+def test_nothing_of_the_channels_is_left_where_backups_are_taken_away(fleet: Monitored) -> None:
     fleet.tell(MAIL)
+    assert "notifications.json" in fleet.files()
     fleet.tell(MAIL, fleet_backup_state="absent")
     assert not fleet.settings.exists()
     assert changed(fleet.tell(MAIL, fleet_backup_state="absent")) == 0
@@ -148,10 +163,10 @@ def test_a_channel_that_cannot_be_meant_is_refused_by_host_channel_and_option(
     assert SECRET not in str(caught.value)
 
 
-def test_a_wrong_channel_fails_on_the_controller_and_shows_no_secret(fleet: Monitored) -> None:
-    output = fleet.tell({**MAIL, "tls": "none"}, fails=True)
+def test_a_wrong_channel_fails_on_the_controller_and_shows_no_secret(told: Told) -> None:
+    output = told.tell({**MAIL, "tls": "none"}, fails=True)
     assert "localhost: channel mail: tls cannot be used" in output and SECRET not in output
-    assert not (fleet.settings / "notifications.json").exists()
+    assert not (told.settings / "notifications.json").exists()
 
 
 def test_a_wrong_heartbeat_of_a_job_fails_on_the_controller(fleet: Monitored) -> None:
@@ -168,10 +183,10 @@ def test_the_role_documents_every_option_that_the_agent_reads() -> None:
     assert documented == read - {"channels"}
 
 
-def test_the_example_of_the_readme_can_be_used(fleet: Monitored) -> None:
+def test_the_example_of_the_readme_can_be_used(told: Told) -> None:
     text = (ROOT / "roles" / "monitoring" / "README.md").read_text()
     channels = re.search(r"```yaml\n(fleet_backup_notifications:.*?)```", text, re.DOTALL)
     assert channels is not None
     secret = {f"vault_{name}": f"https://example.com/{name}" for name in re.findall(r"vault_(\w+)", text)}
-    fleet.tell(*yaml.safe_load(channels.group(1))["fleet_backup_notifications"], **secret)
-    assert len(json.loads((fleet.settings / "notifications.json").read_text())["channels"]) == 6
+    told.tell(*yaml.safe_load(channels.group(1))["fleet_backup_notifications"], **secret)
+    assert len(json.loads((told.settings / "notifications.json").read_text())["channels"]) == 6
