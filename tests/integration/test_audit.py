@@ -201,10 +201,12 @@ def test_making_rotating_and_destroying_a_key_has_its_lines(tmp_path: Path) -> N
         "ANSIBLE_COLLECTIONS_PATH": str(tmp_path / "collections"),
         "FLEET_BACKUP_STATE": str(tmp_path / "state"),
     }
-    for options in ("state=present", "state=present", "state=rotated", "state=absent destroy=true"):
-        given = f"path={tmp_path}/ops.pem {options}"
-        module = ["ansible", "localhost", "-m", "fleet.backup.backup_key", "-a", given]
-        subprocess.run(module, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    states = ({"state": "present"}, {"state": "present"}, {"state": "rotated"}, {"state": "absent", "destroy": True})
+    tasks = [{"fleet.backup.backup_key": {"path": f"{tmp_path}/ops.pem", **options}} for options in states]
+    play = tmp_path / "play.yml"
+    play.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "tasks": tasks}]))
+    command = ["ansible-playbook", str(play)]
+    subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     found = [json.loads(line) for line in (tmp_path / "state" / "audit.jsonl").read_text().splitlines()]
     assert [line["outcome"] for line in found] == ["present", "rotated", "removing"]
     assert found[0]["recipient"] != found[1]["recipient"] and found[1]["previous"].startswith(f"{tmp_path}/ops.pem.")

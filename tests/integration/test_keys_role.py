@@ -502,16 +502,18 @@ def test_secrets_of_ansible_vault_reach_their_files_and_nothing_that_is_said(fle
     assert "databse" in fleet.output and "open sesame" not in fleet.output
 
 
-@pytest.mark.parametrize(
-    ("option", "change"),
-    [
-        ("encryption.passphrase", {"encryption": {"method": "aes256-cbc", "passphrase": ""}}),
-        ("login_password", {"engine": "postgresql", "database": "orders", "login_password": ""}),
-    ],
-)
-def test_an_empty_secret_fails_on_the_controller_by_host_job_and_option(
-    fleet: Fleet, option: str, change: dict[str, Any]
-) -> None:
-    fleet.deploy(role="agent", fleet_backup_keys=[OPS], fleet_backup_jobs=[fleet.job("orders", **change)], fails=True)
-    assert f"web1: job orders: {option} is empty" in fleet.said
-    assert not fleet.etc().exists()
+EMPTY_SECRETS: list[tuple[str, dict[str, Any]]] = [
+    ("encryption.passphrase", {"encryption": {"method": "aes256-cbc", "passphrase": ""}}),
+    ("login_password", {"engine": "postgresql", "database": "orders", "login_password": ""}),
+]
+
+
+def test_an_empty_secret_fails_on_the_controller_by_host_job_and_option(fleet: Fleet) -> None:
+    hosts = {
+        f"web{number}": {"fleet_backup_jobs": [fleet.job("orders", **change)]}
+        for number, (_option, change) in enumerate(EMPTY_SECRETS)
+    }
+    fleet.deploy(role="agent", hosts=hosts, fleet_backup_keys=[OPS], fails=True)
+    for host, (option, _change) in zip(hosts, EMPTY_SECRETS):
+        assert f"{host}: job orders: {option} is empty" in fleet.reason(host), fleet.output
+        assert not fleet.etc(host).exists()

@@ -30,6 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGED = Path("/usr/lib/postgresql/15")
 VERSIONS = (13, 15, 17, 18)
 
+# One worker starts the servers that these tests share.
+pytestmark = pytest.mark.xdist_group("versions of PostgreSQL")
+
 #: Which client is good for which server: pg_dump refuses a newer server, and what clients from 17 on write begins with
 #: a setting that servers before 17 do not know.
 WORKING = {(13, 13), (15, 13), (15, 15), (17, 17), (18, 17), (18, 18)}
