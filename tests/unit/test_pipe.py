@@ -128,13 +128,12 @@ def test_whatever_stops_a_copier_stops_the_pipe(tmp_path: Path, monkeypatch: pyt
             pipe.wait()
 
 
-SAY_POLICY = script("policy", "sys.stdout.write(str(os.sched_getscheduler(0)))")
-
-
 def policies() -> tuple[int, int, int]:
     """The scheduling policy of a pipe's program, and of this thread within and after the pipe."""
     with Pipe() as pipe:
-        program = int(collect(pipe, pipe.source(SAY_POLICY)))
+        # The 41st word (proc(5)). As idle work on a busy machine, a Python would take minutes to start.
+        said = collect(pipe, pipe.source(Command("policy", ("cat", "/proc/self/stat")))).decode()
+        program = int(said.rpartition(")")[2].split()[38])
         within = os.sched_getscheduler(0)
     return program, within, os.sched_getscheduler(0)
 
