@@ -25,7 +25,8 @@ options:
       path:
         description:
           - The directory of a V(local) repository, also on a mounted NFS or SMB share.
-          - It must exist and be no symbolic link.
+          - It must exist and be no symbolic link. It is written only where no other account than root, the one that
+            writes and the owner of the directory could put another directory in its place.
           - It is never created, since a missing directory may be a share that is not mounted.
         type: path
 """

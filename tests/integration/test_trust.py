@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Callable
@@ -17,12 +18,12 @@ from hypothesis import strategies as st
 
 from _engine.catalogue import read_place
 from _engine.clock import odd_pause
-from _engine.errors import BadManifest, Refused, Shrunk
+from _engine.errors import BadManifest, EngineError, Refused, Shrunk
 from _engine.manifest import sealed
 from _engine.model import Level, Outcome, Policy, Proof
 from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
-from _engine.rotate import RotateRequest, plan_rotation
+from _engine.rotate import RotateRequest, plan_rotation, rotate
 from _engine.state import Host
 from planting import forge, ids, take
 from world import World
@@ -126,6 +127,26 @@ def test_a_backup_is_taken_and_says_what_cannot_be_read_of_earlier_ones(world: W
     for max_age in (None, timedelta(days=30)):
         result = world.backup(max_age=max_age)
         assert (result.changed, any(first in warning for warning in result.warnings)) == (max_age is None, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs two accounts")
+def test_a_link_in_the_path_of_one_repository_rotates_no_other_one(world: World) -> None:
+    app, nas = world.root / "app", world.root / "nas"
+    for path in (app / "data" / "backups", nas / "backups"):
+        path.mkdir(parents=True)
+    one, other = LocalRepository(app / "data" / "backups"), LocalRepository(nas / "backups")
+    for _number in range(3):
+        world.backup(repositories=(one, other))
+    for path in (app, app / "data"):
+        os.chown(path, 1, 1)
+    # As the owner of app/ does it.
+    (app / "data").rename(app / "was")
+    (app / "data").symlink_to(nas)
+    os.chown(app / "data", 1, 1, follow_symlinks=False)
+    before = sorted(nas.rglob("*"))
+    with pytest.raises(EngineError, match="a symbolic link that user 1 made"):
+        rotate(RotateRequest((one,), "web1", Policy(last=1), database=world.database), world.host)
+    assert sorted(nas.rglob("*")) == before
 
 
 # What the host remembers.

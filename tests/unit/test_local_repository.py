@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import grp
 import os
+import pwd
+import shutil
 import signal
 import stat
 import subprocess
@@ -25,6 +28,9 @@ from _engine.repositories import local, local_files
 from _engine.repositories.local import LocalRepository
 
 PLACE = Place("web1", "sqlite", "shop")
+#: Another account of the host, whose group is its own.
+OWNER = pwd.getpwnam("daemon")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two accounts")
 ID = "shop-20260301T020000Z"
 ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils"
 
@@ -471,3 +477,111 @@ def kill_while_writing(root: Path, name: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGKILL
+
+
+@pytest.fixture
+def foreign() -> Iterator[Path]:
+    """A directory of another account's, at a path that it can reach."""
+    top = Path(tempfile.mkdtemp(prefix="local-repository-"))
+    top.chmod(0o755)
+    directory = top / "app"
+    directory.mkdir(mode=0o755)
+    os.chown(directory, OWNER.pw_uid, OWNER.pw_gid)
+    yield directory
+    shutil.rmtree(top)
+
+
+def as_other(work: Callable[[], object]) -> None:
+    """Do something as the other account."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setgroups([])
+            os.setgid(OWNER.pw_gid)
+            os.setuid(OWNER.pw_uid)
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def writings(repository: LocalRepository) -> dict[str, Callable[[], object]]:
+    return {
+        "check": lambda: repository.check(writing=True),
+        "create": lambda: put(repository, f"{ID}.other"),
+        "replace": lambda: repository.replace(PLACE, "small", b"new"),
+        "append": lambda: repository.append(PLACE, "small", b"line"),
+        "remove": lambda: repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db"]),
+        "tidy": lambda: repository.tidy(PLACE, dry_run=False),
+        "clock": lambda: repository.clock(PLACE),
+    }
+
+
+@as_root
+def test_a_link_that_another_account_made_above_leads_to_no_other_repository(foreign: Path) -> None:
+    (foreign / "data" / "backups").mkdir(parents=True)
+    os.chown(foreign / "data", OWNER.pw_uid, OWNER.pw_gid)
+    nas = foreign.parent / "nas"
+    (nas / "backups").mkdir(parents=True)
+    put(LocalRepository(nas / "backups"), f"{ID}.db")
+    before = sorted(nas.rglob("*"))
+    as_other(lambda: (foreign / "data").rename(foreign / "was"))
+    as_other(lambda: (foreign / "data").symlink_to(nas))
+    repository = LocalRepository(foreign / "data" / "backups")
+    reading = {"entries": lambda: repository.entries(PLACE), "places": lambda: list(repository.places())}
+    for name, work in {**writings(repository), **reading}.items():
+        with pytest.raises(RepositoryUnusable, match=f"a symbolic link that user {OWNER.pw_uid} made"):
+            work()
+        assert sorted(nas.rglob("*")) == before, name
+    # One that root made is as good as the path itself.
+    (foreign.parent / "link").symlink_to(nas)
+    assert LocalRepository(foreign.parent / "link" / "backups").entries(PLACE)
+
+
+@as_root
+def test_a_directory_that_others_could_exchange_is_not_written(foreign: Path) -> None:
+    """Without any link: the owner of the directory above renames one repository to the other's name."""
+    os.chown(foreign, 0, 0)
+    for name in ("one", "two"):
+        (foreign / name).mkdir(mode=0o700)
+        put(LocalRepository(foreign / name), f"{ID}.db", name.encode())
+    os.chown(foreign, OWNER.pw_uid, OWNER.pw_gid)
+    repository = LocalRepository(foreign / "one")
+    as_other(lambda: (foreign / "one").rename(foreign / "was"))
+    as_other(lambda: (foreign / "two").rename(foreign / "one"))
+    for work in writings(repository).values():
+        with pytest.raises(RepositoryUnusable, match=f"{foreign} belongs to daemon, who could put another repository"):
+            work()
+    assert (foreign / "one" / PLACE.path / f"{ID}.db").read_bytes() == b"two"
+    os.chown(foreign, 0, 0)
+    for mode in (0o777, 0o775):
+        os.chown(foreign, 0, grp.getgrnam("www-data").gr_gid)
+        foreign.chmod(mode)
+        with pytest.raises(
+            RepositoryUnusable, match=f"{foreign} can be changed by .*Run chmod go-w {foreign}, or move"
+        ):
+            repository.check(writing=True)
+        # To restore from it is no worse than what another account can write there anyway.
+        assert repository.entries(PLACE)
+    for mode in (0o755, 0o1777):
+        foreign.chmod(mode)
+        repository.check(writing=True)
+
+
+@as_root
+def test_an_accounts_own_repository_is_written_by_it_and_by_root(foreign: Path) -> None:
+    own = foreign / "backups"
+    as_other(lambda: own.mkdir(mode=0o700))
+    foreign.chmod(0o775)
+    repository = LocalRepository(own)
+    for work in writings(repository).values():
+        work()
+    shutil.rmtree(own / "web1")
+    as_other(lambda: put(repository, f"{ID}.db"))
+    as_other(lambda: repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db"]))
+    # In a directory of root's, the repository itself may belong to another account, and be written by many.
+    os.chown(foreign, 0, 0)
+    foreign.chmod(0o755)
+    own.chmod(0o777)
+    repository.check(writing=True)

@@ -51,7 +51,7 @@ class _Way:
 
 
 @dataclass(frozen=True)
-class _Objection:
+class Objection:
     """Which other account can change a directory or link, and the command that ends that, where one does."""
 
     why: str
@@ -89,6 +89,20 @@ def check_place(directory: str) -> None:
                 f"Root cannot keep temporary files in {directory}: {objection.why}, who could put others in their "
                 f"place. {first} another directory (scratch, or TMPDIR)."
             )
+
+
+def objection_to(directory: str, owner: int) -> Optional[Objection]:
+    """Which account besides root, this process's and the directory's own ``owner`` could put another in its place."""
+    way, own = _walk(directory), os.geteuid()
+    for step in way.steps:
+        status = step.status
+        unwritten = stat.S_ISLNK(status.st_mode) or _is_sticky(status) or not status.st_mode & _OTHERS_WRITE
+        if step is way.directory or (status.st_uid in (0, own, owner) and unwritten):
+            continue
+        objections = [_objection(step, account_of(uid), final=False) for uid in (own, owner)]
+        if all(objections):
+            return objections[0]
+    return None
 
 
 def _check_all(way: _Way, account: Account, path: str) -> None:
@@ -134,13 +148,13 @@ def _walk(path: str) -> _Way:
     return _Way(steps, directory, found)
 
 
-def _objection(step: _Step, account: Account, final: bool) -> Optional[_Objection]:
+def _objection(step: _Step, account: Account, final: bool) -> Optional[Objection]:
     """Why something on the way is in the hand of others than root and an account, if it is."""
     trusted = (0, account.uid)
     if stat.S_ISREG(step.status.st_mode):
         return None
     if step.status.st_uid not in trusted:
-        return _Objection(f"{step.path} belongs to {_name(step.status.st_uid)}")
+        return Objection(f"{step.path} belongs to {_name(step.status.st_uid)}")
     if not stat.S_ISDIR(step.status.st_mode) or not step.status.st_mode & _OTHERS_WRITE:
         return None
     # In a sticky directory others can make files and cannot touch those of this account. Beside a database, though, a
@@ -148,7 +162,7 @@ def _objection(step: _Step, account: Account, final: bool) -> Optional[_Objectio
     if _is_sticky(step.status) and not final:
         return None
     writers = _writers(step, account)
-    return _Objection(f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}") if writers else None
+    return Objection(f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}") if writers else None
 
 
 def _check_file(step: _Step, account: Account) -> None:
@@ -170,7 +184,7 @@ def _check_file(step: _Step, account: Account) -> None:
         )
 
 
-def _refuse(path: str, account: Account, objection: _Objection) -> None:
+def _refuse(path: str, account: Account, objection: Objection) -> None:
     first = f"Run {objection.fix}, or " if objection.fix else ""
     advice = f"{first}name in become_user the account that owns all of the path, or move the database."
     raise Refused(

@@ -21,9 +21,9 @@ import stat
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Collection, Iterator, List, Optional, Sequence, Tuple
+from typing import Collection, ContextManager, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import Damaged, EngineError, NotFound, PermissionDenied, RepositoryUnusable, TargetExists
+from ..errors import Damaged, EngineError, NotFound, RepositoryUnusable, TargetExists
 from ..model import Place, Space
 from ..names import MANIFEST, id_of_file, is_component
 from .base import Content, Entry, Reader, Repository, Writer
@@ -41,6 +41,7 @@ from .local_files import (
     unlink,
     write_all,
 )
+from .local_root import denied, opened_root
 
 _DELETING = ".deleting"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,7 +55,7 @@ class LocalRepository(Repository):
         self.label = str(path)
 
     def check(self, writing: bool) -> None:
-        with self._root() as root:
+        with self._root(writing) as root:
             if not writing:
                 return
             if os.statvfs(root).f_flag & os.ST_RDONLY:
@@ -62,7 +63,7 @@ class LocalRepository(Repository):
                     f"Repository {self.label} is on a file system that is mounted read-only. Mount it writable."
                 )
             if not os.access(".", os.W_OK | os.X_OK, dir_fd=root):
-                raise self._denied("written")
+                raise denied(self.label, "written")
 
     def places(self) -> Iterator[Place]:
         with self._root() as root, self._explained("one of its directories"):
@@ -87,7 +88,7 @@ class LocalRepository(Repository):
             return directory is not None and any(exists(directory, mark) for mark in marks)
 
     def clock(self, place: Place) -> Optional[datetime]:
-        with self._existing(place) as directory, self._explained(place.path):
+        with self._existing(place, writing=True) as directory, self._explained(place.path):
             if directory is None:
                 return None
             # The server of a share sets the time of what is written there.
@@ -167,7 +168,7 @@ class LocalRepository(Repository):
         return True
 
     def remove_backup(self, place: Place, manifest: str, others: List[str]) -> None:
-        with self._existing(place) as directory, self._explained(manifest):
+        with self._existing(place, writing=True) as directory, self._explained(manifest):
             if directory is None:
                 return
             tombstone = f".{manifest}{_DELETING}"
@@ -177,7 +178,7 @@ class LocalRepository(Repository):
             os.fsync(directory)
 
     def tidy(self, place: Place, dry_run: bool, spared: Collection[str] = ()) -> List[str]:
-        with self._existing(place) as directory, self._explained("what a crash left over"):
+        with self._existing(place, writing=True) as directory, self._explained("what a crash left over"):
             if directory is None:
                 return []
             doomed = _leftovers(directory, spared)
@@ -194,21 +195,13 @@ class LocalRepository(Repository):
             kept = state.f_bfree - state.f_bavail
             return Space(state.f_bavail * state.f_frsize, (state.f_blocks - kept) * state.f_frsize)
 
-    @contextmanager
-    def _root(self) -> Iterator[int]:
-        try:
-            descriptor = os.open(self._path, _DIRECTORY)
-        except OSError as error:
-            raise self._unusable(error) from None
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
+    def _root(self, writing: bool = False) -> ContextManager[int]:
+        return opened_root(self._path, writing)
 
     @contextmanager
-    def _existing(self, place: Place) -> Iterator[Optional[int]]:
+    def _existing(self, place: Place, writing: bool = False) -> Iterator[Optional[int]]:
         """The open directory of a place, or None where it does not exist."""
-        with self._root() as root, ExitStack() as stack:
+        with self._root(writing) as root, ExitStack() as stack:
             directory: Optional[int] = None
             with suppress(NotFound), self._explained(place.path):
                 directory = _descend(stack, root, place, make=False)
@@ -217,7 +210,7 @@ class LocalRepository(Repository):
     @contextmanager
     def _made(self, place: Place) -> Iterator[int]:
         """The open directory of a place, which is made where it does not exist."""
-        with self._root() as root, ExitStack() as stack:
+        with self._root(writing=True) as root, ExitStack() as stack:
             with self._explained(place.path):
                 directory = _descend(stack, root, place, make=True)
             yield directory
@@ -250,31 +243,6 @@ class LocalRepository(Repository):
             return open_file(directory, name, f"{self.label}/{place.path}/{name}")
         except OSError as error:
             raise explain(error, self.label, f"{place.path}/{name}") from None
-
-    def _unusable(self, error: OSError) -> EngineError:
-        if os.path.islink(self._path):
-            return RepositoryUnusable(
-                f"Repository {self.label} is a symbolic link to {os.readlink(self._path)}. "
-                "Links are not followed here; give the path that it leads to."
-            )
-        if error.errno == errno.ENOENT:
-            return RepositoryUnusable(
-                f"Repository {self.label} does not exist. "
-                "Mount the share that should be there, or create the directory."
-            )
-        if error.errno == errno.ENOTDIR:
-            return RepositoryUnusable(f"Repository {self.label} is not a directory. Give a directory as its path.")
-        if error.errno == errno.EACCES:
-            return self._denied("read")
-        return RepositoryUnusable(
-            f"Repository {self.label} cannot be used: {error.strerror}. Mend that, and run this again."
-        )
-
-    def _denied(self, what: str) -> PermissionDenied:
-        return PermissionDenied(
-            f"Repository {self.label} cannot be {what} by user {os.geteuid()}. "
-            "Give this account access, or run as one that has it."
-        )
 
     @contextmanager
     def _explained(self, name: str) -> Iterator[None]:
