@@ -21,7 +21,10 @@ from _engine.databases.postgresql import cluster as throwaway
 from _engine.databases.postgresql import rehearsal
 from _engine.databases.postgresql.cluster import Needs
 from _engine.errors import EngineError, MissingTool, NoSpace, Unverifiable
+from _engine.host.confinement import Confinement, confined
 from _engine.model import FingerprintKind, Level, Outcome, Scratch
+from _engine.process import output_of
+from _engine.scratch import Purpose, scratch_account, unprivileged_directory
 from _engine.verify import Assertion, Check
 from world import World
 
@@ -357,6 +360,27 @@ def test_a_server_sees_no_other_one_in_the_directory_that_they_share() -> None:
         assert len(os.listdir(shared)) == 2
         seen = {tuple(os.listdir(f"/proc/{pid}/root{shared}")) for pid in servers_in(Path(shared))}
         assert sorted(seen) == sorted((one,) for one in os.listdir(shared))
+
+
+def test_confined_programs_find_no_directory_of_other_verifications() -> None:
+    """All of them have one account: that of another scratch directory is hidden by nothing but its name."""
+    with ExitStack() as stack:
+        # Not in /tmp, which is hidden as a whole.
+        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fleet-backup-test-", dir="/srv")))
+        top.chmod(0o755)
+        for name in ("one", "two"):
+            (top / name).mkdir(mode=0o755)
+        mine = stack.enter_context(unprivileged_directory(Purpose.VERIFICATION, top / "one"))
+        other = stack.enter_context(unprivileged_directory(Purpose.VERIFICATION, top / "two"))
+        (account, file) = scratch_account(), other / "scratch.db"
+        file.write_text("plain")
+        os.chown(file, account.uid, account.gid)
+        with throwaway.running(Needs("shop", 10, 0), Scratch(path=top / "two")) as cluster:
+            search = f"find {top} 2>/dev/null; ls {other.parent} {cluster.directory.parent} 2>&1; echo done"
+            found = output_of(confined("sh", ["/bin/sh", "-c", search], Confinement(account, mine)))
+        assert str(top / "two") in found and "done" in found
+        assert other.name not in found and cluster.directory.name not in found
+        assert found.count("Permission denied") == 2
 
 
 def test_what_the_host_lacks_for_a_scratch_server_is_told() -> None:

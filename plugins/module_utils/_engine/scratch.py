@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import stat
 import tempfile
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ from .leftovers import lock_of_the_dead
 
 #: In memory (tmpfs(5)), where the system has that.
 MEMORY = Path("/dev/shm")
-_LOCK, _WORK = "lock", "work"
+_LOCK = "lock"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 #: The account that verifies where root would have to. The role "agent" creates it, and it owns nothing.
 ACCOUNT = "fleet-backup-scratch"
@@ -118,7 +119,7 @@ def unprivileged_directory(
     """
     account = scratch_account(become_user) if os.geteuid() == 0 else None
     with private_directory(purpose, parent) as outer:
-        directory = outer / _WORK
+        directory = outer / unguessable()
         directory.mkdir(mode=0o700)
         if account is not None:
             _require_passage(outer.parent, account)
@@ -126,6 +127,15 @@ def unprivileged_directory(
             # It may pass, and see nothing but its own.
             outer.chmod(0o711)
         yield directory
+
+
+def unguessable() -> str:
+    """A name for a directory in one that others may pass and not list (mode 0711), so that only who is told finds it.
+
+    All work for others' files has one account: without this, each could read and write the others' files.
+    """
+    # Short, as a path of a socket must be: 96 bits.
+    return secrets.token_urlsafe(12)
 
 
 def _require_passage(directory: Path, account: Account) -> None:

@@ -10,8 +10,9 @@ up its account for good, and becomes the program. In there:
 - no network but an unconfigured loopback, and none of this host's System V or POSIX message queues;
 - no process is visible but the program's own, and none of them outlives the launcher: it is the parent of the PID
   namespace's first process, which dies with it (PR_SET_PDEATHSIG), as the launcher dies with this process;
-- of the directories where others keep sockets and temporary files, and of the one that holds the directories of all
-  confined programs of the same account, nothing is visible but the program's own directory.
+- of the directories where others keep sockets and temporary files, and of the one that holds its own, nothing is
+  visible but the program's own directory. Directories of the same account in other places have names that it cannot
+  find out (``scratch.unguessable``).
 
 It gets a minimal environment, leaves no core file, and gains no privilege by executing a file (PR_SET_NO_NEW_PRIVS).
 """

@@ -31,7 +31,7 @@ from ...host.temporary import temporary_directory
 from ...host.unexpected import reason_of
 from ...model import Scratch
 from ...process import Process
-from ...scratch import Purpose, private_directory, scratch_account
+from ...scratch import Purpose, private_directory, scratch_account, unguessable
 from ...timespan import format_size
 from . import tools
 from .connection import Access
@@ -208,8 +208,8 @@ def _require_space(parent: Path, needs: Needs) -> None:
 
 
 def _given_to(account: Optional[Account], outer: Path) -> Path:
-    """A directory of the account's in ``outer``, which it may pass through and not change."""
-    inner = outer / "cluster"
+    """A directory of the account's in ``outer``, which it may pass through, and neither list nor change."""
+    inner = outer / unguessable()
     inner.mkdir(mode=0o700)
     if len(os.fsencode(inner)) > _LONGEST_SOCKET:
         raise Unverifiable(f"scratch.path: {outer.parent} is too long a path for a Unix socket. Name a shorter one.")
