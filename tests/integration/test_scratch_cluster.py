@@ -9,7 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
+import struct
 import tempfile
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List
@@ -23,12 +26,13 @@ from _engine.databases.postgresql.cluster import Needs
 from _engine.errors import EngineError, MissingTool, NoSpace, Unverifiable
 from _engine.host.confinement import Confinement, confined
 from _engine.model import FingerprintKind, Level, Outcome, Scratch
-from _engine.process import output_of
+from _engine.process import Process, output_of
 from _engine.scratch import Purpose, scratch_account, unprivileged_directory
 from _engine.verify import Assertion, Check
 from world import World
 
 if TYPE_CHECKING:
+    from _engine.databases.postgresql.connection import Access
     from postgres import Cluster
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a cluster another account")
@@ -360,6 +364,65 @@ def test_a_server_sees_no_other_one_in_the_directory_that_they_share() -> None:
         assert len(os.listdir(shared)) == 2
         seen = {tuple(os.listdir(f"/proc/{pid}/root{shared}")) for pid in servers_in(Path(shared))}
         assert sorted(seen) == sorted((one,) for one in os.listdir(shared))
+
+
+class Impostor:
+    """A server that someone put in the place of the throwaway one; ``talk`` gets each session after its greeting."""
+
+    def __init__(self, directory: Path, talk: Callable[[socket.socket], None]) -> None:
+        self.heard: List[bytes] = []
+        self._talk = talk
+        self._listening = socket.socket(socket.AF_UNIX)
+        self._listening.bind(str(directory / ".s.PGSQL.5432"))
+        os.chmod(directory / ".s.PGSQL.5432", 0o777)
+        self._listening.listen(5)
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            session = self._listening.accept()[0]
+            with session, suppress(OSError):
+                self.heard.append(session.recv(struct.unpack(">I", session.recv(4))[0] - 4))
+                self._talk(session)
+
+
+def message(kind: bytes, content: bytes) -> bytes:
+    """PostgreSQL manual, "Message Formats"."""
+    return kind + struct.pack(">I", len(content) + 4) + content
+
+
+def reached(directory: Path) -> Access:
+    return throwaway._access(directory, "superuser", None)
+
+
+def test_a_server_that_asks_gets_no_password_or_variable_of_the_caller(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: List[bytes] = []
+
+    def ask(session: socket.socket) -> None:
+        # AuthenticationCleartextPassword
+        session.sendall(message(b"R", struct.pack(">I", 3)))
+        answers.append(session.recv(200))
+
+    service, file = temporary / "service.conf", temporary / "pgpass"
+    service.write_text("[theirs]\npassword=hush\noptions=-c search_path=hush\n")
+    file.write_text("*:*:*:*:hush\n")
+    file.chmod(0o600)
+    said = {"PGPASSWORD": "hush", "PGPASSFILE": str(file), "PGSERVICE": "theirs", "PGSERVICEFILE": str(service)}
+    for name, value in {**said, "PGOPTIONS": "-c role=hush", "PGTZ": "hush", "PGDATESTYLE": "hush"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    impostor = Impostor(temporary, ask)
+    access = reached(temporary)
+    with pytest.raises(EngineError):
+        access.connect("postgres")
+    process = Process(access.command("psql", ("psql", f"--dbname={access.connection_string('postgres')}", "-wc", "")))
+    assert process.wait() != 0
+    assert len(impostor.heard) >= 2 and not any(b"hush" in heard for heard in (*impostor.heard, *answers))
+    assert dict(os.environ) == before
+    for left in (service, file, temporary / ".s.PGSQL.5432"):
+        left.unlink()
 
 
 def test_confined_programs_find_no_directory_of_other_verifications() -> None:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, the fleet.backup contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Connecting to a server as another account of this host, which peer authentication asks for."""
+"""Connecting as another account of this host, which peer authentication asks for, or without the caller's variables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Iterator, Optional
 
 from ...command import Account
 
-_acting = threading.Lock()
+_acting, _environment = threading.Lock(), threading.Lock()
 
 
 @contextmanager
@@ -33,3 +33,19 @@ def acting_as(account: Optional[Account]) -> Iterator[None]:
         finally:
             os.seteuid(user)
             os.setegid(group)
+
+
+@contextmanager
+def without_variables(prefix: str) -> Iterator[None]:
+    """Have none of the environment's variables that begin so: libpq takes them for what a connection string leaves out.
+
+    All threads share the environment, so this is kept short.
+    """
+    with _environment:
+        kept = {name: value for name, value in os.environ.items() if name.startswith(prefix)}
+        try:
+            for name in kept:
+                del os.environ[name]
+            yield
+        finally:
+            os.environ.update(kept)

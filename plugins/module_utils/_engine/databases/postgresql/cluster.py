@@ -281,6 +281,7 @@ def _access(directory: Path, superuser: str, account: Optional[Account]) -> Acce
         ssl=(),
         password=None,
         become_user=account.name if account else None,
+        trusted=False,
     )
 
 

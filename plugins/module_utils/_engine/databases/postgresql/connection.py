@@ -36,7 +36,8 @@ from ...command import Account, Argument, Command, Secret, find_account
 from ...errors import BadInput, EngineError, MissingTool, NotFound, PermissionDenied
 from ...model import Database, Server
 from . import settings
-from .acting import acting_as
+from .acting import acting_as, without_variables
+from .conninfo import WITHOUT_SECRETS, only_without_login, password_file, written
 from .encodings import as_bytes, as_text
 from .failures import (
     known_refusal,
@@ -231,6 +232,8 @@ class Access:
     ssl: Tuple[Tuple[str, str], ...]
     password: Optional[Secret]
     become_user: Optional[str] = None
+    #: Whether the server may get what this process has to log in: a password, a certificate, a ticket.
+    trusted: bool = True
     #: Settings of every session, unless it begins with others of these names.
     session: Tuple[Tuple[str, str], ...] = ()
 
@@ -258,7 +261,7 @@ class Access:
         if self.password:
             # An empty one hides the caller's PGPASSWORD, and makes libpq look into the password file.
             said["password"] = ""
-        return _written(said)
+        return written(said if self.trusted else {**said, **WITHOUT_SECRETS})
 
     def command(self, name: str, arguments: Tuple[Argument, ...]) -> Command:
         """One of PostgreSQL's programs that connects as this does."""
@@ -267,7 +270,7 @@ class Access:
     def _environment(self) -> Dict[str, Argument]:
         environment: Dict[str, Argument] = {}
         password = self.password.content.decode("utf-8") if self.password else None
-        if self.account is None or self.account.uid == os.geteuid():
+        if self.trusted and (self.account is None or self.account.uid == os.geteuid()):
             # As libpq sees them in this process: a password file, certificates.
             environment.update({name: value for name, value in os.environ.items() if name.startswith("PG")})
             # Others can see what a program is given, for as long as it runs.
@@ -275,7 +278,7 @@ class Access:
             environment.pop("PGPASSWORD", None)
         environment["PGCLIENTENCODING"] = ""
         if password:
-            environment["PGPASSFILE"] = _password_file(password)
+            environment["PGPASSFILE"] = password_file(password)
         return environment
 
     def connect(self, database: str, own_path: bool = True) -> Connection:
@@ -300,8 +303,12 @@ class Access:
         # Of a keyword that is said twice, the last one counts.
         string = self.connection_string(database, settings.for_own(own_path)) + " client_encoding='UTF8'"
         if self.password:
-            string += " " + _written({"password": self.password.content.decode("utf-8")})
-        with acting_as(self.account):
+            string += " " + written({"password": self.password.content.decode("utf-8")})
+        if self.trusted:
+            with acting_as(self.account):
+                return psycopg2.connect(string)
+        string += only_without_login(psycopg2.extensions.libpq_version())
+        with acting_as(self.account), without_variables("PG"):
             return psycopg2.connect(string)
 
     def _refused(self, psycopg2: Any, said: str, database: str) -> EngineError:
@@ -385,15 +392,3 @@ def _driver() -> Any:
 def _ssl(server: Server) -> Tuple[Tuple[str, str], ...]:
     said = {"sslmode": server.ssl_mode, "sslrootcert": server.ca_cert}
     return tuple((key, value) for key, value in said.items() if value)
-
-
-def _written(parameters: Dict[str, str]) -> str:
-    """A connection string; PostgreSQL manual, "Keyword/Value Connection Strings"."""
-    quoted = {key: value.replace("\\", "\\\\").replace("'", "\\'") for key, value in parameters.items()}
-    return " ".join(f"{key}='{value}'" for key, value in quoted.items())
-
-
-def _password_file(password: str) -> Secret:
-    """A password file; PostgreSQL manual, "The Password File"."""
-    escaped = password.replace("\\", "\\\\").replace(":", "\\:")
-    return Secret(f"*:*:*:*:{escaped}\n".encode())
