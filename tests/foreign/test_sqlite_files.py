@@ -42,7 +42,7 @@ def _expect_same_as_stock(source: Path, directory: Path) -> None:
 
 
 def _found() -> list[Path]:
-    """Qt's help, ibus's tables, GeoPackages, and PROJ's database."""
+    """Qt's help, ibus's tables, QGIS's catalogues, GeoPackages, and PROJ's database."""
     return [*sorted(FETCHED.glob("*")), PROJ]
 
 
@@ -53,6 +53,7 @@ def test_a_file_of_another_program_comes_back_as_sqlite_copies_it(source: Path, 
 
 def test_files_of_all_kinds_were_fetched() -> None:
     assert {".qch", ".gpkg", ".db"} <= {path.suffix for path in _found()}
+    assert {"qgis.db", "srs-template.db"} <= {path.name for path in _found()}
     assert PROJ.exists()
 
 
