@@ -179,3 +179,63 @@ def test_a_connection_limit_below_what_a_backup_takes_is_said_before_it(
     found = "SELECT datconnlimit FROM pg_database WHERE datname = current_database()"
     assert cluster.sql(found, database) == [(1,)]
     assert cluster.sql("SHOW default_transaction_read_only", database) == [("on",)]
+
+
+def test_collations_in_expressions_and_tablespaces_are_asked_for_beforehand(
+    world: World, cluster: Cluster, database: str, plain: str
+) -> None:
+    space, directory = f"{database}_space", cluster.directory / f"{database}_space"
+    cluster.make_directory(directory)
+    cluster.sql(f"CREATE TABLESPACE {space} LOCATION '{directory}'")
+    for statement in (
+        """CREATE TABLE e (t text DEFAULT lower('A' COLLATE "da-x-icu"), CHECK ((t COLLATE "de-x-icu") < 'z'))""",
+        """CREATE INDEX ON e (lower(t COLLATE "el-x-icu"))""",
+        """CREATE VIEW v AS SELECT max(t COLLATE "es-x-icu") FROM e""",
+        """CREATE FUNCTION f(text) RETURNS bool LANGUAGE sql RETURN $1 < 'a' COLLATE "fi-x-icu" """,
+        """CREATE POLICY p ON e USING (t > 'a' COLLATE "fr-x-icu")""",
+        """CREATE STATISTICS s ON (lower(t COLLATE "hu-x-icu")), t FROM e""",
+        f"CREATE TABLE apart (n int) TABLESPACE {space}",
+    ):
+        cluster.sql(statement, database)
+    manifest = world.backup().manifest
+    used = [f"{one}-x-icu" for one in ("da", "de", "el", "es", "fi", "fr", "hu")]
+    facts = json.loads(json.dumps(manifest.properties))
+    assert (facts["collations"], facts["tablespaces"]) == (used, [space])
+    target = cluster.engine(f"{database}_copy", user=plain, password="sesame")
+
+    def check(**changed: Any) -> None:
+        target.check_restore(replace(manifest, properties={**facts, **changed}), False, plain)
+
+    with pytest.raises(NotFound, match="lacks the collation xx-x-icu"):
+        check(collations=["xx-x-icu"], tablespaces=[])
+    with pytest.raises(PermissionDenied, match=f'"{plain}" may not create anything in the tablespace {space}'):
+        check()
+    with pytest.raises(PermissionDenied, match="this user may not create anything"):
+        check(tablespaces=[], tablespace=space)
+    cluster.sql(f"GRANT CREATE ON TABLESPACE {space} TO {plain}")
+    check()
+    check(tablespaces=[], tablespace=space)
+    cluster.sql(f"REVOKE ALL ON TABLESPACE {space} FROM {plain}")
+    cluster.sql("DROP TABLE apart", database)
+    cluster.sql(f"DROP TABLESPACE {space}")
+
+
+def test_a_role_whose_name_is_nothing_in_the_encoding_is_told_and_restored_with_an_owner(
+    world: World, cluster: Cluster, database: str
+) -> None:
+    name, role = f"{database}_jp", f"{database}_日本"
+    cluster.sql(f'CREATE ROLE "{role}" LOGIN')
+    cluster.sql(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'EUC_JP' LOCALE 'C' OWNER \"{role}\"")
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS n", name, user=role)
+    world.database = cluster.database(name)
+    result = world.backup()
+    assert [role in one and "EUC_JP" in one for one in result.warnings] == [True]
+    copy = {"database": cluster.database(f"{name}_copy"), "source_database": name}
+    with pytest.raises(NotFound, match=f"nothing in EUC_JP: {role}.*Give owner"):
+        world.restore(**copy)
+    (check,) = world.verify(level=Level.RESTORE).checks
+    assert check.outcome is Outcome.UNVERIFIABLE and role in check.detail
+    world.restore(owner="postgres", **copy)
+    assert cluster.sql("SELECT n FROM t", f"{name}_copy") == [(1,)]
+    cluster.sql(f"DROP DATABASE {name}")
+    cluster.sql(f'DROP ROLE "{role}"')

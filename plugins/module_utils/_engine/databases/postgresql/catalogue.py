@@ -101,6 +101,12 @@ SELECT 'options of the user mapping for ' || quote_ident(usename) || ' on server
  ORDER BY 1
 """
 
+#: A failed CREATE INDEX CONCURRENTLY leaves one (PostgreSQL manual). No dump holds them.
+_INVALID_INDEXES = """
+SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+ WHERE c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1
+"""
+
 _SESSIONS = """
 SELECT least(nullif(datconnlimit, -1), nullif(rolconnlimit, -1)) FROM pg_database, pg_roles
  WHERE datname = current_database() AND rolname = session_user AND NOT rolsuper
@@ -245,6 +251,11 @@ def hidden(connection: Connection) -> List[str]:
     if connection.value("SELECT current_setting('is_superuser') = 'on'"):
         return []
     return [readable(name) for (name,) in connection.rows(_HIDDEN)]
+
+
+def invalid_indexes(connection: Connection) -> List[str]:
+    """Indexes that the server does not use."""
+    return [readable(name) for (name,) in connection.rows(_INVALID_INDEXES)]
 
 
 def _matches(relation: Relation, pattern: str) -> bool:

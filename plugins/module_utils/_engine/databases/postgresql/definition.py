@@ -125,7 +125,8 @@ class Properties:
 
     ``grants`` is None where nobody ever changed the privileges. ``roles`` and ``policy_roles`` (those that row security
     policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server; ``superusers`` are those
-    of all roles in here that were one. What ``Demands`` has is here under the same names.
+    of all roles in here that were one; ``misfits`` are names of roles and tablespaces that the dump cannot hold. What
+    ``Demands`` has is here under the same names.
     """
 
     encoding: str
@@ -156,6 +157,7 @@ class Properties:
     collations: Tuple[str, ...] = ()
     locales: Tuple[Locale, ...] = ()
     not_dumped: Tuple[str, ...] = ()
+    misfits: Tuple[str, ...] = ()
 
     def written(self) -> Mapping[str, Any]:
         """As the manifest has it."""
@@ -181,7 +183,7 @@ def read(connection: Connection) -> Properties:
     row = connection.rows(_DATABASE.format(locale=locale))[0]
     encoding, collate, ctype, owner, tablespace, limit, allow, template, comment, granted, public = row[:11]
     provider, provider_locale, icu_rules, collation_version = row[11:]
-    named = shared_names.reader(connection)
+    named = shared_names.Reader(connection)
     maybe = shared_names.optional(named)
     roles = [(named(role), policy) for role, policy in connection.rows(_ROLES)]
     properties = Properties(
@@ -206,12 +208,17 @@ def read(connection: Connection) -> Properties:
         policy_roles=tuple(role for role, policy in roles if policy),
         tablespaces=tuple(named(name) for (name,) in connection.rows(_TABLESPACES)),
         extensions=tuple(name for (name,) in connection.rows("SELECT extname FROM pg_extension ORDER BY 1")),
-        **vars(demands.read(connection)),
+        **vars(demands.read(connection, named)),
     )
     superusers = sorted(named(name) for (name,) in connection.rows(_SUPERUSERS))
     here = {*properties.needed_roles(None), *properties.policy_roles}
     _require_fitting(properties, connection.label)
-    return replace(properties, superusers=tuple(name for name in superusers if name in here))
+    needed = {*here, *properties.tablespaces, properties.tablespace}
+    return replace(
+        properties,
+        superusers=tuple(name for name in superusers if name in here),
+        misfits=tuple(sorted(name for name in named.misfits if name in needed)),
+    )
 
 
 def _require_fitting(properties: Properties, label: str) -> None:

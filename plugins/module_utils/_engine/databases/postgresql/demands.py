@@ -60,15 +60,17 @@ SELECT DISTINCT grant_.grantee::text FROM (
  WHERE grant_.grantee <> 0 AND NOT EXISTS (SELECT FROM pg_roles r WHERE r.oid = grant_.grantee) ORDER BY 1
 """
 
-#: Collations that initdb took from the operating system's locales, where a column, a type or an index uses them.
+#: Collations that initdb made: of the operating system's locales, and of ICU's. What uses one depends on it, be it a
+#: column, an index, a type or any expression, as these are not pinned (PostgreSQL's catalogs.sgml, "pg_depend").
 _COLLATIONS = """
 SELECT DISTINCT collname FROM pg_collation
- WHERE collnamespace = 'pg_catalog'::regnamespace AND collprovider = 'c' AND collname NOT IN ('C', 'POSIX')
+ WHERE collnamespace = 'pg_catalog'::regnamespace AND collprovider <> 'd' AND collname NOT IN ('C', 'POSIX')
    AND oid IN (SELECT attcollation FROM pg_attribute WHERE attrelid >= 16384
                UNION SELECT typcollation FROM pg_type WHERE oid >= 16384
                UNION SELECT rngcollation FROM pg_range WHERE rngtypid >= 16384
                UNION SELECT unnest(indcollation) FROM pg_index WHERE indexrelid >= 16384
-               UNION SELECT unnest(partcollation) FROM pg_partitioned_table)
+               UNION SELECT unnest(partcollation) FROM pg_partitioned_table
+               UNION SELECT refobjid FROM pg_depend WHERE refclassid = 'pg_collation'::regclass AND objid >= 16384)
  ORDER BY 1
 """
 
@@ -100,14 +102,14 @@ class Demands:
     locales: Tuple[Locale, ...] = ()
 
 
-def read(connection: Connection) -> Demands:
+def read(connection: Connection, named: shared_names.Reader) -> Demands:
     """Ask for the demands of the database that the session is in."""
     since_15 = _SCHEMAS_PUBLISHED if connection.version >= 15_00_00 else ""
     made = connection.rows(_FOR_SUPERUSERS.format(since_15=since_15)) + connection.rows(_SUBSCRIPTIONS)
     return Demands(
         # Without a description, the object was dropped since the snapshot.
         for_superusers=tuple(dict.fromkeys(readable(name) for (name,) in made if name))[:_NAMED],
-        mapped_roles=tuple(map(shared_names.reader(connection), _column(connection, _MAPPED_ROLES))),
+        mapped_roles=tuple(map(named, _column(connection, _MAPPED_ROLES))),
         dangling_roles=_column(connection, _DANGLING),
         collations=_column(connection, _COLLATIONS),
         locales=tuple(Locale(*row) for row in connection.rows(_LOCALES)),

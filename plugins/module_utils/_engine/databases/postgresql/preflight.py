@@ -10,12 +10,12 @@ by trying, in a transaction that is rolled back.
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Set, Tuple
 
 from ...errors import EngineError, NotFound, PermissionDenied, TargetExists, Unreachable
 from ...model import Manifest
 from ..base import differing
-from . import definition, promotion
+from . import definition, promotion, shared_names
 from .connection import Connection, quote_identifier
 from .definition import Properties, Setting
 from .failures import sqlstate
@@ -66,17 +66,10 @@ def check(
     if not tolerant:
         require_extensions(control, properties)
         _require_schedule(control, properties, promotion.beside(target, promotion.RESTORING, manifest.id), target)
+        _require_fitting_names(properties, owner, manifest)
     if not globals_first:
         _require_roles(control, properties, owner, manifest)
-        tablespaces = {*properties.tablespaces, properties.tablespace} - {"pg_default"}
-        _require_names(
-            control,
-            "pg_tablespace",
-            "spcname",
-            sorted(tablespaces),
-            "tablespace",
-            "Restore the globals first, or create them",
-        )
+        _require_tablespaces(control, properties, owner, tolerant)
     if not tolerant:
         _require_objects(control, properties, owner)
         _require_settings(control, properties, owner, disposable)
@@ -84,8 +77,7 @@ def check(
 
 def refused_settings(control: Connection, wanted: Sequence[Setting]) -> List[Tuple[Setting, EngineError]]:
     """Those that the server does not let this user make for a database, or not with this value; and its answers."""
-    roles = {name for (name,) in control.rows("SELECT rolname FROM pg_roles")}
-    found = []
+    roles, found = _roles(control), []
     for one in wanted:
         # A role that comes with the globals is not there yet.
         if one.role is None or one.role in roles:
@@ -217,7 +209,7 @@ def _require_schedule(control: Connection, properties: Properties, staged: str, 
 
 def _require_roles(control: Connection, properties: Properties, owner: Optional[str], manifest: Manifest) -> None:
     needed = properties.needed_roles(owner)
-    there = {name for (name,) in control.rows("SELECT rolname FROM pg_roles")}
+    there = _roles(control)
     missing = [name for name in needed if name not in there]
     if owner in missing:
         raise NotFound(f'owner: {control.label} has no role "{owner}". Create it, or name another.')
@@ -231,6 +223,43 @@ def _require_roles(control: Connection, properties: Properties, owner: Optional[
         raise PermissionDenied(
             f'{control.label}: this user is no member of the role "{heir}", which is to own the database.'
         )
+
+
+def _require_fitting_names(properties: Properties, owner: Optional[str], manifest: Manifest) -> None:
+    """Raise NotFound where the dump names a role or tablespace in bytes that are nothing in the database's encoding."""
+    needed = {*properties.needed_roles(owner), *properties.tablespaces}
+    misfits = [name for name in properties.misfits if name in needed]
+    if misfits:
+        start = f"{manifest.id} has names of roles or tablespaces that are nothing in {properties.encoding}"
+        raise NotFound(
+            f"{differing(misfits, start)}, the encoding of its database: no server can read them. "
+            "Give owner, or set on_error to continue."
+        )
+
+
+def _roles(control: Connection) -> Set[str]:
+    """The names of all roles, also of those that a database of another encoding has made."""
+    named = shared_names.Reader(control)
+    return {named(name) for (name,) in control.rows(f"SELECT {shared_names.raw('rolname')} FROM pg_roles")}
+
+
+def _require_tablespaces(control: Connection, properties: Properties, owner: Optional[str], tolerant: bool) -> None:
+    """Raise where a tablespace is missing, or where who makes the database or its objects may not use it."""
+    where = control.label
+    needed = sorted({*properties.tablespaces, properties.tablespace} - {"pg_default"})
+    _require_names(
+        control, "pg_tablespace", "spcname", needed, "tablespace", "Restore the globals first, or create them"
+    )
+    made: List[Tuple[str, Optional[str]]] = [(properties.tablespace, None)]
+    made += [] if tolerant else [(name, owner) for name in properties.tablespaces]
+    for name, role in made:
+        allowed = "SELECT has_tablespace_privilege(coalesce(%s, current_user), %s, 'CREATE')"
+        if name in needed and not control.value(allowed, [role, name]):
+            who = f'the role "{role}"' if role else "this user"
+            raise PermissionDenied(
+                f"{where}: {who} may not create anything in the tablespace {name}, which the backup uses. "
+                f"GRANT CREATE ON TABLESPACE {quote_identifier(name)} to it."
+            )
 
 
 def _require_names(control: Connection, view: str, column: str, needed: Sequence[str], kind: str, advice: str) -> None:

@@ -18,9 +18,9 @@ from functools import partial
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 from ...command import Argument, Command, Secret
-from ...errors import EngineError, Refused
+from ...errors import EngineError, Refused, Unverifiable
 from ...model import Manifest, Scratch
-from ..base import Save
+from ..base import Save, differing
 from . import cluster, complaints, definition, entries, preflight, staging, tools
 from .cluster import Cluster, Needs
 from .complaints import Complaint
@@ -54,6 +54,11 @@ class RehearsalStaging(staging.PostgresqlStaging):
     def create(self) -> None:
         control = self._control()
         preflight.require_extensions(control, self._properties)
+        if self._properties.misfits:
+            raise Unverifiable(
+                f"{differing(self._properties.misfits, f'{self.label}: no server can read these names of roles')}. "
+                "Restore with owner into a database of your own to see what is in the backup."
+            )
         for statement in self._roles_created(control):
             control.run(statement)
         self._create_database(control)

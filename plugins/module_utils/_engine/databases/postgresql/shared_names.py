@@ -12,12 +12,14 @@ bytes are in UTF-8, where they are that, as a server's maintenance databases hav
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional
 
 from .connection import Connection
 
 #: What needs no quoting in a string constant.
 _PLAIN = re.compile(r"[A-Za-z0-9_. -]*")
+#: Encodings that Python knows under another name. It has none like EUC_TW and MULE_INTERNAL.
+_CODECS = {"UTF8": "utf-8", "SQL_ASCII": "ascii", "EUC_CN": "gb2312", "KOI8R": "koi8-r", "KOI8U": "koi8-u"}
 
 
 def raw(expression: str) -> str:
@@ -25,17 +27,36 @@ def raw(expression: str) -> str:
     return f"pg_catalog.decode(replace(({expression})::text, chr(92), chr(92) || chr(92)), 'escape')"
 
 
-def reader(connection: Connection) -> Callable[[Any], str]:
-    """What turns the bytes of a name into text, as a server's UTF-8 databases or else this one reads them."""
+class Reader:
+    """Turns the bytes of names into text, as a server's UTF-8 databases or else this one reads them.
 
-    def read(value: Any) -> str:
-        try:
-            return bytes(value).decode("utf-8")
-        except UnicodeDecodeError:
-            query = "SELECT pg_catalog.convert_from(%s, pg_catalog.getdatabaseencoding())"
-            return str(connection.value(query, [bytes(value)]))
+    ``misfits`` are those read so far that a dump of this database cannot name on another server, or not at all: they
+    are not UTF-8, or what they are in UTF-8 is nothing in this database's encoding.
+    """
 
-    return read
+    def __init__(self, connection: Connection) -> None:
+        self._encoding = str(connection.value("SELECT pg_catalog.getdatabaseencoding()"))
+        self.misfits: Dict[str, None] = {}
+
+    def __call__(self, value: Any) -> str:
+        octets = bytes(value)
+        name = _decoded(octets, "UTF8")
+        if name is None:
+            # Any other encoding than these can be looked up here, or has only UTF-8 names.
+            name = _decoded(octets, self._encoding) or octets.decode("utf-8", "backslashreplace")
+            self.misfits[name] = None
+        elif self._encoding not in ("UTF8", "SQL_ASCII") and _decoded(octets, self._encoding) is None:
+            self.misfits[name] = None
+        return name
+
+
+def _decoded(octets: bytes, encoding: str) -> Optional[str]:
+    """Bytes as text in one of the server's encodings; None where they are none, or Python does not know it."""
+    number = re.fullmatch(r"WIN([0-9]+)", encoding)
+    try:
+        return octets.decode(f"cp{number.group(1)}" if number else _CODECS.get(encoding, encoding))
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def optional(read: Callable[[Any], str]) -> Callable[[Any], Optional[str]]:

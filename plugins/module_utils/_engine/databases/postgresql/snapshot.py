@@ -100,10 +100,13 @@ class PostgresqlSnapshot(Snapshot):
             warnings.append(_outdated(tool))
         empty = [one.label for one in selection.included if standby and one.holds_rows and one.unlogged]
         warnings += [_without_rows(empty)] if empty else []
+        invalid = catalogue.invalid_indexes(held)
+        warnings += [_invalid(invalid)] if invalid else []
         hidden = catalogue.hidden(held)
         warnings += [_hidden(hidden)] if hidden else []
         properties = replace(definition.read(held), not_dumped=tuple(hidden))
         warnings += [_dangling(properties.dangling_roles)] if properties.dangling_roles else []
+        warnings += [_misfitting(properties)] if properties.misfits else []
         self.facts = DumpFacts(
             server_version=server_version(held),
             tool_versions=tools,
@@ -199,6 +202,10 @@ def _outdated(tool: Tool) -> str:
     )
 
 
+def _invalid(names: Sequence[str]) -> str:
+    return f"{differing(names, 'Not in the backup, as these indexes are not valid')}. REINDEX or drop them."
+
+
 def _hidden(names: Sequence[str]) -> str:
     return f"{differing(names, 'Not in the backup, as only a superuser may read them')}. Log in as a superuser."
 
@@ -208,6 +215,11 @@ def _dangling(roles: Sequence[str]) -> str:
         f"{differing(roles, 'Privileges name roles that were dropped')}. A restore needs roles with these names, or "
         "owner. Revoke these privileges."
     )
+
+
+def _misfitting(properties: definition.Properties) -> str:
+    start = f"Names of roles or tablespaces that are nothing in {properties.encoding}, the encoding of the database"
+    return f"{differing(properties.misfits, start)}. A restore takes owner. Rename them to be independent of encodings."
 
 
 def _undigested(tables: Sequence[str]) -> str:

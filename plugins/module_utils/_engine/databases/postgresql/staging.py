@@ -40,11 +40,6 @@ from .connection import Access, Connection
 from .copying import Copier
 from .definition import Properties
 
-_INVALID_INDEXES = """
-SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
- WHERE c.relkind = 'i' AND NOT (i.indisvalid AND i.indisready) ORDER BY 1
-"""
-
 
 class PostgresqlStaging(Staging):
     """See the module. Made by ``prepare``."""
@@ -128,7 +123,7 @@ class PostgresqlStaging(Staging):
 
     def check_integrity(self) -> None:
         with self._access.connect(self._staged) as inside:
-            invalid = [name for (name,) in inside.rows(_INVALID_INDEXES)]
+            invalid = catalogue.invalid_indexes(inside)
         if invalid:
             raise Mismatch(
                 differing([f"index {name} is not valid" for name in invalid], self.label) + ". Nothing was replaced."
