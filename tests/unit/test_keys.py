@@ -94,8 +94,18 @@ def data_key() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def passphrase_slot(data_key: bytes) -> KeySlot:
+def costly_slot(data_key: bytes) -> KeySlot:
+    """A slot for the passphrase as it is written."""
     (slot,) = keys.wrap(data_key, ORIGIN, (), PASSPHRASE)
+    return slot
+
+
+@pytest.fixture(scope="module")
+def passphrase_slot(data_key: bytes) -> KeySlot:
+    """The same, of which scrypt asks little time: each attempt at another one takes a third of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "_COST", keys._Cost(n=1 << 10, r=8, p=1))
+        (slot,) = keys.wrap(data_key, ORIGIN, (), PASSPHRASE)
     return slot
 
 
@@ -309,12 +319,12 @@ def test_data_keys_are_never_the_same() -> None:
     assert len(keys.new_data_key()) == 32
 
 
-def test_slots_hold_plain_json_of_the_documented_shape(data_key: bytes, passphrase_slot: KeySlot) -> None:
+def test_slots_hold_plain_json_of_the_documented_shape(data_key: bytes, costly_slot: KeySlot) -> None:
     (slot,) = keys.wrap(data_key, ORIGIN, [pair()[0]], None)
     parameters: Dict[str, Any] = dict(slot.parameters)
     assert len(bytes.fromhex(parameters.pop("hmac"))) == 32
     assert {name: len(base64.b64decode(value)) for name, value in parameters.items()} == {"enc": 32, "ciphertext": 48}
-    parameters = dict(passphrase_slot.parameters)
+    parameters = dict(costly_slot.parameters)
     assert len(bytes.fromhex(parameters.pop("hmac"))) == 32
     assert [parameters.pop(name) for name in ("n", "r", "p")] == [1 << 17, 8, 1]
     assert {name: len(base64.b64decode(value)) for name, value in parameters.items()} == {
@@ -324,11 +334,11 @@ def test_slots_hold_plain_json_of_the_documented_shape(data_key: bytes, passphra
     }
 
 
-def test_a_passphrase_slot_is_scrypt_and_aes_gcm_and_nothing_else(data_key: bytes, passphrase_slot: KeySlot) -> None:
+def test_a_passphrase_slot_is_scrypt_and_aes_gcm_and_nothing_else(data_key: bytes, costly_slot: KeySlot) -> None:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
-    fields = passphrase_slot.parameters
+    fields = costly_slot.parameters
     salt, nonce, ciphertext = (base64.b64decode(fields[name]) for name in ("salt", "nonce", "ciphertext"))
     key = Scrypt(salt=salt, length=32, n=fields["n"], r=fields["r"], p=fields["p"]).derive(PASSPHRASE.encode("utf-8"))
     assert AESGCM(key).decrypt(nonce, ciphertext, DATA) == data_key
@@ -448,11 +458,11 @@ def test_a_slot_with_senseless_fields_is_a_bad_manifest(data_key: bytes, wrong: 
     ],
 )
 def test_a_manifest_cannot_ask_scrypt_for_more_than_a_host_has(
-    passphrase_slot: KeySlot, wrong: Dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    costly_slot: KeySlot, wrong: Dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nothing may be computed before it is refused.
     monkeypatch.setattr(hashlib, "scrypt", lambda *_a, **_k: pytest.fail("scrypt was called"))
-    message = refusal(BadManifest, keys.unwrap, [changed(passphrase_slot, **wrong)], ORIGIN, [], PASSPHRASE)
+    message = refusal(BadManifest, keys.unwrap, [changed(costly_slot, **wrong)], ORIGIN, [], PASSPHRASE)
     assert NAME in message and PASSPHRASE not in message
 
 
