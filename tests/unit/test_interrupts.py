@@ -7,11 +7,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import subprocess
+import threading
 import time
 from contextlib import ExitStack, contextmanager
-from typing import Callable, Iterator, List
+from typing import Any, Callable, Iterator, List
 
 import pytest
 
@@ -60,6 +63,40 @@ def test_past_the_point_of_no_return_a_signal_waits_for_the_end(delivered: List[
         ask_to_stop()
         assert delivered == []
     assert delivered == [signal.SIGTERM]
+
+
+class Late:
+    """The lock of logging, which Python takes around fork(2), with a signal in the moment in which it is given back."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self.lock, self._stop, self._process = threading.RLock(), stop, os.getpid()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.lock, name)
+
+    def release(self) -> None:
+        # Not in the child, which has a copy.
+        if os.getpid() == self._process:
+            self._stop()
+        self.lock.release()
+
+
+@pytest.mark.parametrize("what", ["signal", "time"])
+def test_what_comes_while_a_program_is_started_stops_the_work_and_leaves_no_lock_taken(
+    delivered: List[int], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    late = Late(ask_to_stop if what == "signal" else lambda: time.sleep(0.2))
+    error = Interrupted if what == "signal" else TimedOut
+    with pytest.raises(error), interruptible(), time_limit(None if what == "signal" else 0.1, "The backup"):
+        with monkeypatch.context() as patch:
+            patch.setattr(logging, "_lock", late)
+            subprocess.run(["true"], preexec_fn=int, check=True)
+        time.sleep(5)
+    free: List[bool] = []
+    other = threading.Thread(target=lambda: free.append(late.lock.acquire(timeout=5)))
+    other.start()
+    other.join()
+    assert free == [True] and delivered == []
 
 
 def test_a_signal_that_waited_inside_stops_the_work_around_it(delivered: List[int]) -> None:

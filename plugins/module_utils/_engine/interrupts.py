@@ -197,7 +197,19 @@ def finish() -> None:
     _work.finishing = True
 
 
-def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
+def _amid_fork(frame: Optional[FrameType]) -> bool:
+    """Whether Python's logging has its lock, which it takes and gives back around each fork(2).
+
+    An exception is lost in there, since the interpreter only prints it, and the lock stays taken for good.
+    """
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _interrupt(number: int, frame: Optional[FrameType]) -> None:
     _say_heard()
     if _work.stopping:
         return
@@ -208,7 +220,7 @@ def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
             _work.limit = last if _work.limit is None or last.end < _work.limit.end else _work.limit
             _set_alarm()
         return
-    if _work.finishing or _work.recovering:
+    if _work.finishing or _work.recovering or _amid_fork(frame):
         _work.waiting = number
         _set_alarm()
         return
@@ -216,10 +228,10 @@ def _interrupt(number: int, _frame: Optional[FrameType]) -> None:
     raise Interrupted(f"Stopped by {signal.Signals(number).name}. What was begun has been removed; run this again.")
 
 
-def _retry(_number: int, _frame: Optional[FrameType]) -> None:
+def _retry(_number: int, frame: Optional[FrameType]) -> None:
     """Let come what is due: the signal that waits, or the end of the time. The alarm rings again if it cannot yet."""
     _say_heard()
-    if _work.stopping or _work.finishing or _work.recovering:
+    if _work.stopping or _work.finishing or _work.recovering or _amid_fork(frame):
         return
     waiting = _work.waiting
     if waiting is not None and _work.patience is None:
