@@ -21,6 +21,7 @@ import pytest
 
 from _engine import verify as verification
 from _engine.databases.postgresql import cluster as throwaway
+from _engine.databases.postgresql import flood as flooding
 from _engine.databases.postgresql import rehearsal
 from _engine.databases.postgresql.cluster import Needs
 from _engine.errors import EngineError, MissingTool, NoSpace, Unverifiable
@@ -423,6 +424,50 @@ def test_a_server_that_asks_gets_no_password_or_variable_of_the_caller(
     assert dict(os.environ) == before
     for left in (service, file, temporary / ".s.PGSQL.5432"):
         left.unlink()
+
+
+def row(content: bytes) -> bytes:
+    return message(b"D", struct.pack(">HI", 1, len(content)) + content)
+
+
+@pytest.mark.parametrize("flood", ["long rows", "short rows", "one row", "notices", "settings at the start"])
+def test_a_server_that_sends_without_end_is_cut_off(
+    temporary: Path, flood: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flooding, "MOST", 64 << 20)
+    mebibyte = bytes(1 << 20)
+    blocks = {
+        "long rows": row(b"x" * len(mebibyte)),
+        "short rows": row(b"x") * (1 << 16),
+        "one row": mebibyte,
+        "notices": message(b"N", b"SNOTICE\0C00000\0M" + b"x" * len(mebibyte) + b"\0\0"),
+    }
+
+    def talk(session: socket.socket) -> None:
+        session.sendall(message(b"R", struct.pack(">I", 0)))
+        for name, value in ((b"server_version", b"15.0"), (b"server_encoding", b"UTF8"), (b"client_encoding", b"UTF8")):
+            session.sendall(message(b"S", name + b"\0" + value + b"\0"))
+        session.sendall(message(b"S", b"standard_conforming_strings\0on\0") + message(b"S", b"DateStyle\0ISO, MDY\0"))
+        if flood in blocks:
+            session.sendall(message(b"K", struct.pack(">II", 1, 1)) + message(b"Z", b"I"))
+            session.recv(4000)
+            session.sendall(
+                message(b"T", struct.pack(">H", 1) + b"x\0" + struct.pack(">IHIhIH", 0, 0, 25, -1, 0xFFFFFFFF, 0))
+            )
+        if flood == "one row":
+            session.sendall(b"D" + struct.pack(">IHI", 0x3FFFFF00, 1, 0x3FFFF000))
+        # Not without end, for where nothing cuts it off.
+        for number in range(500):
+            # Longer than 30,000 bytes it must not be (fe-connect.c and fe-protocol3.c).
+            settings = b"".join(message(b"S", b"%d.%d\0" % (number, n) + b"x" * 29_000 + b"\0") for n in range(36))
+            session.sendall(blocks.get(flood, settings))
+
+    Impostor(temporary, talk)
+    try:
+        with pytest.raises(Unverifiable, match="the server sent more than 64.0 MiB as one answer, and was cut off"):
+            reached(temporary).connect("postgres")
+    finally:
+        (temporary / ".s.PGSQL.5432").unlink()
 
 
 def test_confined_programs_find_no_directory_of_other_verifications() -> None:

@@ -34,10 +34,10 @@ from typing import (
 
 from ...command import Account, Argument, Command, Secret, find_account
 from ...errors import BadInput, EngineError, MissingTool, NotFound, PermissionDenied
-from ...model import Database, Server
+from ...model import Database
 from . import settings
 from .acting import acting_as, without_variables
-from .conninfo import WITHOUT_SECRETS, only_without_login, password_file, written
+from .conninfo import WITHOUT_SECRETS, only_without_login, password_file, tls, written
 from .encodings import as_bytes, as_text
 from .failures import (
     known_refusal,
@@ -48,6 +48,7 @@ from .failures import (
     sqlstate,
     translated,
 )
+from .flood import Answer, bounded, fetched, sever_descriptor, sever_path
 
 if TYPE_CHECKING:
     import psycopg2
@@ -78,8 +79,8 @@ def quote_identifier(name: str) -> str:
 class Connection:
     """One session on a server. Every statement stands alone unless it is put between BEGIN and COMMIT."""
 
-    def __init__(self, raw: psycopg2.extensions.connection, label: str) -> None:
-        self._raw, self.label = raw, label
+    def __init__(self, raw: psycopg2.extensions.connection, label: str, trusted: bool = True) -> None:
+        self._raw, self.label, self._trusted = raw, label, trusted
         self._raw.autocommit = True
         #: What programs' sessions can begin with on this server, as this user.
         self.further: Dict[str, str] = {}
@@ -154,7 +155,7 @@ class Connection:
 
     def run(self, sql: str, parameters: Parameters = None) -> None:
         """Run a statement without a result. Raises a typed error."""
-        with translated(self.label), self._raw.cursor() as cursor:
+        with self._asking() as (cursor, _answer):
             cursor.execute(self._sent(sql), self._sent(parameters))
 
     def rows(self, sql: str, parameters: Parameters = None) -> List[Tuple[Any, ...]]:
@@ -167,14 +168,21 @@ class Connection:
 
     def copy_out(self, sql: str, sink: Any) -> None:
         """Run a COPY … TO STDOUT; ``sink.write`` gets one row of bytes at a time. Raises a typed error."""
-        with translated(self.label), self._raw.cursor() as cursor:
+        with self._asking() as (cursor, _answer):
             cursor.copy_expert(self._sent(sql), sink)
 
     def rows_or_none(self, sql: str, parameters: Parameters = None) -> Optional[List[Tuple[Any, ...]]]:
         """All rows of a statement, or None when it is one that returns no rows at all."""
-        with translated(self.label), self._raw.cursor() as cursor:
+        with self._asking() as (cursor, answer):
             cursor.execute(self._sent(sql), self._sent(parameters))
-            return self._received(cursor.fetchall()) if cursor.description else None
+            return self._received(fetched(cursor, answer)) if cursor.description else None
+
+    @contextmanager
+    def _asking(self) -> Iterator[Tuple[Any, Answer]]:
+        with translated(self.label), self._raw.cursor() as cursor:
+            descriptor = self._raw.fileno()
+            with bounded(lambda: sever_descriptor(descriptor), self.label, self._trusted) as answer:
+                yield cursor, answer
 
     def _sent(self, value: Any) -> Any:
         return as_bytes(value) if self._bytes_as_text else value
@@ -291,7 +299,7 @@ class Access:
             raw = self._opened(psycopg2, database, own_path)
         except psycopg2.OperationalError as error:
             raise self._refused(psycopg2, str(error), database) from None
-        connection = Connection(raw, f'database "{database}" on {self.label}')
+        connection = Connection(raw, f'database "{database}" on {self.label}', self.trusted)
         try:
             connection.begin()
         except BaseException:
@@ -308,8 +316,10 @@ class Access:
             with acting_as(self.account):
                 return psycopg2.connect(string)
         string += only_without_login(psycopg2.extensions.libpq_version())
-        with acting_as(self.account), without_variables("PG"):
-            return psycopg2.connect(string)
+        path = f"{self.host}/.s.PGSQL.{self.port}"
+        with bounded(lambda: sever_path(path), self.label, self.trusted):
+            with acting_as(self.account), without_variables("PG"):
+                return psycopg2.connect(string)
 
     def _refused(self, psycopg2: Any, said: str, database: str) -> EngineError:
         """Why a session could not be opened. Where the server said it in another language, its catalogue says it."""
@@ -323,7 +333,7 @@ class Access:
                 raw = self._opened(psycopg2, other)
             except psycopg2.OperationalError:
                 continue
-            with Connection(raw, self.label) as connection:
+            with Connection(raw, self.label, self.trusted) as connection:
                 connection.begin()
                 found = connection.rows(_MAY_CONNECT, [database])
             if not found:
@@ -358,7 +368,7 @@ def access_to(database: Database) -> Access:
         port=port,
         user=server.user or server.become_user or pwd.getpwuid(os.geteuid()).pw_name,
         label=f"{host}:{port}" if host else f"the local server (port {port})",
-        ssl=_ssl(server),
+        ssl=tls(server),
         password=Secret(server.password.encode("utf-8")) if server.password else None,
         become_user=server.become_user,
     )
@@ -387,8 +397,3 @@ def _driver() -> Any:
             "Install the package python3-psycopg2."
         ) from None
     return psycopg2
-
-
-def _ssl(server: Server) -> Tuple[Tuple[str, str], ...]:
-    said = {"sslmode": server.ssl_mode, "sslrootcert": server.ca_cert}
-    return tuple((key, value) for key, value in said.items() if value)

@@ -21,6 +21,8 @@ _MEMORY = (
     "Where it ran out of shared memory, raise max_locks_per_transaction on the server and restart it: there are more "
     "tables than it has room for locks; otherwise, free memory there."
 )
+#: A server writes what it likes, at any length.
+_LONGEST = 500
 #: A server's answer: libpq writes its severity, in any language, a colon and two spaces before it.
 _ANSWER = re.compile(r"\S:  \S")
 
@@ -52,7 +54,7 @@ def _explained(error: psycopg2.Error, label: str) -> EngineError:
     if primary:
         said = of_server(primary, state, error.diag.source_file or "", error.diag.context or "")
     else:
-        said = (str(error).strip().splitlines() or ["no reason given"])[0]
+        said = (str(error).strip().splitlines() or ["no reason given"])[0][:_LONGEST]
     if state == "42501":
         return PermissionDenied(f"{label}: {said}. Grant what is missing, or log in as the owner or a superuser.")
     if state in ("55P03", "55006", "40P01"):
@@ -132,4 +134,4 @@ def pooled(where: str) -> EngineError:
 def _in_one_line(said: str) -> str:
     # Behind a tab stands libpq's own advice, which ours replaces.
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith("\t")]
-    return " ".join(lines).rstrip(".")
+    return " ".join(lines)[:_LONGEST].rstrip(".")
