@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from _engine.catalogue import read_place
 from _engine.clock import odd_pause
-from _engine.errors import BadManifest, EngineError, Refused, Shrunk
+from _engine.errors import BadManifest, EngineError, PermissionDenied, Refused, Shrunk
 from _engine.manifest import sealed
 from _engine.model import Level, Outcome, Policy, Proof
 from _engine.proofs import write_proof
@@ -337,6 +337,18 @@ def test_a_clock_ahead_of_the_store_removes_nothing(world: World, monkeypatch: p
         patch.setattr(LocalRepository, "clock", lambda _self, _place: behind)
         with pytest.raises(Refused, match="ahead of the repository's own"):
             world.rotate(Policy(last=1))
+    assert len(world.rotate(Policy(last=1)).rotations[0].removed) == 1
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"boot": 1}'])
+def test_a_damaged_note_of_the_clock_stops_rotation_and_no_backup(world: World, content: str) -> None:
+    take(world, 2)
+    (world.host.state / "clock.json").write_text(content)
+    world.backup()
+    with pytest.raises(PermissionDenied, match="clock.json cannot be read.*trust_clock"):
+        world.rotate(Policy(last=1))
+    assert len(ids(world)) == 3
+    world.rotate(Policy(last=2), trust_clock=True)
     assert len(world.rotate(Policy(last=1)).rotations[0].removed) == 1
 
 

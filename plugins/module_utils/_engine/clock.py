@@ -45,7 +45,14 @@ class _Note:
 
 def note(host: Host, trust: bool = False) -> None:
     """Note what the clock shows, to compare it with later. A jump that nobody said to be right stays noted."""
-    uptime, before = host.uptime(), _load(host)
+    uptime = host.uptime()
+    try:
+        before = _load(host)
+    except PermissionDenied:
+        if not trust:
+            # A loss of power can have emptied it. Rotation, which relies on it, says so; no backup depends on it.
+            return
+        before = None
     if uptime is None or (before and not trust and _ahead(host, before) > _TOLERANCE):
         return
     trusted = host.now() if trust else before.trusted if before else None
@@ -119,7 +126,10 @@ def _load(host: Host) -> Optional[_Note]:
             f"{_path(host)} cannot be read: {error.strerror}. Check its disk and its mode, or remove it."
         ) from None
     except Misshapen as error:
-        raise PermissionDenied(f"{_path(host)} cannot be read: {error}. Remove it, and run this again.") from None
+        raise PermissionDenied(
+            f"{_path(host)} cannot be read: {error}. If the clock is right, rotate once with trust_clock (fleet-backup "
+            "rotate --trust-clock)."
+        ) from None
 
 
 def _read(value: Any) -> _Note:
@@ -146,6 +156,8 @@ def _store(host: Host, noted: _Note) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(json.dumps(document))
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(str(temporary), str(path))
     except OSError as error:
         with suppress(OSError):
