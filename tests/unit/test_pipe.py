@@ -128,18 +128,40 @@ def test_whatever_stops_a_copier_stops_the_pipe(tmp_path: Path, monkeypatch: pyt
             pipe.wait()
 
 
+#: As idle work on a busy machine, a Python would take minutes to start.
+SAY_POLICY = Command("policy", ("cat", "/proc/self/stat"))
+
+
+def policy_in(said: bytes) -> int:
+    """The 41st word (proc(5)); the second one may hold blanks."""
+    return int(said.decode().rpartition(")")[2].split()[38])
+
+
 def policies() -> tuple[int, int, int]:
-    """The scheduling policy of a pipe's program, and of this thread within and after the pipe."""
+    """The scheduling policy of a program behind a source, and of this thread within and after the pipe."""
     with Pipe() as pipe:
-        # The 41st word (proc(5)). As idle work on a busy machine, a Python would take minutes to start.
-        said = collect(pipe, pipe.source(Command("policy", ("cat", "/proc/self/stat")))).decode()
-        program = int(said.rpartition(")")[2].split()[38])
+        descriptor, _counter = pipe.counted_source(CAT)
+        program = policy_in(collect(pipe, pipe.through(SAY_POLICY, descriptor)))
         within = os.sched_getscheduler(0)
     return program, within, os.sched_getscheduler(0)
 
 
-def test_what_a_pipe_runs_is_batch_work_and_nothing_else_is() -> None:
+def test_what_runs_behind_a_source_is_batch_work_and_nothing_else_is() -> None:
     assert policies() == (os.SCHED_BATCH, os.SCHED_BATCH, os.SCHED_OTHER)
+
+
+def test_what_a_server_waits_for_is_no_batch_work(tmp_path: Path) -> None:
+    read, loaded = b"", tmp_path / "loaded"
+    with Pipe() as pipe:
+        descriptor, _counter = pipe.counted_source(SAY_POLICY)
+        read = collect(pipe, descriptor)
+    loaded.touch()
+    with Pipe() as pipe:
+        entrance, descriptor = pipe.entrance()
+        pipe.into(loaded, pipe.through(SAY_POLICY, descriptor))
+        pipe.end(entrance)
+        pipe.wait()
+    assert policy_in(read) == policy_in(loaded.read_bytes()) == os.SCHED_OTHER
 
 
 def test_a_policy_that_somebody_chose_stays() -> None:

@@ -156,7 +156,6 @@ class Pipe:
         self._policy: Optional[int] = None
 
     def __enter__(self) -> Pipe:
-        self._policy = _become_batch_work()
         return self
 
     def __exit__(
@@ -185,8 +184,13 @@ class Pipe:
         return self._start(stream, None)
 
     def counted_source(self, stream: Union[Command, Channel, Path]) -> Tuple[int, Union[Copier, Offset]]:
-        """``source``, and what counts the bytes that were read of it, which holds once all has ended."""
+        """``source``, and what counts the bytes that were read of it, which holds once all has ended.
+
+        All that is begun behind it is batch work. The source itself is not, as little as anything is that loads a
+        dump: the server waits for it, and it would wait for its turn in a busy host.
+        """
         source = self.source(stream)
+        self._policy = _become_batch_work()
         if isinstance(stream, Channel):
             return self.counted(source, stream.bytes)
         if not isinstance(stream, Path):
