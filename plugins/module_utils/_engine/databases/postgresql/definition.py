@@ -10,7 +10,7 @@ A dump without ``--create`` holds none of that, so the manifest does, and a rest
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, Callable, List, Mapping, Optional, Tuple
 
 from ...errors import BadInput, BadManifest
 from ...shapes import Misshapen, known
@@ -20,10 +20,14 @@ from .demands import Locale
 from .encodings import readable
 from .shared_names import raw
 
+#: Whether the privileges are others than those of a new database.
+_GRANTED = """d.datacl IS NOT NULL
+       AND (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(d.datacl) a) IS DISTINCT FROM
+           (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(acldefault('d', d.datdba)) a)"""
 _DATABASE = f"""
 SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
        {raw("pg_get_userbyid(d.datdba)")}, {raw("t.spcname")}, d.datconnlimit, d.datallowconn, d.datistemplate,
-       shobj_description(d.oid, 'pg_database'), d.datacl IS NOT NULL,
+       shobj_description(d.oid, 'pg_database'), {_GRANTED},
        EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'), {{locale}}
   FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
  WHERE d.datname = current_database()
@@ -37,9 +41,10 @@ _LOCALE_SINCE = (
 )
 
 _GRANTS = f"""
-SELECT CASE WHEN a.grantee <> 0 THEN {raw("coalesce(r.rolname, a.grantee::text)")} END, a.privilege_type, a.is_grantable
+SELECT CASE WHEN a.grantee <> 0 THEN {raw("coalesce(r.rolname, a.grantee::text)")} END, a.privilege_type,
+       a.is_grantable, CASE WHEN a.grantor <> d.datdba THEN {raw("pg_get_userbyid(a.grantor)")} END
   FROM pg_database d CROSS JOIN aclexplode(d.datacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
- WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2
+ WHERE d.datname = current_database() ORDER BY 1 NULLS FIRST, 2, 4 NULLS FIRST
 """
 
 _SETTINGS = f"""
@@ -95,11 +100,12 @@ _LISTS_OF_NAMES = frozenset(
 
 @dataclass(frozen=True)
 class Grant:
-    """One privilege on the database; the role is None for PUBLIC."""
+    """One privilege on the database; the role is None for PUBLIC, and the grantor for the database's owner."""
 
     role: Optional[str]
     privilege: str
     grantable: bool
+    grantor: Optional[str] = None
 
 
 @dataclass(frozen=True)
@@ -123,10 +129,10 @@ class SecurityLabel:
 class Properties:
     """What CREATE DATABASE and ALTER DATABASE need to make the database the same again.
 
-    ``grants`` is None where nobody ever changed the privileges. ``roles`` and ``policy_roles`` (those that row security
-    policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server; ``superusers`` are those
-    of all roles in here that were one; ``misfits`` are names of roles and tablespaces that the dump cannot hold. What
-    ``Demands`` has is here under the same names.
+    ``grants`` is None where the privileges are those of a new database. ``roles`` and ``policy_roles`` (those that row
+    security policies name), ``tablespaces`` and ``extensions`` are what its objects need on the server; ``superusers``
+    are those of all roles in here that were one; ``misfits`` are names of roles and tablespaces that the dump cannot
+    hold. What ``Demands`` has is here under the same names.
     """
 
     encoding: str
@@ -167,7 +173,8 @@ class Properties:
         """Roles that must exist where this is restored; ``owner`` stands for all but those of policies and mappings."""
         if owner is not None:
             return sorted({owner, *self.policy_roles, *self.mapped_roles})
-        named = {one.role for one in self.grants or ()} | {one.role for one in self.settings}
+        named = {name for one in self.grants or () for name in (one.role, one.grantor)}
+        named |= {one.role for one in self.settings}
         tracked = {self.owner, *self.roles, *self.mapped_roles, *self.dangling_roles}
         return sorted({*tracked, *(role for role in named if role is not None)})
 
@@ -201,7 +208,7 @@ def read(connection: Connection) -> Properties:
         locale=provider_locale,
         icu_rules=icu_rules,
         collation_version=collation_version,
-        grants=tuple(Grant(maybe(role), *rest) for role, *rest in connection.rows(_GRANTS)) if granted else None,
+        grants=_grants(connection, maybe) if granted else None,
         settings=tuple(Setting(maybe(role), *rest) for role, *rest in connection.rows(_SETTINGS)),
         security_labels=tuple(SecurityLabel(*label) for label in connection.rows(_LABELS)),
         roles=tuple(sorted({role for role, _policy in roles})),
@@ -219,6 +226,11 @@ def read(connection: Connection) -> Properties:
         superusers=tuple(name for name in superusers if name in here),
         misfits=tuple(sorted(name for name in named.misfits if name in needed)),
     )
+
+
+def _grants(connection: Connection, maybe: Callable[[Any], Optional[str]]) -> Tuple[Grant, ...]:
+    found = connection.rows(_GRANTS)
+    return tuple(Grant(maybe(role), privilege, option, maybe(by)) for role, privilege, option, by in found)
 
 
 def _require_fitting(properties: Properties, label: str) -> None:
@@ -244,10 +256,10 @@ def from_manifest(written: Mapping[str, Any], backup: str) -> Properties:
 
 
 def creation(properties: Properties, name: str, owner: Optional[str], version: int) -> str:
-    """CREATE DATABASE for an empty database with these properties, on a server of this version number."""
+    """CREATE DATABASE for an empty database, which takes no sessions yet, on a server of this version number."""
     clauses = [
         f"CREATE DATABASE {quote_identifier(name)} TEMPLATE template0",
-        f"OWNER {quote_identifier(owner or properties.owner)}",
+        f"OWNER {quote_identifier(owner or properties.owner)} ALLOW_CONNECTIONS false",
         f"ENCODING {literal(properties.encoding)}",
         f"LC_COLLATE {literal(properties.collate)} LC_CTYPE {literal(properties.ctype)}",
     ]
@@ -275,20 +287,12 @@ def preparation(properties: Properties, owner: Optional[str]) -> List[str]:
 
 
 def settlement(properties: Properties, owner: Optional[str]) -> List[str]:
-    """What to run in the new database once its contents are there: the other settings, and privileges.
-
-    With ``owner``, privileges are left out: those roles belong to another server.
-    """
+    """What to run in the new database once its contents are there: the other settings."""
     wanted = applicable(properties, owner)
     if all(settings.is_for_loading(one.name) for one in wanted):
         wanted = []
     # All of them again, so that they are in the order that they had.
-    statements = [_unmade(role) for role in dict.fromkeys(one.role for one in wanted)] + [made(one) for one in wanted]
-    if properties.grants is not None and owner is None:
-        statements.append(_here("REVOKE ALL ON DATABASE %1$I FROM PUBLIC"))
-        statements.append(_here("REVOKE ALL ON DATABASE %1$I FROM %2$I", role=properties.owner))
-        statements += [_granted(grant) for grant in properties.grants]
-    return statements
+    return [_unmade(role) for role in dict.fromkeys(one.role for one in wanted)] + [made(one) for one in wanted]
 
 
 def applicable(properties: Properties, owner: Optional[str]) -> List[Setting]:
@@ -365,12 +369,3 @@ def assignment(setting: Setting) -> str:
     """SET and the rest of the clause that makes a setting."""
     values = split_names(setting.value) if setting.name.lower() in _LISTS_OF_NAMES else [setting.value]
     return f"SET {quote_identifier(setting.name)} TO " + ", ".join(literal(value) for value in values)
-
-
-def _granted(grant: Grant) -> str:
-    # The privilege is a keyword and cannot be quoted: only these exist (PostgreSQL manual, "Privileges").
-    if grant.privilege not in ("CREATE", "CONNECT", "TEMPORARY"):
-        raise BadManifest(f'The manifest names "{grant.privilege}", which is no privilege on a database.')
-    to = "PUBLIC" if grant.role is None else "%2$I"
-    option = " WITH GRANT OPTION" if grant.grantable else ""
-    return _here(f"GRANT {grant.privilege} ON DATABASE %1$I TO {to}{option}", role=grant.role)

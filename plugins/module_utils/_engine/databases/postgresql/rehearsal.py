@@ -47,6 +47,7 @@ class RehearsalStaging(staging.PostgresqlStaging):
         self._staged = self._target
         self._superuser, self._plain = place.superuser, place.access(place.superuser.user + _SUFFIX)
         self._extending = place.access(place.superuser.user + _EXTENDING)
+        self._entering = (self._plain.user, self._extending.user)
         self.label = f'database "{self._staged}" on {place.superuser.label}'
         #: Whether the source's superusers are so here at the moment; None where no role exists yet.
         self._promoted: Optional[bool] = None

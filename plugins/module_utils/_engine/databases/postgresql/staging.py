@@ -34,7 +34,18 @@ from ...model import Fingerprint, Manifest
 from ...process import memory_file, run
 from ...scratch import Purpose, private_directory
 from ..base import Save, Staging, differing
-from . import catalogue, complaints, definition, fingerprint, preflight, promotion, settings, subscriptions, tools
+from . import (
+    catalogue,
+    complaints,
+    definition,
+    fingerprint,
+    preflight,
+    privileges,
+    promotion,
+    settings,
+    subscriptions,
+    tools,
+)
 from .assertion import rows_of
 from .connection import Access, Connection
 from .copying import Copier
@@ -46,6 +57,8 @@ class PostgresqlStaging(Staging):
 
     #: How long a query of the user's may take; 0 is for ever.
     _patience = "0"
+    #: Roles that log in besides this login.
+    _entering: Tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -167,10 +180,12 @@ class PostgresqlStaging(Staging):
         # Until it is saved, what is replaced has a name under which no later restore drops it.
         keep = keep_replaced or save is not None
         aside = self._aside(control, promotion.REPLACED if keep else promotion.DISCARDED) if occupied else None
-        opening = definition.opening(self._properties, self._staged)
+        opening = privileges.settled(self._properties, self._staged, self._owner)
+        opening += definition.opening(self._properties, self._staged)
         finish()
         promotion.swap(self._access, control, self._staged, self._target, aside, opening)
         self._here = False
+        self.notes = (*self.notes, *privileges.unkept(self._control(), self._properties, self._owner))
         if aside is None:
             return None
         # No writer knows its name, and none was in it when it got that.
@@ -206,6 +221,7 @@ class PostgresqlStaging(Staging):
     def _create_database(self, control: Connection) -> None:
         properties = self._properties
         control.run(definition.creation(properties, self._staged, self._owner, control.version))
+        control.run(privileges.closed(self._staged, self._owner or properties.owner, self._entering))
         with self._access.connect(self._staged) as inside:
             for statement in definition.preparation(properties, self._owner):
                 inside.run(statement)
