@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Iterator
@@ -13,6 +15,7 @@ import pytest
 
 from _engine.databases.postgresql import catalogue, copying
 from _engine.databases.postgresql.connection import access_to
+from _engine.errors import Unreachable
 from _engine.model import FingerprintKind, Level, Outcome
 from postgres import Cluster, options, running_cluster
 from world import World
@@ -119,6 +122,31 @@ def test_what_psql_has_no_memory_for_is_counted_and_told(
         counted = held.fingerprint()
         assert any("No digest could be made of: public.long" in one for one in held.facts.warnings)
     assert counted is not None and counted.tables["public.long"].rows == 1
+
+
+def test_a_copy_by_psql_ends_with_the_fingerprint_that_is_not_wanted_any_more(
+    cluster: Cluster, database: str, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.sql(f"CREATE TABLE long AS SELECT 1 AS n, repeat('x', {LONG}) AS body", database)
+    begun, cancelled = threading.Event(), threading.Event()
+    real = copying.HashedRows.write
+
+    def write(rows: copying.HashedRows, block: bytes) -> int:
+        begun.set()
+        cancelled.wait()
+        return real(rows, block)
+
+    monkeypatch.setattr(copying.HashedRows, "write", write)
+    with cluster.engine(database, user=reader, password="x").snapshot(options(FingerprintKind.DIGEST)) as held:
+        counting = ThreadPoolExecutor(1).submit(held.fingerprint)
+        begun.wait()
+        stopping = ThreadPoolExecutor(1).submit(held.cancel_fingerprint)
+        while not cluster.value("SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'COPY%'"):
+            pass
+        cancelled.set()
+        stopping.result()
+        with pytest.raises(Unreachable):
+            counting.result()
 
 
 def test_a_standby_digests_what_it_copies_and_names_unlogged_tables(tmp_path: Path) -> None:
