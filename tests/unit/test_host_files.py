@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import List
 
 import pytest
-from module_utils._engine.host.pinned import ForeignLink, path_of, pinned
+from module_utils._engine.host.pinned import ForeignLink, path_of, pinned, private_place
 from module_utils._host_files import Wanted, plan
 
 
@@ -91,3 +91,24 @@ def test_a_directory_that_is_pinned_stays_the_same_whatever_has_its_name(tmp_pat
         os.lchown(path_of(directory), os.geteuid(), os.getegid())
     assert stat.S_IMODE((tmp_path / "moved").stat().st_mode) == 0o755
     assert stat.S_IMODE((tmp_path / "victim").stat().st_mode) == 0o700
+
+
+def test_nothing_is_removed_from_a_directory_that_was_exchanged_for_the_one_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the owner of the directory around it, between its making and its opening."""
+    victim = tmp_path / "keys"
+    victim.mkdir(mode=0o700)
+    (victim / "key").write_text("secret")
+    real = os.mkdir
+
+    def exchange(name: str, mode: int, dir_fd: int) -> None:
+        real(name, mode, dir_fd=dir_fd)
+        (tmp_path / name).rename(tmp_path / "was")
+        victim.rename(tmp_path / name)
+
+    with pinned(str(tmp_path)) as directory:
+        monkeypatch.setattr(os, "mkdir", exchange)
+        with pytest.raises(OSError, match="Another account exchanges"), private_place(directory):
+            raise AssertionError("it was entered")
+    assert [path.read_text() for path in tmp_path.rglob("key")] == ["secret"]

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from _engine.command import Channel, Command
-from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed
+from _engine.errors import Interrupted, NoSpace, TimedOut, ToolFailed, Unanswered
 from _engine.interrupts import interruptible, time_limit
 from _engine.model import Compression
 from _engine.process import Process
+from _engine.stream import pipe as pipes
 from _engine.stream.compression import compressing, decompressing
 from _engine.stream.pipe import Pipe
 
@@ -247,3 +248,65 @@ def test_a_program_that_may_not_be_touched_does_its_work(monkeypatch: pytest.Mon
         pipe.make_way()
         assert collect(pipe, descriptor) == b"orders\n"
         pipe.wait()
+
+
+def channel(descriptor: int, size: int = 1 << 30) -> Channel:
+    made = Channel(descriptor)
+    made.connect(size, lambda: None, lambda: None)
+    return made
+
+
+@pytest.mark.parametrize("splicing", [True, False])
+@pytest.mark.parametrize("before", [0, 100_000])
+def test_a_child_that_gives_no_more_bytes_ends_the_work(
+    monkeypatch: pytest.MonkeyPatch, before: int, splicing: bool
+) -> None:
+    monkeypatch.setattr(pipes, "STALLED", 0.2)
+    if not splicing:
+        monkeypatch.delattr(os, "splice", raising=False)
+    ours, its = os.pipe()
+    try:
+        with Pipe() as pipe:
+            writing = threading.Thread(target=os.write, args=(its, bytes(before)))
+            writing.start()
+            descriptor, counter = pipe.counted_source(channel(ours))
+            assert collect(pipe, descriptor) == bytes(before)
+            with pytest.raises(Unanswered, match="neither gave nor took a byte for 0.2 s"):
+                pipe.wait()
+            writing.join()
+            assert counter.count == before
+    finally:
+        os.close(its)
+
+
+@pytest.mark.parametrize("splicing", [True, False])
+def test_a_child_that_takes_no_more_bytes_ends_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, splicing: bool
+) -> None:
+    monkeypatch.setattr(pipes, "STALLED", 0.2)
+    if not splicing:
+        monkeypatch.delattr(os, "splice", raising=False)
+    (tmp_path / "source").write_bytes(bytes(3_000_000))
+    its, ours = os.pipe()
+    try:
+        with Pipe() as pipe:
+            pipe.into(channel(ours), pipe.source(tmp_path / "source"))
+            with pytest.raises(Unanswered, match="neither gave nor took a byte for 0.2 s"):
+                pipe.wait()
+    finally:
+        os.close(its)
+
+
+def test_a_child_is_not_blamed_for_what_the_other_side_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "STALLED", 0.1)
+    ours, its = os.pipe()
+    with Pipe() as pipe:
+        writing = threading.Thread(target=lambda: (os.write(its, bytes(3_000_000)), os.close(its)))
+        writing.start()
+        descriptor, counter = pipe.counted_source(channel(ours))
+        # Nothing takes what arrives, for longer than the child may be silent.
+        writing.join(0.5)
+        assert writing.is_alive()
+        assert collect(pipe, descriptor) == bytes(3_000_000)
+        pipe.wait()
+        assert counter.count == 3_000_000

@@ -53,6 +53,9 @@ def private_place(directory: int) -> Iterator[int]:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise OSError(errno.EPERM, "Another account exchanges what is made here", path_of(directory, name))
+        if os.listdir(descriptor):
+            # Another one of this account's, which the owner of the directory around put here.
+            raise OSError(errno.ENOTEMPTY, "Another account exchanges what is made here", path_of(directory, name))
         yield descriptor
         for left in os.listdir(descriptor):
             os.unlink(left, dir_fd=descriptor)

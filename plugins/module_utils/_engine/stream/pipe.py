@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import select
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from types import TracebackType
 from typing import Iterator, List, Optional, Tuple, Type, Union
 
 from ..command import Channel, Command
-from ..errors import Damaged, EngineError, NoSpace, ToolFailed
+from ..errors import Damaged, EngineError, NoSpace, ToolFailed, Unanswered
 from ..process import Process
 
 #: How much is read and written at once.
@@ -31,6 +32,9 @@ _F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
 _PAUSE = 0.0005
 #: How long to wait, in seconds, for a copier whose child may hang.
 _LEFT_BEHIND = 2.0
+#: How long a child may give or take no byte, in seconds. No disk that works takes that long for what a pipe holds.
+STALLED = 1800.0
+_AT_ONCE = 4096
 
 
 class TooLong(Damaged):
@@ -45,7 +49,8 @@ class Copier(threading.Thread):
     """Moves bytes from one descriptor to another and counts them; both are closed at the end.
 
     More than ``limit`` bytes are an error, and with ``needed``, so is a target that takes no more of them. Bytes that
-    begin with others than ``begins`` are one before any of them passes.
+    begin with others than ``begins`` are one before any of them passes. ``child`` is the one of the descriptors whose
+    other end a child has, which may be stopped: Unanswered where it neither gives nor takes a byte for long.
     """
 
     def __init__(
@@ -56,8 +61,10 @@ class Copier(threading.Thread):
         limit: Optional[int] = None,
         needed: bool = False,
         begins: bytes = b"",
+        child: Optional[int] = None,
     ) -> None:
         super().__init__(daemon=True)
+        self._child = child
         self._source, self._target, self._label = source, target, label
         self._limit, self._needed, self._begins = limit, needed, begins
         # splice(2) moves pages between a pipe and anything else without a copy through this process (Python 3.10).
@@ -108,6 +115,7 @@ class Copier(threading.Thread):
     def _move(self) -> int:
         """Move up to a block; the number of bytes moved, 0 at the end. Raises TooLong, and passes no more on."""
         size = BLOCK if self._limit is None else min(BLOCK, self._limit - self.count)
+        self._await_child()
         if not size:
             if os.read(self._source, 1):
                 raise TooLong(f"{self._label}: more than {self._limit} bytes arrive. Nothing more was read.")
@@ -120,11 +128,23 @@ class Copier(threading.Thread):
                 if error.errno != errno.EINVAL:
                     raise
                 self._splice = False
-        block = memoryview(os.read(self._source, size))
+        # As much as a pipe that is ready takes at once (pipe(7), PIPE_BUF).
+        block = memoryview(os.read(self._source, min(size, _AT_ONCE) if self._child == self._target else size))
         size = len(block)
         while block:
             block = block[os.write(self._target, block) :]
         return size
+
+    def _await_child(self) -> None:
+        if self._child is None:
+            return
+        ready = select.poll()
+        ready.register(self._child, select.POLLIN if self._child == self._source else select.POLLOUT)
+        if not ready.poll(STALLED * 1000):
+            raise Unanswered(
+                f"{self._label}: a process of the database's owner neither gave nor took a byte for {STALLED:g} s, and "
+                "was ended. See whether it was stopped (SIGSTOP), or its disk hangs, and run this again."
+            )
 
 
 class Offset:
@@ -192,7 +212,8 @@ class Pipe:
         source = self.source(stream)
         self._policy = _become_batch_work()
         if isinstance(stream, Channel):
-            return self.counted(source, stream.bytes)
+            reading, writing = self._pipe()
+            return reading, self._copy(source, writing, self._label, stream.bytes, child=source)
         if not isinstance(stream, Path):
             return self.counted(source)
         # Whoever comes next reads the file itself: one pipe less to go through.
@@ -227,7 +248,8 @@ class Pipe:
     def into(self, stream: Union[Command, Channel, Path], source: int) -> None:
         """Let the bytes end in a program's or child's input or in an existing file, overwritten from its beginning."""
         if isinstance(stream, Channel):
-            self._copy(source, self._take(stream), stream.NAME, needed=True)
+            target = self._take(stream)
+            self._copy(source, target, stream.NAME, needed=True, child=target)
         elif isinstance(stream, Path):
             target = self._keep(os.open(stream, os.O_WRONLY | os.O_CLOEXEC))
             # What was made empty, even if it was empty before, is written to the disk as soon as it is closed (ext4(5),
@@ -308,10 +330,11 @@ class Pipe:
         limit: Optional[int] = None,
         needed: bool = False,
         begins: bytes = b"",
+        child: Optional[int] = None,
     ) -> Copier:
         for descriptor in (source, target):
             self._descriptors.remove(descriptor)
-        copier = Copier(source, target, label, limit, needed, begins)
+        copier = Copier(source, target, label, limit, needed, begins, child)
         self._copiers.append(copier)
         copier.start()
         return copier
