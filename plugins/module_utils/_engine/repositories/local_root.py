@@ -57,10 +57,11 @@ def _require_certain(path: Path, owner: int) -> None:
     except OSError as error:
         raise _unusable(path, error) from None
     if objection:
+        owners = "root" if os.geteuid() == 0 else f"root and user {os.geteuid()}"
         first = f"Run {objection.fix}, or move" if objection.fix else "Move"
         raise RepositoryUnusable(
             f"Repository {path} is not written: {objection.why}, who could put another repository in its place. "
-            f"{first} it to a directory that root and user {os.geteuid()} alone can change."
+            f"{first} it to a directory that {owners} alone can change."
         )
 
 
