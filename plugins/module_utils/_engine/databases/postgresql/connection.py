@@ -39,15 +39,7 @@ from . import settings
 from .acting import acting_as, without_variables
 from .conninfo import WITHOUT_SECRETS, only_without_login, password_file, tls, written
 from .encodings import as_bytes, as_text
-from .failures import (
-    known_refusal,
-    may_not_connect,
-    no_database,
-    other_refusal,
-    pooled,
-    sqlstate,
-    translated,
-)
+from .failures import known_refusal, may_not_connect, no_database, other_refusal, pooled, sqlstate, translated
 from .flood import Answer, bounded, fetched, sever_descriptor, sever_path
 
 if TYPE_CHECKING:
@@ -96,8 +88,12 @@ class Connection:
         # In one statement, as an idle session may have few moments until its limits are set.
         ours = f"pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {int(self._raw.get_backend_pid())}"
         limits = [f"pg_catalog.set_config('{name}', '0', false)" for name in settings.limits_since(self.version)]
-        if not self.rows(f"SELECT {', '.join(limits or ['1'])} WHERE {ours}"):
+        found = self.rows(f"SELECT {', '.join([*limits, settings.FORCED_ROLE])} WHERE {ours}")
+        if not found:
             raise pooled(self.label)
+        if found[0][-1]:
+            self.run("SET ROLE NONE")
+            self.further["role"] = "none"
         for name, value in settings.attention_since(self.version):
             self._attend(name, value)
         if self.rows(_LANGUAGE_SINCE_15 if self.version >= 15_00_00 else _LANGUAGE):

@@ -15,13 +15,12 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-import zlib
 from types import TracebackType
 from typing import List, Optional, Sequence, Type
 
 from ...errors import EngineError, Locked, PermissionDenied, Refused, TargetExists, Unreachable
 from ...names import is_id
-from . import subscriptions
+from . import claims, subscriptions
 from .connection import LONGEST_NAME, Access, Connection, quote_identifier
 from .failures import sqlstate
 
@@ -32,8 +31,6 @@ DISCARDED = "discarded"
 
 _PATIENCE = 60.0
 _BUSY = ("55006", "55P03", "40P01")
-#: The first key of our advisory locks, of which the second one is a hash of the staged database's name.
-_LOCK_SPACE = 0x666C6274
 
 #: The server ends the workers left out here by itself. It hides the kind of other users' sessions from a plain user.
 _SESSIONS = """
@@ -79,22 +76,12 @@ def is_beside(name: str, database: str, purpose: str) -> bool:
     return name.startswith(short) and len(rest) == 12 and set(rest) <= set("0123456789abcdef")
 
 
-def claim(control: Connection, staged: str) -> bool:
-    """Take the staged database's name for as long as the session lives. False when another session has it."""
-    return bool(control.value("SELECT pg_try_advisory_lock(%s, %s)", [_LOCK_SPACE, _key(staged)]))
-
-
-def release(control: Connection, staged: str) -> None:
-    """Give the name back."""
-    control.run("SELECT pg_advisory_unlock(%s, %s)", [_LOCK_SPACE, _key(staged)])
-
-
 def sweep(access: Access, control: Connection, database: str, dry_run: bool = False) -> List[str]:
     """Drop what killed restores of this database left behind, and nothing that lives; the names dropped."""
     dropped = []
     for (name,) in control.rows("SELECT datname FROM pg_database"):
         ours = is_beside(name, database, RESTORING) or is_beside(name, database, DISCARDED)
-        if not ours or not claim(control, name):
+        if not ours or not claims.claim(control, name):
             continue
         try:
             # A killed restore's last session can outlive it by a moment; a living one has the claim.
@@ -108,7 +95,7 @@ def sweep(access: Access, control: Connection, database: str, dry_run: bool = Fa
             # It belongs to another user, whose next restore drops it, or somebody is looking at it.
             continue
         finally:
-            release(control, name)
+            claims.release(control, name)
     return dropped
 
 
@@ -278,11 +265,6 @@ def _who_stays(control: Connection, names: Sequence[str], access: Access) -> str
 
 def _rename(old: str, new: str) -> str:
     return f"ALTER DATABASE {quote_identifier(old)} RENAME TO {quote_identifier(new)}"
-
-
-def _key(name: str) -> int:
-    # The server's type is a signed integer of 32 bits.
-    return zlib.crc32(name.encode("utf-8")) - (1 << 31)
 
 
 def _shortened(database: str, purpose: str) -> str:

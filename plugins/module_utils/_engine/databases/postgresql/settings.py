@@ -76,6 +76,21 @@ _AFTER_LOADING = frozenset(
 )
 
 
+#: Whether the database, and no setting of the login's own, has made the session another role, and that role is one
+#: whose rights the login has in any case. Its owner could otherwise take a superuser's rights from a backup.
+FORCED_ROLE = """
+pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'
+ AND pg_catalog.pg_has_role(session_user, current_user, 'USAGE')
+ AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) c
+   WHERE pg_catalog.pg_get_userbyid(s.setrole) OPERATOR(pg_catalog.=) session_user
+     AND pg_catalog.split_part(c, '=', 1) OPERATOR(pg_catalog.=) 'role'
+     AND (s.setdatabase OPERATOR(pg_catalog.=) 0::pg_catalog.oid OR EXISTS (
+       SELECT FROM pg_catalog.pg_database d WHERE d.oid OPERATOR(pg_catalog.=) s.setdatabase
+          AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())))
+"""
+
+
 def is_for_loading(name: str) -> bool:
     """Whether a database's setting of this name must be in force before its data is loaded."""
     return name.lower() not in _AFTER_LOADING

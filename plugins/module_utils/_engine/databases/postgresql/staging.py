@@ -36,6 +36,7 @@ from ...scratch import Purpose, private_directory
 from ..base import Save, Staging, differing
 from . import (
     catalogue,
+    claims,
     complaints,
     definition,
     fingerprint,
@@ -50,6 +51,10 @@ from .assertion import rows_of
 from .connection import Access, Connection
 from .copying import Copier
 from .definition import Properties
+from .failures import sqlstate
+
+#: What CREATE DATABASE answers where there is one of the name, or another session makes it.
+_TAKEN = ("42P04", "23505")
 
 
 class PostgresqlStaging(Staging):
@@ -84,10 +89,13 @@ class PostgresqlStaging(Staging):
         """Claim the name, remove what killed restores left, and create the empty database."""
         control = self._control()
         promotion.sweep(self._access, control, self._target)
-        if not promotion.claim(control, self._staged):
-            raise Locked(f"Backup {self._manifest.id} is being restored to {self._target} already. Wait for its end.")
+        if not claims.claim(control, self._staged):
+            by = claims.holder(control, self._staged)
+            raise Locked(
+                f"Backup {self._manifest.id} is being restored to {self._target} already{by}. Wait for its end."
+            )
         if promotion.exists(control, self._staged):
-            raise Locked(f"{self.label} is left over from a killed restore, and somebody is connected to it. Drop it.")
+            raise Locked(f"{self.label} is left over, with a session in it, or another login's. Drop it.")
         self._here = True
         if self._tolerant or self._disposable:
             self._leave_out_settings(control)
@@ -220,7 +228,12 @@ class PostgresqlStaging(Staging):
 
     def _create_database(self, control: Connection) -> None:
         properties = self._properties
-        control.run(definition.creation(properties, self._staged, self._owner, control.version))
+        try:
+            control.run(definition.creation(properties, self._staged, self._owner, control.version))
+        except EngineError as error:
+            # What another login has made since is not this restore's to drop.
+            self._here = sqlstate(error) not in _TAKEN
+            raise
         control.run(privileges.closed(self._staged, self._owner or properties.owner, self._entering))
         with self._access.connect(self._staged) as inside:
             for statement in definition.preparation(properties, self._owner):
@@ -238,7 +251,7 @@ class PostgresqlStaging(Staging):
         if self._session is None or not self._session.alive:
             lost = self._session is not None
             self._session = self._access.administer(self._target)
-            if lost and not promotion.claim(self._session, self._staged):
+            if lost and not claims.claim(self._session, self._staged):
                 raise Locked(f"{self.label} was taken over by another restore. Restore again.")
         return self._session
 
