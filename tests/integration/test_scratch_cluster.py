@@ -97,6 +97,9 @@ CREATE MATERIALIZED VIEW refreshed AS SELECT public.one(1) AS a, '{1}'::checked[
 -- What a superuser owns at the source is built and refreshed with its rights there.
 RESET ROLE;
 CREATE MATERIALIZED VIEW trusting AS SELECT public.one(1) AS a, '{1}'::checked[] AS b;
+CREATE FUNCTION counted(x checked[] DEFAULT '{1}') RETURNS int LANGUAGE sql AS 'SELECT cardinality($1)';
+CREATE FUNCTION built() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT cardinality('{1}'::checked[]); END;
+CREATE AGGREGATE ended(int) (SFUNC = next_state, STYPE = checked[], INITCOND = '{1}');
 CREATE TABLE trusted AS SELECT 1 AS a;
 CREATE INDEX ON trusted (public.one(a));
 """

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from _engine.databases.postgresql import entries
 
 ROLES = ("postgres", "app", "not postgres", "two\nlines")
@@ -33,7 +35,32 @@ def test_a_superuser_defines_only_what_cannot_run_code_and_the_order_stays() -> 
     ]
     first, others = entries.definitions(lines, ROLES, ["postgres"])
     assert first == (True, lines[:2])
-    assert list(others) == [(True, lines[2:4]), (False, lines[4:8])]
+    assert list(others) == [(True, lines[2:3]), (None, lines[3:4]), (False, lines[4:8])]
+
+
+@pytest.mark.parametrize(
+    ("kind", "statement", "harmless"),
+    [
+        ("FUNCTION", "f(integer) RETURNS boolean\n    LANGUAGE c\n    AS '$libdir/x', 'DEFAULT';", True),
+        ("FUNCTION", "f(\"DEFAULT\" integer) RETURNS boolean\n    LANGUAGE c\n    AS 'x';", True),
+        ("FUNCTION", "f(x app.d[] DEFAULT '{1}') RETURNS integer\n    LANGUAGE sql LEAKPROOF\n    AS 'x';", False),
+        ("FUNCTION", "f(\"a\n    AS '\" app.d[] DEFAULT '{1}') RETURNS integer\n    LANGUAGE c\n    AS 'x';", False),
+        ("FUNCTION", "f() RETURNS app.d[]\n    LANGUAGE sql LEAKPROOF\n    RETURN '{1}'::app.d[];", False),
+        ("PROCEDURE", "p()\n    LANGUAGE sql\n    BEGIN ATOMIC\n SELECT 1 x\n    AS y;\nEND;", False),
+        ("AGGREGATE", "a(integer) (\n    SFUNC = app.s,\n    STYPE = internal\n);", True),
+        ("AGGREGATE", "a(integer) (\n    SFUNC = app.s,\n    STYPE = app.d[],\n    INITCOND = '{1}'\n);", False),
+        ("FOREIGN TABLE", "t (\n    a integer NOT NULL\n)\nSERVER s\nOPTIONS (\n    filename '/x'\n);", True),
+        ("FOREIGN TABLE", "t (\n    a integer DEFAULT app.f()\n)\nSERVER s;", False),
+    ],
+)
+def test_what_a_superuser_repeats_holds_no_expression(kind: str, statement: str, harmless: bool) -> None:
+    # The comment has the name as it is.
+    sql = (
+        f'SET x = 1;\n\n--\n-- Name: o"dd; Type: {kind}; Owner: postgres\n--\n\nCREATE {kind} public.{statement}\n\n\n'
+    )
+    assert entries.is_harmless(f"1; 1255 1 {kind} public f postgres", sql) is harmless
+    assert not entries.is_harmless(f"1; 1255 1 {kind} public f postgres", "")
+    assert not entries.is_harmless("1; 1259 1 TABLE public t postgres", sql)
 
 
 def test_every_entry_after_the_rows_is_loaded_once() -> None:

@@ -6,8 +6,8 @@
 
 Restoring a database executes its owner's code: check constraints, generated columns, functions of indexes, triggers.
 Here that code runs as an account that owns nothing else, on a server that no network reaches and whose only superuser
-it cannot become, and all of it is gone afterwards. Killed at any moment, the server dies with this process, and the
-next verification removes its directory.
+it can become by a forged dump alone, and all of it is gone afterwards. Killed at any moment, the server dies with this
+process, and the next verification removes its directory.
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@
 
 Any expression in a definition runs code of its author while the definition is only read: a constant of a domain's
 array is checked by the domain, a bound of a partition is computed. So a plain role defines everything, but for what
-only a superuser may define. The statements of these kinds name objects, and hold no expression. A function in C, or
-one that is leakproof, belongs to a superuser already: its owner alone says whether a superuser defines it.
+only a superuser may define. The statements of these kinds name objects, and hold no expression. Among functions, only
+some take a superuser (in C, or leakproof): what belonged to one is tried as the plain role, and what then fails is
+repeated as a superuser only where its statement holds no expression either.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _WITHOUT_EXPRESSION = (
     "TYPE ",
     "USER MAPPING ",
 )
-#: Kinds that can have expressions, and that a superuser defines only for a superuser.
+#: Kinds that can have expressions, and of which some take a superuser.
 _BY_OWNER = ("AGGREGATE ", "FOREIGN TABLE ", "FUNCTION ", "PROCEDURE ")
 
 _CHECK = ("CHECK CONSTRAINT ",)
@@ -47,8 +48,18 @@ _FULFILLED = ("FK CONSTRAINT ", "MATERIALIZED VIEW DATA ", "PUBLICATION TABLE ")
 _DESCRIBED = ("COMMENT ", "SECURITY LABEL ")
 _WATCHING = ("EVENT TRIGGER ", "COMMENT - EVENT TRIGGER ", "SECURITY LABEL - EVENT TRIGGER ")
 
-#: Whether a superuser loads these lines, and the lines.
-Part = Tuple[bool, List[str]]
+#: Whether a superuser loads these lines (None: where the plain role fails and ``is_harmless``), and the lines.
+Part = Tuple[Optional[bool], List[str]]
+
+_NAME = re.compile(r'"(?:[^"]|"")*"')
+_BODY = "\n    AS "
+_COMPUTED = {
+    "AGGREGATE ": re.compile(r"INITCOND"),
+    "FOREIGN TABLE ": re.compile(r"\b(?:DEFAULT|CHECK|GENERATED)\b"),
+    # A body in SQL's own syntax is read as a definition, other than one in a string.
+    "FUNCTION ": re.compile(r"\b(?:DEFAULT|ATOMIC|RETURN)\b"),
+    "PROCEDURE ": re.compile(r"\b(?:DEFAULT|ATOMIC|RETURN)\b"),
+}
 
 
 def entries(listed: Sequence[str]) -> List[str]:
@@ -59,12 +70,37 @@ def entries(listed: Sequence[str]) -> List[str]:
 def definitions(before: Sequence[str], roles: Sequence[str], superusers: Sequence[str]) -> Tuple[Part, Iterator[Part]]:
     """The definitions that precede the rows, in their order: those to begin with, and then the others."""
 
-    def by_superuser(line: str) -> bool:
-        return _is(line, _WITHOUT_EXPRESSION) or (_is(line, _BY_OWNER) and owner(line, roles) in superusers)
+    def by_superuser(line: str) -> Optional[bool]:
+        if _is(line, _BY_OWNER) and owner(line, roles) in superusers:
+            return None
+        return _is(line, _WITHOUT_EXPRESSION)
 
     rest = [line for line in before if not _is(line, (*_FIRST, *_SHARED, *_DESCRIBED))]
     parts = ((superuser, list(lines)) for superuser, lines in groupby(rest, by_superuser))
     return (True, _of(before, _FIRST)), parts
+
+
+def is_harmless(line: str, sql: str) -> bool:
+    """Whether the statement that defines an entry of a superuser's, in pg_restore's words, holds no expression.
+
+    Words in names and in strings do not count; where it is not understood, it may hold one.
+    """
+    kind = next((kind for kind in _BY_OWNER if _is(line, (kind,))), None)
+    # Names in comments above it are not quoted.
+    begun = re.search(r"^CREATE ", sql, re.MULTILINE)
+    if kind is None or begun is None:
+        return False
+    statement = _NAME.sub("", sql[begun.start() :])
+    if kind in ("FUNCTION ", "PROCEDURE "):
+        statement, body, _rest = statement.partition(_BODY)
+        if not body:
+            return False
+    return _COMPUTED[kind].search(statement) is None
+
+
+def number(line: str) -> int:
+    """The number of an entry in its dump."""
+    return int(line.partition(";")[0])
 
 
 def checks(after: Sequence[str]) -> List[str]:

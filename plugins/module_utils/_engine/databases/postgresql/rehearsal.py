@@ -93,17 +93,17 @@ class RehearsalStaging(staging.PostgresqlStaging):
             entries.entries(self._listed(f"--section={section}")) for section in ("pre-data", "data", "post-data")
         )
         first, others = entries.definitions(before, self._named_roles(), self._properties.superusers)
-        failed = self._load_part(*first, self._extending)
+        failed = self._load_part(True, first[1], self._extending)
         self._give_up_extensions()
         self._let_owners_place()
         for superuser, lines in others:
-            failed += self._load_part(superuser, lines)
+            failed += self._load_superusers_own(lines) if superuser is None else self._load_part(superuser, lines)
         self._open_to_plain_role()
         failed += self._load_part(False, [*data, *entries.checks(after)])
         failed += self._load_part(False, entries.built(after))
         self._let_owners_place(False)
         for superuser, lines in entries.finished([*before, *after]):
-            failed += self._load_part(superuser, lines)
+            failed += self._load_part(bool(superuser), lines)
         self._set_superusers(False)
         complaints.refuse(complaints.located(failed, self._listed()) if failed else [], self.label)
 
@@ -115,6 +115,19 @@ class RehearsalStaging(staging.PostgresqlStaging):
         content = "\n".join([*lines, ""]).encode("utf-8")
         access = by or (self._superuser if superuser else self._plain)
         return complaints.load(partial(self._restoring, access), (Secret(content, "--use-list={path}"),))
+
+    def _load_superusers_own(self, lines: Sequence[str]) -> List[Complaint]:
+        """Load what belonged to a superuser as the plain role, and as a superuser what takes one and runs no code."""
+        failed = self._load_part(False, lines)
+        numbers = {one.number for one in failed}
+        left = [line for line in lines if entries.number(line) in numbers]
+        harmless = [line for line in left if entries.is_harmless(line, self._statement(line))]
+        rest = [line for line in left if line not in harmless]
+        unknown = [one for one in failed if one.number is None]
+        return [*unknown, *self._load_part(True, harmless), *self._load_part(False, rest)]
+
+    def _statement(self, line: str) -> str:
+        return self._read(Secret(f"{line}\n".encode(), "--use-list={path}"))
 
     def _give_up_extensions(self) -> None:
         """Let the owner of the extensions be a plain one: nothing in them runs with a superuser's rights any more."""

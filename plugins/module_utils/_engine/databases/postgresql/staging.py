@@ -135,12 +135,18 @@ class PostgresqlStaging(Staging):
 
     def _listed(self, *options: str) -> List[str]:
         """The lines of pg_restore's list of the spooled dump, comments included."""
+        return self._read("--list", *options).split("\n")
+
+    def _read(self, *options: Argument) -> str:
+        """What pg_restore writes about the spooled dump."""
         tool = tools.restorer(dumped_by(self._manifest), self._control().version // 10000)
-        command = Command("pg_restore", (tool.path, "--list", *options, str(self._spool)))
+        # Before PostgreSQL 12, "-" is the name of a file, and without one it is the standard output.
+        output = ("--file=-",) if tool.major >= 12 else ()
+        command = Command("pg_restore", (tool.path, *output, *options, str(self._spool)))
         with os.fdopen(memory_file(b""), "rb") as listed:
             run(replace(command, account=self._access.account), stdout=listed.fileno())
             listed.seek(0)
-            return listed.read().decode("utf-8", "replace").split("\n")
+            return listed.read().decode("utf-8", "replace")
 
     def check_integrity(self) -> None:
         with self._access.connect(self._staged) as inside:
