@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import socket
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional
 
@@ -72,6 +71,8 @@ def tell_journal(entry: Mapping[str, Any]) -> bool:
     message = f"<{_PRIORITY}>fleet-backup[{os.getpid()}]: {json.dumps(entry)}".encode("ascii")[:_JOURNAL_LIMIT]
     if not JOURNAL.exists():
         return False
+    import socket
+
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.settimeout(1.0)

@@ -13,10 +13,9 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Optional, Sequence
+from typing import Any, NamedTuple, Optional, Sequence
 
 from .errors import PermissionDenied, Refused
 from .shapes import Fields, Misshapen, line, moment, number, parse
@@ -33,8 +32,7 @@ _ON = (
 )
 
 
-@dataclass(frozen=True)
-class _Note:
+class _Note(NamedTuple):
     """What the clock showed, and how long the machine had run by then; until when all was said to be well."""
 
     boot: str

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import pwd
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .errors import BadInput, EngineError, MissingTool, PermissionDenied
 
@@ -30,8 +29,7 @@ class Secret:
     form: str = "{path}"
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """Lines that a program writes for programs, through a descriptor of its own.
 
     ``option`` stands before the descriptor's number, and each line begins with ``prefix``, a keyword and its arguments.
@@ -49,8 +47,7 @@ Argument = Union[str, Secret]
 _NO_GROUP = 65534
 
 
-@dataclass(frozen=True)
-class Account:
+class Account(NamedTuple):
     """An account of this host, as passwd(5) and group(5) know it."""
 
     name: str
@@ -132,6 +129,9 @@ class Channel:
 
 def find_program(name: str, package: str, purpose: str) -> str:
     """The absolute path of a program, or MissingTool naming the package that brings it."""
+    # It loads libraries of compression, and random numbers: most commands need neither.
+    import shutil
+
     path = shutil.which(name)
     if path is None:
         raise MissingTool(f"{purpose} needs the program {name}, which is not installed. Install the package {package}.")

@@ -21,8 +21,7 @@ import base64
 import hashlib
 import os
 import re
-from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from . import hpke
 from .errors import BadInput, BadManifest, Damaged, EngineError, NoKey, Refused, WrongKey
@@ -59,8 +58,7 @@ _NONCE = 12
 _SHORT = 16
 
 
-@dataclass(frozen=True)
-class _Cost:
+class _Cost(NamedTuple):
     """The cost parameters of scrypt (RFC 7914, section 2)."""
 
     n: int

@@ -160,7 +160,6 @@ def _head(body: bytes) -> bytes:
 
 def _line(manifest: Manifest) -> str:
     """A manifest as one line of JSON."""
-    previous = manifest.previous
     return json.dumps(
         [
             manifest.id,
@@ -172,13 +171,13 @@ def _line(manifest: Manifest) -> str:
             [[*vars(artefact).values()] for artefact in manifest.artefacts],
             manifest.tier,
             [[*vars(slot).values()] for slot in manifest.key_slots],
-            [[*vars(binding).values()] for binding in manifest.binding],
+            manifest.binding,
             manifest.server_version,
             manifest.tool_versions,
             manifest.summary,
             manifest.opaque,
             manifest.durations,
-            [previous.id, previous.sha256] if previous else None,
+            manifest.previous,
             manifest.labels,
         ],
         separators=(",", ":"),

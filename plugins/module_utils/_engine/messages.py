@@ -13,7 +13,8 @@ The server's log has the rest.
 from __future__ import annotations
 
 import re
-from typing import List
+from functools import lru_cache
+from typing import List, Pattern, Tuple
 
 #: What stands for a message that may not be shown.
 WITHHELD = "the server's message may quote data, so that it is in the server's log only"
@@ -56,48 +57,51 @@ _FAILED = (
     "|identify|seek|map|allocate|fork|send|receive|establish"
 )
 _REASONS = "No space left on device|Permission denied|No such file or directory|Input/output error"
-_SHAPES = tuple(
-    re.compile(shape)
-    for shape in (
-        # Objects and rights.
-        rf"(?:{_KINDS}) {_NAMED}(?:does not exist|already exists|is not unique|is ambiguous|has not been populated)\b",
-        rf"(?:{_KINDS}) {_NAMED}(?:is not|cannot be|must be|is already|contains null values|is violated by)\b{_OBJECT}",
-        rf"(?:permission denied|must be (?:owner|superuser|member|able)|only superusers?|operation not){_OBJECT}",
-        rf"query would be affected by row-level security policy for {_OBJECT}",
-        rf"access to non-system (?:view {_NAME}|foreign table) is restricted",
-        rf"no schema has been selected to create in|unrecognized configuration parameter {_NAME}",
-        rf"invalid (?:value for parameter|snapshot identifier|locale name|LC_\w+ locale name)(?: {_NAME})?",
-        rf"security label provider {_NAME} is not loaded|could not import the requested snapshot",
-        # Rows that constraints refuse: names of constraints and tables, never values.
-        rf"(?:new row for relation|duplicate key value|null value in column|insert or update on table){_OBJECT}",
-        rf"(?:update or delete on table|conflicting key value|value for domain|no partition of relation){_OBJECT}",
-        rf"check constraint {_OBJECT}",
-        rf"could not create (?:unique index|exclusion constraint) {_NAME}|column {_OBJECT} contains null values",
-        # Values that could not be read: the type, not the value.
-        r"invalid input (?:syntax for|value for enum)(?: type)? [\w .\[\]]+",
-        r'value "[^"\n]*" is out of range for type (?P<type>[\w ]+)',
-        r"date/time field value out of range|(?:smallint|integer|bigint|timestamp|date|interval) out of range",
-        r"malformed (?:array|record|range|multirange) literal|numeric field overflow|division by zero",
-        r'invalid byte sequence for encoding "\w+"|value too long for type [\w ]+\([0-9]+\)',
-        rf"extra data after last expected column|missing data for column {_NAME}|unterminated [a-z ]+",
-        # The server's state.
-        rf"canceling {_OBJECT}|could not obtain lock on {_OBJECT}|deadlock detected|out of (?:shared )?memory",
-        rf"terminating (?:connection|background worker|walsender|autovacuum){_OBJECT}|the database system is {_OBJECT}",
-        rf"sorry, too many clients already|remaining connection slots{_OBJECT}|too many connections for {_OBJECT}",
-        rf"cannot (?:{_FORBIDDEN}){_OBJECT}",
-        rf"could not (?:{_FAILED}){_OBJECT}(?:: (?:{_REASONS}))?",
-        r"missing chunk number [0-9]+ for toast value [0-9]+ in \w+|invalid page in block [0-9]+ of relation \S+",
-        r"cache lookup failed for [a-z ]+ [0-9]+|invalid memory alloc request size [0-9]+|stack depth limit exceeded",
-        rf"index row {_OBJECT}exceeds {_OBJECT}|index row requires [0-9]+ bytes, maximum size is [0-9]+",
-        rf"replication slot {_OBJECT}|unsupported {_OBJECT}|there is no unique constraint matching {_OBJECT}",
-        rf"{_NAME} is (?:not a|a|an) {_OBJECT}",
-        # What stands before a session has begun, where no user's code runs.
-        rf"no pg_hba\.conf entry for {_OBJECT}|pg_hba\.conf rejects {_OBJECT}",
-        rf"\w+ authentication failed for user {_NAME}",
-    )
+_SHAPES = (
+    # Objects and rights.
+    rf"(?:{_KINDS}) {_NAMED}(?:does not exist|already exists|is not unique|is ambiguous|has not been populated)\b",
+    rf"(?:{_KINDS}) {_NAMED}(?:is not|cannot be|must be|is already|contains null values|is violated by)\b{_OBJECT}",
+    rf"(?:permission denied|must be (?:owner|superuser|member|able)|only superusers?|operation not){_OBJECT}",
+    rf"query would be affected by row-level security policy for {_OBJECT}",
+    rf"access to non-system (?:view {_NAME}|foreign table) is restricted",
+    rf"no schema has been selected to create in|unrecognized configuration parameter {_NAME}",
+    rf"invalid (?:value for parameter|snapshot identifier|locale name|LC_\w+ locale name)(?: {_NAME})?",
+    rf"security label provider {_NAME} is not loaded|could not import the requested snapshot",
+    # Rows that constraints refuse: names of constraints and tables, never values.
+    rf"(?:new row for relation|duplicate key value|null value in column|insert or update on table){_OBJECT}",
+    rf"(?:update or delete on table|conflicting key value|value for domain|no partition of relation){_OBJECT}",
+    rf"check constraint {_OBJECT}",
+    rf"could not create (?:unique index|exclusion constraint) {_NAME}|column {_OBJECT} contains null values",
+    # Values that could not be read: the type, not the value.
+    r"invalid input (?:syntax for|value for enum)(?: type)? [\w .\[\]]+",
+    r'value "[^"\n]*" is out of range for type (?P<type>[\w ]+)',
+    r"date/time field value out of range|(?:smallint|integer|bigint|timestamp|date|interval) out of range",
+    r"malformed (?:array|record|range|multirange) literal|numeric field overflow|division by zero",
+    r'invalid byte sequence for encoding "\w+"|value too long for type [\w ]+\([0-9]+\)',
+    rf"extra data after last expected column|missing data for column {_NAME}|unterminated [a-z ]+",
+    # The server's state.
+    rf"canceling {_OBJECT}|could not obtain lock on {_OBJECT}|deadlock detected|out of (?:shared )?memory",
+    rf"terminating (?:connection|background worker|walsender|autovacuum){_OBJECT}|the database system is {_OBJECT}",
+    rf"sorry, too many clients already|remaining connection slots{_OBJECT}|too many connections for {_OBJECT}",
+    rf"cannot (?:{_FORBIDDEN}){_OBJECT}",
+    rf"could not (?:{_FAILED}){_OBJECT}(?:: (?:{_REASONS}))?",
+    r"missing chunk number [0-9]+ for toast value [0-9]+ in \w+|invalid page in block [0-9]+ of relation \S+",
+    r"cache lookup failed for [a-z ]+ [0-9]+|invalid memory alloc request size [0-9]+|stack depth limit exceeded",
+    rf"index row {_OBJECT}exceeds {_OBJECT}|index row requires [0-9]+ bytes, maximum size is [0-9]+",
+    rf"replication slot {_OBJECT}|unsupported {_OBJECT}|there is no unique constraint matching {_OBJECT}",
+    rf"{_NAME} is (?:not a|a|an) {_OBJECT}",
+    # What stands before a session has begun, where no user's code runs.
+    rf"no pg_hba\.conf entry for {_OBJECT}|pg_hba\.conf rejects {_OBJECT}",
+    rf"\w+ authentication failed for user {_NAME}",
 )
 #: Longer than any message of PostgreSQL's that has one of these shapes, with two names of 63 bytes.
 _LONGEST = 500
+
+
+@lru_cache(maxsize=None)
+def _shapes() -> Tuple[Pattern[str], ...]:
+    """Compiled where a message is there to be looked at: that takes longer than most of a command's start."""
+    return tuple(map(re.compile, _SHAPES))
 
 
 def of_server(primary: str, sqlstate: str = "", source_file: str = "", context: str = "") -> str:
@@ -107,7 +111,7 @@ def of_server(primary: str, sqlstate: str = "", source_file: str = "", context: 
     """
     text = primary.strip()[:_LONGEST]
     raised = sqlstate.startswith("P0") or is_raised(context) or _LANGUAGE_FILE.fullmatch(source_file)
-    for shape in () if raised else _SHAPES:
+    for shape in () if raised else _shapes():
         match = shape.match(text)
         if match:
             said = match.group(0)

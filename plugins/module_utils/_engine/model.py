@@ -159,8 +159,7 @@ class EncryptionSettings:
         return manifest.is_encrypted_with(self.method, *self.accepted)
 
 
-@dataclass(frozen=True)
-class Space:
+class Space(NamedTuple):
     """A store's space in bytes: what can still be written, and all of it."""
 
     free: int
@@ -172,8 +171,7 @@ class Space:
         return self.free / self.total if self.total else 0.0
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """The directory of one database's backups in a repository, as three safe path components."""
 
     host: str
@@ -214,8 +212,7 @@ class Origin:
         return json.dumps(names, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-@dataclass(frozen=True)
-class Binding:
+class Binding(NamedTuple):
     """An HMAC-SHA256 of all that a manifest says, under a key that only readers of an artefact have; in hexadecimal.
 
     ``salt`` is there where that key comes from a passphrase.
@@ -293,8 +290,7 @@ class Fingerprint:
         return found
 
 
-@dataclass(frozen=True)
-class Previous:
+class Previous(NamedTuple):
     """The database's backup before this one."""
 
     id: str
@@ -484,8 +480,7 @@ def _failure(proofs: Tuple[Proof, ...]) -> Optional[Proof]:
     return failed
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something in a repository that is not a backup and not in order."""
 
     place: Place
@@ -525,8 +520,7 @@ class Policy:
         return self.within is None and not any(self.counts.values())
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(NamedTuple):
     """What a policy says of one backup, and why."""
 
     backup: Backup

@@ -14,7 +14,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import pty
 import resource
 import signal
 import subprocess
@@ -366,7 +365,7 @@ def _present(argument: Argument, handed_over: List[int], account: Optional[Accou
 
 
 def _open_terminal(command: Command) -> Tuple[int, threading.Thread]:
-    ours, theirs = pty.openpty()
+    ours, theirs = os.openpty()
     answers = [secret.content for secret in command.terminal_answers]
     typist = threading.Thread(target=_answer, args=(ours, answers), daemon=True)
     typist.start()

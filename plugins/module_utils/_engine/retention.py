@@ -70,7 +70,7 @@ def plan_trusted(backups: Sequence[Backup], policy: Policy, now: datetime) -> Li
     decided = []
     for own in plan([as_judged_here(backup) for backup in known], policy, now):
         other = by_all[own.backup.id]
-        decided.append(replace(own, backup=other.backup) if own.keep else other)
+        decided.append(own._replace(backup=other.backup) if own.keep else other)
     decided += [
         Decision(backup, True, (_REKEYED if backup.own else _UNKNOWN,)) for backup in backups if not backup.known
     ]

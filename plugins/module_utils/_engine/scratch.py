@@ -16,12 +16,10 @@ import fcntl
 import os
 import secrets
 import stat
-import tempfile
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Mapping, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Tuple
 
 from .command import Account, find_account
 from .errors import BadInput, EngineError, Unverifiable
@@ -52,8 +50,7 @@ class Purpose(Enum):
         return self in (Purpose.VERIFICATION, Purpose.EXAMINATION)
 
 
-@dataclass(frozen=True)
-class Abandoned:
+class Abandoned(NamedTuple):
     """A directory that a killed process left; ``problem`` says why it could not be removed."""
 
     path: Path
@@ -167,6 +164,8 @@ def scratch_account(become_user: Optional[str] = None) -> Account:
 
 def _make(purpose: Purpose, parent: Path) -> Tuple[Path, int]:
     """A new directory, and the descriptor that holds its lock."""
+    import tempfile
+
     while True:
         directory = Path(tempfile.mkdtemp(prefix=purpose.value, dir=parent))
         try:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import time
 from collections import deque
@@ -92,7 +91,7 @@ def _opened(top: int, name: str) -> int:
 
 def _moved_up(directory: int, entry: str, top: int) -> str:
     """The new name of a directory: nothing can have it, as only this account makes names in ``top``."""
-    fresh = secrets.token_hex(16)
+    fresh = os.urandom(16).hex()
     _opened_up(directory, entry)
     os.rename(entry, fresh, src_dir_fd=directory, dst_dir_fd=top)
     return fresh

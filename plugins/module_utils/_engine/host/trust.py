@@ -19,7 +19,7 @@ import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import List, Optional, Set, Tuple
+from typing import List, NamedTuple, Optional, Set, Tuple
 
 from ..command import Account, account_of, find_account
 from ..errors import NotFound, Refused
@@ -33,8 +33,7 @@ _OTHERS_WRITE = 0o022
 _FILES = ("", "-journal", "-wal", "-shm")
 
 
-@dataclass(frozen=True)
-class _Step:
+class _Step(NamedTuple):
     """Something on the way."""
 
     path: str

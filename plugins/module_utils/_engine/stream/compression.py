@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Optional
 
 from ..command import Command, find_program
@@ -47,6 +46,8 @@ def compressing(compression: Compression, level: Optional[int]) -> Optional[Comm
     if compression is Compression.ZSTD:
         return Command("zstd", (_zstd(), f"-{chosen}", "-T0", "-q", "-c"))
     # pigz writes the same format as gzip, on all cores.
+    import shutil
+
     program = shutil.which("pigz") or _gzip()
     return Command("gzip", (program, f"-{chosen}", "-n", "-c"))
 
