@@ -106,7 +106,7 @@ class World:
         return verify(self.verify_request(**changes), self.host)
 
     def rotate(self, policy: Policy | None = None, **changes: Any) -> RotateResult:
-        return rotate(RotateRequest((self.repository,), "web1", policy, **changes), self.host)
+        return rotate(replace(RotateRequest((self.repository,), "web1", policy), **changes), self.host)
 
     def catalogue(self, repository: Repository | None = None) -> Catalogue:
         return scan(repository or self.repository, self.place)

@@ -241,7 +241,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
     rekeyed: tuple[Rekeyed, ...] = ()
     if options.value("path") is None:
         request = read_request(options)
-        rekeyed = plan_rekeying(request) if check_mode else rekey(request, host)
+        rekeyed = plan_rekeying(request, host) if check_mode else rekey(request, host)
     pair = change_pair(options, host, check_mode)
     values: dict[str, Any] = {"backups": [rekeyed_document(item) for item in rekeyed]}
     if pair:

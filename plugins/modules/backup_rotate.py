@@ -218,15 +218,18 @@ error:
 
 from typing import Any, Sequence
 
+from ansible_collections.fleet.backup.plugins.module_utils._engine.apiece import partly_done
 from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import rotation_document
 from ansible_collections.fleet.backup.plugins.module_utils._engine.model import Policy
 from ansible_collections.fleet.backup.plugins.module_utils._engine.rotate import (
     PlaceRotation,
     RotateRequest,
+    RotateResult,
     plan_rotation,
     rotate,
 )
 from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
+from ansible_collections.fleet.backup.plugins.module_utils._engine.text import shortened
 from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
     ENCRYPTION,
@@ -300,7 +303,17 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
         after=_listing(rotations, "kept"),
         # A purge removes even those.
         **({} if purge else disorder([problem for one in result.rotations for problem in one.problems])),
+        **_undone(result),
     )
+
+
+def _undone(result: RotateResult) -> dict[str, Any]:
+    """The failure in an Outcome for repositories and places that could not be rotated."""
+    if not result.failures:
+        return {}
+    where = [f"{rotation.repository}/{rotation.place.path}" for rotation in result.rotations]
+    error = partly_done("The rotation is done", shortened(where), result.failures)
+    return {"failure": str(error), "error": error.code}
 
 
 def _warnings(rotations: Sequence[PlaceRotation]) -> list[str]:

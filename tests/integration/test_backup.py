@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Iterator
 
@@ -42,6 +42,7 @@ from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
 from _engine.repositories.local_files import LocalWriter
 from _engine.state import locked, running
+from _engine.survey import Survey
 from world import World
 
 
@@ -254,6 +255,27 @@ def test_writers_that_share_no_lock_publish_whole_backups_of_their_own(world: Wo
     assert found.problems == ()
     checks = world.verify(backup="all", level=Level.RESTORE).checks
     assert [check.detail for check in checks] == [""] * len(made)
+
+
+@pytest.mark.parametrize("planted", ["every id", "the manifest"])
+def test_names_that_are_taken_in_one_repository_cost_no_copy_in_the_other_one(
+    world: World, monkeypatch: pytest.MonkeyPatch, planted: str
+) -> None:
+    (world.root / "second").mkdir()
+    second = LocalRepository(world.root / "second")
+    world.backup(repositories=(world.repository, second))
+    free_id = Survey.free_id
+
+    def plant_and_choose(found: Survey, database: str, moment: datetime, passed: int = 0) -> str:
+        chosen = free_id(found, database, moment, passed)
+        name = f"{chosen}.db.zst.aes" if planted == "every id" else f"{chosen}.manifest.json"
+        (world.directory / name).touch()
+        return chosen
+
+    monkeypatch.setattr(Survey, "free_id", plant_and_choose)
+    with pytest.raises(PartlyDone, match=f"is in {second.label}, but not everywhere: .*already has"):
+        world.backup(repositories=(world.repository, second))
+    assert [len(world.catalogue(one).good) for one in (world.repository, second)] == [1, 2]
 
 
 def test_a_repository_that_cannot_be_used_is_refused_before_the_database_is_touched(world: World) -> None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,8 +20,10 @@ import pytest
 from _engine import keyfile, keys
 from _engine.backup import BackupResult
 from _engine.errors import BadInput, BadManifest, Damaged, EngineError, NoKey, PartlyDone, Refused, WrongKey
+from _engine.manifest import sealed
 from _engine.model import Encryption, EncryptionSettings
 from _engine.rekey import RekeyRequest, SlotChange, plan_rekeying, rekey
+from _engine.repositories.local import LocalRepository
 from world import World
 
 
@@ -162,7 +165,7 @@ def test_removing_a_slot_that_a_backup_does_not_have_changes_nothing_and_says_so
 def test_what_is_no_id_withdraws_nothing_in_silence(world: World, slot: str) -> None:
     world.backup()
     with pytest.raises(BadInput, match="is neither a recipient's id"):
-        plan_rekeying(change(world, SlotChange.EXCLUDE, slots=(slot,)))
+        plan_rekeying(change(world, SlotChange.EXCLUDE, slots=(slot,)), world.host)
 
 
 def test_without_the_key_nobody_can_be_added_and_nothing_changes(world: World) -> None:
@@ -171,7 +174,7 @@ def test_without_the_key_nobody_can_be_added_and_nothing_changes(world: World) -
     stranger = Person()
     encryption = EncryptionSettings(recipients=(stranger.public,), identities=(stranger.private,))
     with pytest.raises(WrongKey):
-        plan_rekeying(change(world, SlotChange.INCLUDE, encryption=encryption))
+        plan_rekeying(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)
     assert world.picture() == before
 
 
@@ -179,7 +182,7 @@ def test_check_mode_changes_no_byte_and_predicts_the_run(world: World) -> None:
     world.backup()
     before = world.picture()
     encryption = replace(world.encryption, recipients=(Person().public,))
-    (item,) = plan_rekeying(change(world, SlotChange.INCLUDE, encryption=encryption))
+    (item,) = plan_rekeying(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)
     assert item.changed
     assert world.picture() == before
 
@@ -213,11 +216,39 @@ def test_a_backup_without_slots_is_named_and_one_that_cannot_be_read_is_an_error
         rekey(wanted, world.host)
 
 
+def test_a_planted_or_damaged_backup_keeps_no_withdrawn_key_in_any_other_one(world: World) -> None:
+    (world.root / "second").mkdir()
+    second = LocalRepository(world.root / "second")
+    both = (world.repository, second)
+    made, damaged = world.backup(repositories=both), world.backup(repositories=both)
+    # A copy under another id, as anyone can make who can write to the repository, and a manifest that is cut short.
+    copy = f"{made.manifest.id[:-16]}20010101T000000Z"
+    document = json.loads(world.manifest(made).read_text().replace(made.manifest.id, copy))
+    del document["sha256"]
+    (world.directory / f"{copy}.manifest.json").write_bytes(sealed({**document, "started": "2001-01-01T00:00:00Z"}))
+    shutil.copy(world.artefact(made), world.directory / document["artefacts"][0]["name"])
+    world.manifest(damaged).write_text("{")
+    successor = Person()
+    wanted = replace(
+        change(world, SlotChange.EXACTLY, encryption=replace(world.encryption, recipients=(successor.public,))),
+        repositories=(LocalRepository(world.root / "missing"), *both),
+    )
+    for act, how in ((plan_rekeying, "would be"), (rekey, "are")):
+        with pytest.raises(PartlyDone, match=f"The key slots of 3 backups {how} changed") as caught:
+            act(wanted, world.host)
+        assert f"{copy}, which was not written by this host:" in str(caught.value)
+        assert f"{damaged.manifest.id}.manifest.json" in str(caught.value)
+        assert f"{world.root}/missing does not exist" in str(caught.value)
+    for repository, count in ((world.repository, 1), (second, 2)):
+        slots = [one.manifest.key_slots for one in world.catalogue(repository).backups if one.id != copy]
+        assert [{slot.recipient for slot in one} for one in slots] == [{successor.id}] * count
+
+
 def test_options_that_make_no_sense_are_refused(world: World) -> None:
     with pytest.raises(BadInput, match="no slot to remove"):
-        plan_rekeying(change(world, SlotChange.EXCLUDE))
+        plan_rekeying(change(world, SlotChange.EXCLUDE), world.host)
     with pytest.raises(BadInput, match="no recipient"):
-        plan_rekeying(change(world, SlotChange.EXACTLY))
+        plan_rekeying(change(world, SlotChange.EXACTLY), world.host)
 
 
 def test_a_key_pair_is_made_once_and_nobody_else_may_read_it(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from _engine.errors import BadInput
+from _engine.errors import BadInput, PartlyDone, RepositoryUnusable
 from _engine.model import Database, EngineName, Level, Policy
 from _engine.repositories.local import LocalRepository
 from _engine.rotate import RotateRequest, plan_rotation
 from world import World
+
+DELETING = ".deleting"
 
 
 @pytest.fixture
@@ -202,3 +204,56 @@ def test_a_policy_that_makes_no_sense_is_refused_and_removes_nothing(
     with pytest.raises(BadInput, match=message):
         world.rotate(policy, **changes)
     assert world.files() == before
+
+
+def second(world: World) -> LocalRepository:
+    (world.root / "second").mkdir()
+    return LocalRepository(world.root / "second")
+
+
+def test_a_directory_that_poses_as_a_leftover_stops_neither_backups_nor_rotations(world: World) -> None:
+    good = second(world)
+    both = (world.repository, good)
+    made = [world.backup(repositories=both).manifest.id for _number in range(3)]
+    for name in (f".a{DELETING}", f".{made[0]}.manifest.json{DELETING}", f".{made[0]}.manifest.json.partial"):
+        (world.directory / name).mkdir()
+    # A mark as a crash leaves it, with what looks like one of its files.
+    (world.directory / f".shop.db-20200101T000000Z.manifest.json{DELETING}").touch()
+    (world.directory / "shop.db-20200101T000000Z.sqlite").mkdir()
+    result = world.backup(repositories=both)
+    assert set(result.repositories) == {world.repository.label, good.label}
+    assert f".a{DELETING} is a link, directory or device" in " ".join(result.warnings)
+    rotated = world.rotate(Policy(last=1), repositories=both)
+    assert rotated.failures == ()
+    assert [len(rotation.removed) for rotation in rotated.rotations] == [3, 3]
+    assert f".a{DELETING}" in [problem.name for problem in rotated.rotations[0].problems]
+
+
+def test_a_proof_that_is_a_directory_keeps_no_backup_from_being_removed(world: World) -> None:
+    old, new = take(world, 2)
+    (world.directory / f"{old}.proof.json").mkdir()
+    result = world.rotate(Policy(last=1), adopt=True)
+    # Whether it is good is not known, so it stays; a purge removes it.
+    assert ids(world) == [old, new]
+    assert [problem.name for problem in result.rotations[0].problems] == [f"{old}.proof.json"]
+    with pytest.raises(PartlyDone, match=f"but not {old}.proof.json"):
+        world.rotate(None, purge=True, database=world.database)
+    assert ids(world) == []
+    assert world.files() == []
+
+
+def test_a_place_or_repository_that_cannot_be_rotated_leaves_the_others_to_be_rotated(world: World) -> None:
+    good = second(world)
+    for _number in range(3):
+        world.backup(repositories=(world.repository, good))
+    world.directory.rename(world.root / "moved")
+    world.directory.symlink_to(world.root / "moved")
+    missing = LocalRepository(world.root / "missing")
+    repositories = (world.repository, missing, good)
+    planned = plan_rotation(RotateRequest(repositories, "web1", Policy(last=1), world.database), world.host)
+    rotated = world.rotate(Policy(last=1), repositories=repositories, database=world.database)
+    for result in (planned, rotated):
+        assert [(one.repository, len(one.removed)) for one in result.rotations] == [(good.label, 2)]
+        assert [type(failure) for failure in result.failures] == [RepositoryUnusable] * 2
+    with pytest.raises(RepositoryUnusable, match="missing does not exist"):
+        world.rotate(Policy(last=1), repositories=(missing,))

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from . import __version__
+from .apiece import Apiece, partly_done
 from .catalogue import place_of, tidy
 from .cipher import Sealer, Stage, sealed_for
 from .clock import note
@@ -38,7 +39,7 @@ from .model import (
     Origin,
     Place,
 )
-from .publication import Publication, partly_done
+from .publication import Publication
 from .repositories.base import Repository
 from .state import Host, Progress, audit, audit_failure, locked
 from .stream.compression import compressing
@@ -50,6 +51,9 @@ from .timespan import format_size
 _ATTEMPTS = 4
 #: How many writers that share no lock may have begun in one second, each under an id of its own.
 _WRITERS = 16
+#: After how many such ids a repository that has the next one as well is left out: others may be writing to the same
+#: repositories, but whoever can write to one of them must not stop the backup in all.
+_RACES = 2
 
 
 @dataclass(frozen=True)
@@ -129,8 +133,7 @@ def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     if not fresh:
         compressing(request.compression, request.compression_level)
         Sealer(request.encryption)
-        for repository in found.repositories:
-            leftovers += tidy(host, repository, request.place, dry_run=True)
+        leftovers, _untidy = _tidy(request, host, found, dry_run=True)
     expected = found.last.manifest.bytes if found.last else None
     return BackupPlan(fresh, inspection, expected, tuple(leftovers)), found
 
@@ -168,7 +171,8 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
             raise partly_done(f"Backup {plan.fresh.id} is", labels, found.failures)
         return BackupResult(False, plan.fresh.manifest, labels, warnings=found.disorder)
     note(host)
-    tidied = _tidy(request, host, found)
+    tidied, untidy = _tidy(request, host, found)
+    found = replace(found, untidy=tuple(untidy))
     engine = open_engine(request.present)
     contended = taken = 0
     with Progress(host, "backup", request.place.path) as progress:
@@ -201,7 +205,7 @@ def _attempt_backup(
     started = host.now()
     with engine.snapshot(request.dump_options) as snapshot:
         run = _Run(request, host, started, engine, snapshot, found, progress, taken)
-        with Publication(found.repositories, request.place, found.failures) as publication:
+        with Publication(found.repositories, request.place, found.failures, taken >= _RACES) as publication:
             manifest = run.store(publication)
             snapshot.conclude()
             warnings = [*found.disorder, *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
@@ -214,16 +218,23 @@ def _attempt_backup(
             return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), tuple(warnings))
 
 
-def _tidy(request: BackupRequest, host: Host, found: Survey) -> List[str]:
-    """Remove what killed runs left over, once that is in the audit log."""
-    place = request.place
+def _tidy(request: BackupRequest, host: Host, found: Survey, dry_run: bool = False) -> Tuple[List[str], List[str]]:
+    """Remove what killed runs left over, once that is in the audit log: their names, and why others stay.
+
+    A repository that cannot be tidied takes the backup all the same.
+    """
+    place, apiece = request.place, Apiece()
     tidied: List[str] = []
     for repository in found.repositories:
-        doomed = tidy(host, repository, place, dry_run=True)
-        if doomed:
+        doomed: List[str] = []
+        with apiece.trying():
+            doomed = tidy(host, repository, place, dry_run=True)
+        if doomed and not dry_run:
             audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": doomed})
-            tidied += tidy(host, repository, place, dry_run=False)
-    return tidied
+            with apiece.trying():
+                doomed = tidy(host, repository, place, dry_run=False)
+        tidied += doomed
+    return tidied, [f"{failure} What killed runs left there stays until then." for failure in apiece.failures]
 
 
 class _Run:

@@ -10,19 +10,21 @@ import hashlib
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 from . import keys
-from .catalogue import scan, unchanged, whole
+from .apiece import Apiece
+from .catalogue import read_place, unchanged, whole
 from .cipher import data_key_of, opened_with
-from .errors import BadInput, PartlyDone, Refused
+from .errors import BadInput, BadManifest, PartlyDone, Refused
 from .interrupts import interruptible
 from .manifest import facts_digest, with_key_slots
 from .memory import recall, remember
 from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Manifest, Place, SlotKind
-from .names import MANIFEST, safe_name
+from .names import MANIFEST, id_of_file, safe_name
 from .repositories.base import Repository
 from .state import Host, audit, audit_failure, locked
+from .text import shortened
 
 #: A recipient's id, or so much of its beginning that it stands for no other one.
 _RECIPIENT_ID = re.compile("[0-9a-f]{16,64}")
@@ -72,29 +74,71 @@ class Rekeyed:
         return self.slots != self.backup.manifest.key_slots
 
 
-def plan_rekeying(request: RekeyRequest) -> Tuple[Rekeyed, ...]:
+def plan_rekeying(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
     """What a run would change. Changes nothing; raises what a run would raise."""
     _check_request(request)
-    return tuple(
-        _rekey(request, repository, backup)
-        for repository, place in _places(request)
-        for backup in _backups(repository, place)
-    )
+    planned: List[Rekeyed] = []
+    apiece = Apiece()
+    for repository, place in _places(request, apiece):
+        planned += _plan(request, host, repository, place, apiece)
+    return _concluded(planned, apiece, "would be")
 
 
 def rekey(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
-    """Rewrite the slots. Nothing is written before it is known that every backup of a place can be changed."""
+    """Rewrite the slots of every backup whose slots can be changed.
+
+    Each backup is for itself: one that another planted or damaged must not keep a withdrawn key in all others. Raises
+    PartlyDone, which names the backups that are as they were, and the error itself where that is all.
+    """
     _check_request(request)
-    done: List[Rekeyed] = []
+    done, apiece = [], Apiece()
     with interruptible():
-        for repository, place in list(_places(request)):
-            with locked(host, place.path, request.lock_timeout):
-                planned = [_rekey(request, repository, backup) for backup in _backups(repository, place)]
-                for item in planned:
-                    if item.changed:
-                        _write(request, host, repository, item)
-                done += planned
+        for repository, place in _places(request, apiece):
+            with apiece.trying(f"{repository.label}/{place.path}"), locked(host, place.path, request.lock_timeout):
+                # All are planned before the first is written: a place in which none can be changed stays as it is.
+                for item in _plan(request, host, repository, place, apiece):
+                    with apiece.trying(_name(repository, item.backup)):
+                        if item.changed:
+                            _write(request, host, repository, item)
+                        done.append(item)
+    return _concluded(done, apiece, "are")
+
+
+def _concluded(done: Sequence[Rekeyed], apiece: Apiece, how: str) -> Tuple[Rekeyed, ...]:
+    if apiece.failures and not done:
+        raise apiece.failures[0]
+    if apiece.failures:
+        changed = sum(item.changed for item in done)
+        raise PartlyDone(
+            f"The key slots of {changed} backups {how} changed, and {len(done) - changed} have the right ones, but not "
+            f"everywhere; withdrawn keys still open what is not changed: {' '.join(shortened(apiece.sentences))}"
+        )
     return tuple(done)
+
+
+def _plan(
+    request: RekeyRequest, host: Host, repository: Repository, place: Place, apiece: Apiece
+) -> Tuple[Rekeyed, ...]:
+    """The change of each backup of a place that can be changed."""
+    planned: List[Rekeyed] = []
+    with apiece.trying(f"{repository.label}/{place.path}"):
+        catalogue = read_place(host, repository, place)
+        for backup in catalogue.backups:
+            with apiece.trying(_name(repository, backup)):
+                planned.append(_rekey(request, repository, backup))
+        listed = {backup.id for backup in catalogue.backups}
+        for problem in catalogue.problems:
+            is_manifest = problem.name.endswith(MANIFEST) and id_of_file(problem.name) not in listed
+            if is_manifest and repository.stat(place, problem.name):
+                hint = "Its key slots cannot be changed; mend or remove it, and run this again."
+                apiece.add(BadManifest(f"{problem.reason} {hint}"))
+    return tuple(planned)
+
+
+def _name(repository: Repository, backup: Backup) -> str:
+    """What a failure calls a backup."""
+    foreign = ", which was not written by this host" if backup.foreign else ""
+    return f"{repository.label}/{backup.place.path}/{backup.id}{foreign}"
 
 
 def _write(request: RekeyRequest, host: Host, repository: Repository, item: Rekeyed) -> None:
@@ -173,25 +217,15 @@ def _known_to_open(request: RekeyRequest, manifest: Manifest, left: Sequence[Key
     return tuple(known)
 
 
-def _backups(repository: Repository, place: Place) -> Tuple[Backup, ...]:
-    catalogue = scan(repository, place)
-    broken = [problem for problem in catalogue.problems if problem.name.endswith(MANIFEST)]
-    if broken:
-        # Whoever rotates keys has to know that an old one still opens something.
-        raise PartlyDone(f"{broken[0].reason} Its key slots cannot be changed; mend or remove it, and run this again.")
-    return catalogue.backups
+def _places(request: RekeyRequest, apiece: Apiece) -> List[Tuple[Repository, Place]]:
+    def is_wanted(place: Place) -> bool:
+        return (
+            place.host == safe_name(request.source_host)
+            and request.engine in (None, place.engine)
+            and (request.database is None or place.database == safe_name(request.database))
+        )
 
-
-def _places(request: RekeyRequest) -> Iterator[Tuple[Repository, Place]]:
-    for repository in request.repositories:
-        repository.check(writing=True)
-        for place in repository.places():
-            if place.host != safe_name(request.source_host):
-                continue
-            if request.engine not in (None, place.engine):
-                continue
-            if request.database is None or place.database == safe_name(request.database):
-                yield repository, place
+    return apiece.places(request.repositories, is_wanted)
 
 
 def _check_request(request: RekeyRequest) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Iterator, List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
+from .apiece import Apiece
 from .catalogue import Catalogue, in_future, place_of, read_place, scan, tidy, unchanged
 from .clock import note, require_trustworthy
-from .errors import BadInput, NotFound, PartlyDone
+from .errors import BadInput, EngineError, NotFound, PartlyDone
 from .interrupts import interruptible
 from .memory import adopt, dismiss, forget, recall, remembered, settled
 from .model import Backup, Database, Decision, Place, Policy, Problem
@@ -20,6 +21,7 @@ from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
 from .retention import plan_trusted
 from .state import Host, audit, audit_failure, locked
+from .text import shortened
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class RotateResult:
     """What happens in all places."""
 
     rotations: Tuple[PlaceRotation, ...]
+    #: Why other places or repositories could not be rotated.
+    failures: Tuple[EngineError, ...] = ()
 
     @property
     def changed(self) -> bool:
@@ -83,33 +87,50 @@ class RotateResult:
 def plan_rotation(request: RotateRequest, host: Host) -> RotateResult:
     """What a run would remove and keep, and why. Changes nothing."""
     _check_request(request)
-    now = host.now()
-    places = _places(request)
-    return RotateResult(tuple(_plan_place(request, host, repository, place, now) for repository, place in places))
+    now, apiece = host.now(), Apiece()
+    rotations = []
+    for repository, place in _places(request, apiece):
+        with apiece.trying():
+            rotations.append(_plan_place(request, host, repository, place, now))
+    return _result(rotations, apiece)
 
 
 def rotate(request: RotateRequest, host: Host) -> RotateResult:
-    """Remove what the policy does not keep. Every removal is in the audit log before it happens."""
+    """Remove what the policy does not keep. Every removal is in the audit log before it happens.
+
+    A place that cannot be rotated is among the result's ``failures``; where none can, that is raised.
+    """
     _check_request(request)
-    rotations = []
+    rotations, apiece = [], Apiece()
     with interruptible():
         note(host, request.trust_clock)
-        for repository, place in list(_places(request)):
-            # Under the lock of the place's backups: what is planned here stays true until it is done.
-            with locked(host, place.path, request.lock_timeout):
-                action = "purge" if request.purge else "rotate"
-                try:
-                    rotation = _plan_place(request, host, repository, place, host.now())
-                    _carry_out(request, host, repository, rotation)
-                except BaseException as error:
-                    audit_failure(host, action, place.path, error, {"repository": repository.label})
-                    raise
-                if rotation.changed:
-                    kept = len(rotation.decisions) - len(rotation.removed)
-                    facts = {"repository": repository.label, "removed": len(rotation.removed), "kept": kept}
-                    audit(host, action, place.path, "done", facts)
-                rotations.append(rotation)
-    return RotateResult(tuple(rotations))
+        for repository, place in _places(request, apiece):
+            with apiece.trying():
+                rotations.append(_rotate_place(request, host, repository, place))
+    return _result(rotations, apiece)
+
+
+def _result(rotations: Sequence[PlaceRotation], apiece: Apiece) -> RotateResult:
+    if apiece.failures and not rotations:
+        raise apiece.failures[0]
+    return RotateResult(tuple(rotations), tuple(apiece.failures))
+
+
+def _rotate_place(request: RotateRequest, host: Host, repository: Repository, place: Place) -> PlaceRotation:
+    action = "purge" if request.purge else "rotate"
+    # Under the lock of the place's backups: what is planned here stays true until it is done.
+    with locked(host, place.path, request.lock_timeout):
+        try:
+            rotation = _plan_place(request, host, repository, place, host.now())
+            _carry_out(request, host, repository, rotation)
+        except BaseException as error:
+            audit_failure(host, action, place.path, error, {"repository": repository.label})
+            raise
+        if rotation.changed:
+            kept = len(rotation.decisions) - len(rotation.removed)
+            facts = {"repository": repository.label, "removed": len(rotation.removed), "kept": kept}
+            audit(host, action, place.path, "done", facts)
+        return rotation
 
 
 def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotation: PlaceRotation) -> None:
@@ -159,15 +180,15 @@ def _adopt(host: Host, repository: Repository, rotation: PlaceRotation) -> None:
 def _purge_remains(host: Host, repository: Repository, rotation: PlaceRotation) -> None:
     """Remove what belongs to a backup whose manifest cannot be read or is gone: all of the database goes."""
     place = rotation.place
-    foreign = [problem.name for problem in rotation.problems if id_of_file(problem.name) is None]
     for backup_id in sorted({id_of_file(problem.name) or "" for problem in rotation.problems} - {""}):
         audit(host, "purge", place.path, "removing", {"id": backup_id, "repository": repository.label})
         files = [entry.name for entry in repository.entries(place) if id_of_file(entry.name) == backup_id]
         repository.remove_backup(place, backup_id + MANIFEST, [name for name in files if not name.endswith(MANIFEST)])
-    if foreign:
+    left = [problem.name for problem in rotation.problems if repository.stat(place, problem.name)]
+    if left:
         raise PartlyDone(
-            f"All backups in {repository.label}/{place.path} are gone, but not {', '.join(foreign)}, which is no file "
-            "of a backup. Look at it, and remove it by hand."
+            f"All backups in {repository.label}/{place.path} are gone, but not {', '.join(shortened(left))}, which is "
+            "no file of a backup. Look at it, and remove it by hand."
         )
 
 
@@ -179,11 +200,16 @@ def _plan_place(
     else:
         catalogue = _adopted(host, repository, place) if request.adopt else read_place(host, repository, place)
     decisions = _purge(catalogue) if request.policy is None else _decide(catalogue, request.policy, now)
-    leftovers = tidy(host, repository, place, dry_run=True, everything=request.purge or request.adopt)
+    leftovers, problems = [], catalogue.problems
+    try:
+        leftovers = tidy(host, repository, place, dry_run=True, everything=request.purge or request.adopt)
+    except EngineError as error:
+        # What is to be removed by policy does not wait for what a crash left.
+        problems = (*problems, Problem(place, "", str(error)))
     if not (request.purge or request.trust_clock or all(decision.keep for decision in decisions)):
         known = [backup.time for backup in catalogue.known.good if not in_future(backup, now)]
         require_trustworthy(host, known, None)
-    return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), catalogue.problems, request.purge)
+    return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), problems, request.purge)
 
 
 def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
@@ -221,15 +247,12 @@ def _purge(catalogue: Catalogue) -> List[Decision]:
     ]
 
 
-def _places(request: RotateRequest) -> Iterator[Tuple[Repository, Place]]:
-    for repository in request.repositories:
-        repository.check(writing=True)
-        if request.database:
-            yield repository, place_of(request.source_host, request.database)
-            continue
-        for place in repository.places():
-            if place.host == safe_name(request.source_host) and request.engine in (None, place.engine):
-                yield repository, place
+def _places(request: RotateRequest, apiece: Apiece) -> List[Tuple[Repository, Place]]:
+    def is_wanted(place: Place) -> bool:
+        return place.host == safe_name(request.source_host) and request.engine in (None, place.engine)
+
+    known = place_of(request.source_host, request.database) if request.database else None
+    return apiece.places(request.repositories, is_wanted, known)
 
 
 def _check_request(request: RotateRequest) -> None:

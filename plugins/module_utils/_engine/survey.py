@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import List, Optional, Sequence, Tuple
 
+from .apiece import Apiece
 from .catalogue import Catalogue, newest_good, read_place
 from .errors import EngineError, NoSpace
 from .manifest import MANIFEST_LIMIT, facts_digest
@@ -19,6 +20,7 @@ from .names import MANIFEST, id_of_file, make_id
 from .repositories.base import Repository
 from .retention import as_judged_here
 from .state import Host
+from .text import shortened
 from .timespan import format_size
 
 
@@ -29,6 +31,8 @@ class Survey:
     repositories: Tuple[Repository, ...]
     catalogues: Tuple[Catalogue, ...]
     failures: Tuple[EngineError, ...]
+    #: Why leftovers of killed runs were not removed.
+    untidy: Tuple[str, ...] = ()
 
     @property
     def last(self) -> Optional[Backup]:
@@ -47,7 +51,8 @@ class Survey:
     @property
     def disorder(self) -> Tuple[str, ...]:
         """What cannot be read of earlier backups, in sentences: it keeps no new one from being taken, and is told."""
-        return tuple(problem.reason for catalogue in self.catalogues for problem in catalogue.problems)
+        reasons = [problem.reason for catalogue in self.catalogues for problem in catalogue.problems]
+        return (*shortened(reasons), *self.untidy)
 
     def fresh(self, max_age: Optional[timedelta], now: datetime, method: Encryption) -> Optional[Backup]:
         """The newest good backup of a method that this host wrote, where every repository has one young enough."""
@@ -82,20 +87,17 @@ def survey(repositories: Sequence[Repository], place: Place, host: Host) -> Surv
     """Look at each repository. One that cannot take the backup stops no other one; if none can, that is raised."""
     usable: List[Repository] = []
     catalogues: List[Catalogue] = []
-    failures: List[EngineError] = []
+    apiece = Apiece()
     for repository in repositories:
-        try:
+        with apiece.trying():
             repository.check(writing=True)
             catalogue = read_place(host, repository, place)
             _check_space(repository, catalogue)
-        except EngineError as error:
-            failures.append(error)
-        else:
             usable.append(repository)
             catalogues.append(catalogue)
     if not usable:
-        raise failures[0]
-    return Survey(tuple(usable), tuple(catalogues), tuple(failures))
+        raise apiece.failures[0]
+    return Survey(tuple(usable), tuple(catalogues), tuple(apiece.failures))
 
 
 def _check_space(repository: Repository, catalogue: Catalogue) -> None:

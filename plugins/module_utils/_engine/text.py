@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from typing import Any, Mapping
+from typing import Any, List, Mapping, Sequence
 
 #: Control and format characters, surrogates, code points without a meaning of their own, separators of lines and of
 #: paragraphs (Unicode, 4.5). Spaces and every letter stay as they are.
 _UNSAFE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
+#: How many reports one text holds: a directory can have any number of files that are not in order.
+_TOLD = 10
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -41,6 +43,12 @@ def shown_lines(text: str) -> str:
     return "".join(
         _escaped(character) if character not in "\n\t" and _is_unsafe(character) else character for character in text
     )
+
+
+def shortened(sentences: Sequence[str]) -> List[str]:
+    """The first ten of several reports, and how many more there are."""
+    more = len(sentences) - _TOLD
+    return [*sentences[:_TOLD], *([f"There are {more} more like these."] if more > 0 else [])]
 
 
 def shown_values(value: Any) -> Any:

@@ -34,6 +34,7 @@ from .local_files import (
     abandoned,
     exists,
     explain,
+    is_directory,
     lock,
     open_file,
     open_regular,
@@ -280,8 +281,15 @@ def _directories(descriptor: int) -> List[str]:
 def _visible(descriptor: int) -> List[Entry]:
     with os.scandir(descriptor) as found:
         # What is removed between its listing and this look at it was removed.
-        entries = [_entry(descriptor, item.name) for item in found if is_component(item.name)]
+        names = [item.name for item in found if is_component(item.name) or _is_false_mark(item)]
+    entries = [_entry(descriptor, name) for name in names]
     return sorted(filter(None, entries), key=lambda entry: entry.name)
+
+
+def _is_false_mark(item: os.DirEntry[str]) -> bool:
+    """Whether it has the name of what is hidden here, and is no file: no writer of backups made it."""
+    hidden = item.name.startswith(".") and item.name.endswith((PARTIAL, _DELETING))
+    return hidden and not item.is_file(follow_symlinks=False)
 
 
 def _entry(directory: int, name: str) -> Optional[Entry]:
@@ -301,11 +309,14 @@ def _make_directory(parent: int, name: str) -> None:
 def _leftovers(directory: int, spared: Collection[str]) -> List[str]:
     """What crashes left in a place, in the order in which it is safe to remove it.
 
-    Marks of the backups that are ``spared`` stay. What was to replace a manifest that is there is no such mark.
+    Marks of the backups that are ``spared`` stay. What was to replace a manifest that is there is no such mark. What is
+    no file was made by no writer of backups: it is neither a mark nor a leftover, and a listing names it.
     """
-    names = sorted(os.listdir(directory))
+    with os.scandir(directory) as found:
+        regular = {item.name: item.is_file(follow_symlinks=False) for item in found}
+    names = sorted(regular)
     marks, partials, halves = [], [], []
-    for name in names:
+    for name in filter(regular.get, names):
         if name.startswith(".") and name.endswith(_DELETING):
             if id_of_file(name[1:]) in spared:
                 continue
@@ -320,28 +331,29 @@ def _leftovers(directory: int, spared: Collection[str]) -> List[str]:
                 halves += _files_of(name[1 : -len(PARTIAL)], names)
             else:
                 partials.append(name)
-    return partials + halves + marks
+    return partials + [name for name in halves if regular[name]] + marks
 
 
 def _remove_leftover(directory: int, name: str) -> bool:
     """Remove what a crash left, unless it is a writer's again by now; whether it was removed."""
     if name.endswith(PARTIAL):
         return remove_abandoned(directory, name)
-    unlink(directory, name)
-    return True
+    return unlink(directory, name)
 
 
 def _hide(directory: int, manifest: str, tombstone: str) -> None:
     """Turn a manifest into the mark of a removal, durably; one that was never published stays missing."""
+    if is_directory(directory, manifest):
+        return
     try:
         os.rename(manifest, tombstone, src_dir_fd=directory, dst_dir_fd=directory)
     except FileNotFoundError:
         return
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EISDIR):
             raise
-        # A mark needs room that a full disk may not have, and removing is what makes some. Should the manifest come
-        # back after a crash, its backup is listed as not whole.
+        # A mark needs room that a full disk may not have, and removing is what makes some; and a directory may have its
+        # name. Should the manifest come back after a crash, its backup is listed as not whole.
         unlink(directory, manifest)
     else:
         os.fsync(directory)

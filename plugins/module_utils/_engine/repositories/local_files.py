@@ -235,10 +235,26 @@ def _mode(directory: int, name: str) -> int:
         return 0
 
 
-def unlink(directory: int, name: str) -> None:
-    """Remove a file, which may be gone already."""
-    with suppress(FileNotFoundError):
+def unlink(directory: int, name: str) -> bool:
+    """Remove a file, which may be gone already; False where it is a directory, which stays.
+
+    A directory under the name of a file was put there to stop this; the listing of the place names it.
+    """
+    try:
         os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        # EISDIR on Linux, EPERM by POSIX (unlink(2)).
+        if is_directory(directory, name):
+            return False
+        raise
+    return True
+
+
+def is_directory(directory: int, name: str) -> bool:
+    """Whether a name is that of a directory; a link to one is none."""
+    return stat.S_ISDIR(_mode(directory, name))
 
 
 def write_all(descriptor: int, content: bytes) -> None:

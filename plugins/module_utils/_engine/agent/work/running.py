@@ -18,6 +18,7 @@ from ...interrupts import interruptible
 from ...model import Encryption, Level, Outcome
 from ...rotate import RotateRequest, plan_rotation, rotate
 from ...state import Host
+from ...text import shortened
 from ...timespan import format_size
 from ...verify import Check, VerifyResult, plan_verification, verify
 from ..config.jobs import Job
@@ -196,7 +197,9 @@ def _thin_out(requests: Sequence[RotateRequest], host: Host, dry_run: bool) -> D
     failures: List[EngineError] = []
     for request in requests:
         try:
-            rotations += (plan_rotation(request, host.unchanging()) if dry_run else rotate(request, host)).rotations
+            result = plan_rotation(request, host.unchanging()) if dry_run else rotate(request, host)
+            rotations += result.rotations
+            failures += result.failures
         except EngineError as error:
             # One repository that cannot be used lets no other one fill up.
             failures.append(error)
@@ -211,7 +214,7 @@ def _thin_out(requests: Sequence[RotateRequest], host: Host, dry_run: bool) -> D
     # What cannot be read was not decided on: the repository is not as it should be.
     failures += [BadManifest(problem.reason) for rotation in rotations for problem in rotation.problems]
     if failures:
-        text = " ".join([f"{text}, but" if rotations else "", *map(str, failures)]).strip()
+        text = " ".join([f"{text}, but" if rotations else "", *shortened(list(map(str, failures)))]).strip()
     return Done(changed, text, failures[0].code if failures else None, tuple(warnings if unknown else ()), detail)
 
 
