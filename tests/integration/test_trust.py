@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from _engine.catalogue import read_place
 from _engine.clock import odd_pause
-from _engine.errors import BadManifest, EngineError, PermissionDenied, Refused, Shrunk
+from _engine.errors import BadManifest, EngineError, PermissionDenied, Refused, Shrunk, TimedOut
 from _engine.manifest import sealed
 from _engine.model import Level, Outcome, Policy, Proof
 from _engine.proofs import write_proof
@@ -271,6 +271,32 @@ def test_what_this_host_found_bad_stays_so_whatever_proofs_say(world: World) -> 
     artefact.write_bytes(content)
     assert world.verify(backup=made[0]).passed
     assert read_place(world.host, world.repository, world.place).backups[0].known_bad is None
+
+
+def test_samples_reach_each_of_the_hosts_own_backups_whatever_lies_in_the_repository(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [world.backup().manifest.id for _number in range(3)]
+    # Proofs that seem to spare two of them until 2099, and a backup that another planted, older than all.
+    proof = Proof(Level.RESTORE, Outcome.PASSED, datetime(2099, 1, 1, tzinfo=timezone.utc), "web1")
+    for backup in made[1:]:
+        (world.directory / f"{backup}.proof.json").write_bytes(write_proof(proof) + b"\n")
+    copy = f"{made[0][:-16]}20010101T000000Z"
+    document = json.loads((world.directory / f"{made[0]}.manifest.json").read_text().replace(made[0], copy))
+    del document["sha256"]
+    (world.directory / f"{copy}.manifest.json").write_bytes(sealed({**document, "started": "2001-01-01T00:00:00Z"}))
+    with monkeypatch.context() as patched:
+        # One that takes all the time that there is comes no sooner again than the others.
+        patched.setattr("_engine.verify._verify_one", raise_timeout)
+        with pytest.raises(TimedOut):
+            world.verify(backup="all", sample=1)
+    sampled = [check.backup for _run in range(3) for check in world.verify(backup="all", sample=1).checks]
+    assert sampled == [made[1], made[2], made[0]]
+    assert [check.backup for check in world.verify(backup="all").checks if check.backup] == [*made, copy]
+
+
+def raise_timeout(*_arguments: object) -> None:
+    raise TimedOut("The time is up.")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b'{"level": "restore", "outco', b"\xff" * 50 + b"\n"])

@@ -21,7 +21,7 @@ from typing import Any, Callable, Collection, Dict, Mapping, Sequence, Tuple
 
 from .errors import Damaged, NoSpace, PermissionDenied
 from .manifest import facts_digest
-from .model import Outcome, Place, Proof, Remembered
+from .model import Place, Proof, Remembered
 from .names import order_of
 from .proofs import proof_document, read_proof
 from .repositories.base import Repository
@@ -115,9 +115,10 @@ def settled(proofs: Sequence[Proof]) -> Tuple[Proof, ...]:
 
 
 def _and(proofs: Tuple[Proof, ...], proof: Proof) -> Tuple[Proof, ...]:
-    """Proofs with one more; those that it makes irrelevant (see Backup.known_bad) are left out."""
-    if proof.outcome is Outcome.UNVERIFIABLE:
-        return proofs
+    """Proofs with one more; those that it makes irrelevant (see Backup.known_bad) are left out.
+
+    One that judges nothing stays too: it says when this host last tried.
+    """
     rest = tuple(old for old in proofs if (old.level, old.outcome) != (proof.level, proof.outcome))
     return (*rest, proof)
 

@@ -51,6 +51,7 @@ from .model import (
 from .names import MANIFEST, PROOF, id_of_file
 from .proofs import write_proof
 from .repositories.base import Repository
+from .retention import as_judged_here
 from .scratch import Purpose, unprivileged_directory
 from .state import Host, Progress, audit, audit_failure, locked
 from .timespan import format_span
@@ -177,6 +178,8 @@ def _check_request(request: VerifyRequest) -> None:
 
 def _selection(request: VerifyRequest, host: Host) -> Iterator[Union[Check, Tuple[Repository, Backup]]]:
     """Each backup to verify, or a check that has failed already: what cannot be found or read is no pass."""
+    own: List[Tuple[Repository, Backup]] = []
+    foreign: List[Tuple[Repository, Backup]] = []
     for repository in request.repositories:
         try:
             repository.check(writing=False)
@@ -188,7 +191,10 @@ def _selection(request: VerifyRequest, host: Host) -> Iterator[Union[Check, Tupl
         for shortcoming in _shortcomings(request, repository, catalogue, now):
             yield _failed(repository, "", request.level, shortcoming, Outcome.FAILED)
         for backup in _chosen(request, catalogue, now):
-            yield repository, backup
+            (foreign if backup.foreign else own).append((repository, backup))
+    # What another planted comes last, whichever repository holds it: it may take all the time that there is.
+    yield from own
+    yield from foreign
 
 
 def _shortcomings(
@@ -247,11 +253,19 @@ def _chosen(request: VerifyRequest, catalogue: Catalogue, now: datetime) -> Sequ
         return catalogue.backups
 
     # Those whose last verification is the oldest come first, so that repeated samples reach every backup in turn.
-    def last_verified(backup: Backup) -> Tuple[float, str]:
-        times = [proof.time.timestamp() for proof in backup.proofs if proof.level.strength >= request.level.strength]
-        return (max(times, default=0.0), backup.id)
+    return sorted(catalogue.backups, key=lambda one: (one.foreign, _last_verified(one, request.level, now), one.id))[
+        : request.sample
+    ]
 
-    return sorted(catalogue.backups, key=last_verified)[: request.sample]
+
+def _last_verified(backup: Backup, level: Level, now: datetime) -> float:
+    """When a backup was last verified this far, as this host remembers; proofs in the repository can be forged.
+
+    Where it remembers nothing of the backup those count, but for proofs from the future.
+    """
+    proofs = as_judged_here(backup).proofs
+    times = [proof.time for proof in proofs if proof.level.strength >= level.strength and proof.time <= now]
+    return max((time.timestamp() for time in times), default=0.0)
 
 
 def _prove(
@@ -259,6 +273,10 @@ def _prove(
 ) -> Optional[Check]:
     """Verify one backup and record how that went. None where it was one of all, and was removed before it ended."""
     began = time.monotonic()
+    if request.sample is not None:
+        # Should it take all the time that there is, it is another one's turn the next time.
+        begun = Proof(request.level, Outcome.UNVERIFIABLE, host.now(), host.name, "It was begun.")
+        remember_proof(host, repository, backup.place, backup.id, begun)
     try:
         _verify_one(request, repository, backup, progress)
         check = Check(repository.label, backup.id, request.level, Outcome.PASSED)
