@@ -364,6 +364,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._engine.documents imp
 )
 from ansible_collections.fleet.backup.plugins.module_utils._engine.info import InfoRequest, inform
 from ansible_collections.fleet.backup.plugins.module_utils._engine.state import Host
+from ansible_collections.fleet.backup.plugins.module_utils._engine.text import shortened
 from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
     ENCRYPTION,
@@ -396,7 +397,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
     problems = [problem.reason for info in result.repositories for problem in info.problems]
     # A backup that is dated in the future can be read; that is a warning.
     unread = [problem for info in result.repositories for problem in info.catalogue.problems]
-    return Outcome(False, values, warnings=problems, **disorder(unread))
+    return Outcome(False, values, warnings=shortened(problems), **disorder(unread))
 
 
 def main() -> None:

@@ -318,7 +318,7 @@ def _undone(result: RotateResult) -> dict[str, Any]:
 
 def _warnings(rotations: Sequence[PlaceRotation]) -> list[str]:
     """What was not decided on."""
-    found = [problem.reason for rotation in rotations for problem in rotation.problems]
+    found = shortened([problem.reason for rotation in rotations for problem in rotation.problems])
     found += [
         f"{len(one.unknown)} backups in {one.repository}/{one.place.path} are not known to this host and were kept. "
         "Set adopt once if they are its own."

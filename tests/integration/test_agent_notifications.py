@@ -568,7 +568,10 @@ def test_apprise_sends_without_its_url_being_an_argument(agent: Notified, web: W
     assert any(b"apprise" in one for one in arguments) and not any(SECRET.encode() in one for one in arguments)
     web.answering.set()
     told, _nothing = process.communicate(timeout=30)
-    assert web.requests[0].json["title"].startswith("web1: the backup of shop failed: There is no database")
+    # As code, of which no chat behind it makes links or mentions.
+    sent = web.requests[0].json
+    assert sent["title"] == "web1: the backup of shop failed"
+    assert sent["message"].startswith("```\n") and "There is no database" in sent["message"]
     agent.holds_no_secret(told)
     web.status = 500
     told = agent.run("notify", status=1)

@@ -536,9 +536,21 @@ def test_an_owner_that_was_asked_for_wins(
 @as_root
 def test_a_new_database_restored_by_root_belongs_to_the_directory_owner(tmp_path: Path, dump: Path) -> None:
     os.chown(tmp_path, 65534, 12345)
-    restore(tmp_path / "shop.db", dump, mode="4777")
+    restore(tmp_path / "shop.db", dump, mode="4775")
     status = (tmp_path / "shop.db").stat()
-    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 12345, 0o777)
+    assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (65534, 12345, 0o755)
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("directory", "owner", "mode"), [(0o777, None, 0o775), (0o1777, None, 0o755), (0o775, "7", 0o755)]
+)
+def test_a_manifest_lets_none_write_to_a_new_database_who_cannot_replace_it(
+    tmp_path: Path, dump: Path, directory: int, owner: Optional[str], mode: int
+) -> None:
+    tmp_path.chmod(directory)
+    restore(tmp_path / "shop.db", dump, owner=owner, mode="0777")
+    assert stat.S_IMODE((tmp_path / "shop.db").stat().st_mode) == mode
 
 
 @as_root

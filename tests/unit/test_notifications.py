@@ -27,6 +27,7 @@ from _engine.agent.config.settings import Settings
 from _engine.agent.notifications import courier
 from _engine.agent.notifications.base import Channel, NotSent, Route
 from _engine.agent.notifications.events import Event, Kind, LastGood, read_event
+from _engine.agent.notifications.heartbeat import Heartbeat
 from _engine.agent.notifications.memory import Memory, decide, path_of, recall, remember
 from _engine.agent.notifications.outbox import LIMIT, MAX_AGE, directory_of, post, take, waiting
 from _engine.agent.notifications.reading import channels_of, read_channels
@@ -322,3 +323,16 @@ def test_a_mail_server_that_talks_without_end_is_not_listened_to_for_long() -> N
     thread.join()
     listener.close()
     assert said < 32 << 20
+
+
+def test_no_channel_and_no_heartbeat_sends_control_characters_or_megabytes() -> None:
+    sent: List[bytes] = []
+
+    class Receiver:
+        def post(self, body: bytes, *_more: Any) -> None:
+            sent.append(body)
+
+    event = failure(message="\x1b]0;x\x07\u202e" + "x" * 10_000_000)
+    Heartbeat(Receiver()).send(event)  # type: ignore[arg-type]
+    assert sent[0].startswith(b"\\x1b]0;x\\x07\\u202e") and len(sent[0]) < 3_000
+    assert len(event.text) < 10_000 and len(json.dumps(event.document)) < 10_000

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _engine.text import shown, shown_in_line, shown_json, shown_lines, shown_values
+from _engine.text import bounded, shortened, shown, shown_in_line, shown_json, shown_lines, shown_values
 
 #: Every kind of text that could do something where it is shown.
 HOSTILE = {
@@ -69,3 +69,15 @@ def test_no_text_gets_through_that_is_not_for_reading(text: str) -> None:
         made.encode("utf-8")
         unsafe = [one for one in made if one not in kept and unicodedata.category(one)[0] == "C"]
         assert not unsafe and "\u2028" not in made and "\u2029" not in made
+
+
+def test_a_message_for_another_program_has_an_end_and_steers_nothing() -> None:
+    assert bounded("a\x1b\nb") == "a\\x1b\nb"
+    assert bounded("\x00" * 1_000_000).startswith("\\x00")
+    assert [len(bounded(text)) for text in ("\x00" * 1_000_000, "ä" * 1_000_000, "ä" * 8_000)] == [8_000] * 3
+
+
+def test_of_many_reports_ten_are_told_and_the_rest_is_counted() -> None:
+    many = [f"{number} is wrong." for number in range(20_000)]
+    assert shortened(many[:10]) == many[:10]
+    assert shortened(many) == [*many[:10], "There are 19990 more like these."]

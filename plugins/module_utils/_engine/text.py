@@ -20,6 +20,9 @@ from typing import Any, List, Mapping, Sequence
 _UNSAFE = ("Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp")
 #: How many reports one text holds: a directory can have any number of files that are not in order.
 _TOLD = 10
+#: The most characters of a message to another program: the kernel lets no argument and no variable have more than
+#: 128 KiB (execve(2)), and people read less.
+_LONGEST = 8_000
 _ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -43,6 +46,12 @@ def shown_lines(text: str) -> str:
     return "".join(
         _escaped(character) if character not in "\n\t" and _is_unsafe(character) else character for character in text
     )
+
+
+def bounded(text: str, limit: int = _LONGEST) -> str:
+    """A message for another program: as ``shown_lines``, cut to so many characters."""
+    whole = shown_lines(text[: limit + 1])
+    return whole if len(whole) <= limit else whole[: limit - 1] + "…"
 
 
 def shortened(sentences: Sequence[str]) -> List[str]:

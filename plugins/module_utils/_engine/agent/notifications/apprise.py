@@ -18,7 +18,7 @@ from ...process import memory_file, run
 from ..config.fields import Fields
 from ..config.secrets import SecretSource, read_secret
 from .base import TIMEOUT, Channel, NotSent
-from .events import Event, Kind
+from .events import Event, Kind, as_code
 
 _TYPES = {Kind.FAILURE: "failure", Kind.RECOVERY: "success", Kind.SUCCESS: "success"}
 #: How timeout(1) says that the time was up.
@@ -38,8 +38,9 @@ class Apprise(Channel):
         timeout = find_program("timeout", "coreutils", self.label)
         kind = _TYPES.get(event.kind, "info")
         configuration = Secret(url.encode("utf-8", "surrogateescape") + b"\n")
-        arguments = (timeout, f"{TIMEOUT:g}", program, "--config", configuration, "-n", kind, "-t", event.subject)
-        body = memory_file(event.text.encode("utf-8", "replace"))
+        arguments = (timeout, f"{TIMEOUT:g}", program, "--config", configuration, "-n", kind, "-t", event.headline)
+        # Chats behind it make links and mentions of what they read: the title has this host's own words alone.
+        body = memory_file(as_code(event.text).encode("utf-8", "replace"))
         try:
             # Apprise keeps what it loads of its plug-ins and of this URL in no file.
             run(Command("apprise", (*arguments, "--disable-async"), {"HOME": os.devnull}), stdin=body)

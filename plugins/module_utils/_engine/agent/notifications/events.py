@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Dict, FrozenSet, List, Optional, Tuple
 
 from ...errors import BadInput
-from ...text import shown, shown_lines, shown_values
+from ...text import bounded, shown, shown_lines, shown_values
 from ...timespan import format_span, format_time, parse_time
 
 _SUBJECT_LIMIT = 160
@@ -73,6 +73,11 @@ class Event:
         return frozenset(self.causes or [self.error] if self.error else [])
 
     @property
+    def headline(self) -> str:
+        """One line that says where and what, in words of this host and its jobs alone."""
+        return shown(f"{self.host}: {self._headline()}")
+
+    @property
     def subject(self) -> str:
         """One line that says where, what, and why."""
         line = f"{self.host}: {self._headline()}"
@@ -86,7 +91,7 @@ class Event:
         """All of it, for people, in a few lines."""
         lines = [f"{self._sentence()}", ""]
         if self.message:
-            lines += [self.message, ""]
+            lines += [bounded(self.message), ""]
         lines += self._facts()
         return shown_lines("\n".join(lines).rstrip() + "\n")
 
@@ -103,7 +108,7 @@ class Event:
             "time": format_time(self.time),
             "error": self.error,
             "subject": self.subject,
-            "message": self.message,
+            "message": bounded(self.message),
             "failing_since": format_time(self.since) if self.since else None,
             "last_good_backup": good.id or None if good else None,
             "last_good_backup_time": format_time(good.time) if good and good.time else None,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import quote
 
+from ...text import bounded
 from ..config.fields import Fields
 from .base import Channel
 from .events import Event, Kind
@@ -32,7 +33,7 @@ class Heartbeat(Channel):
     address: Address
 
     def send(self, event: Event) -> None:
-        body = event.message[:_LIMIT].encode("utf-8", "replace")
+        body = bounded(event.message, _LIMIT).encode("utf-8")
         names = {"host": quote(event.host, safe=""), "job": quote(event.job, safe="")}
         self.address.post(body, {"Content-Type": "text/plain; charset=utf-8"}, _SUFFIXES[event.kind], names)
 

@@ -19,6 +19,7 @@ from ...model import Encryption
 from ...repositories.base import Repository
 from ...restore import RestorePlan, RestoreRequest, RestoreResult, check_outside, plan_restore, restore
 from ...state import Host
+from ...text import bounded
 from ..config.given import GivenKeys
 from ..config.jobs import Job
 from . import stoppage
@@ -179,7 +180,7 @@ def _restore(job: Job, options: RestoreOptions, host: Host) -> Done:
         finish()
         result = restore(prospect.request, host)
     except BaseException as error:
-        failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
+        failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": bounded(str(error))}
         late = _resume(job, stopped, failed, host)
         if not isinstance(error, (EngineError, Stopped)):
             raise

@@ -18,7 +18,7 @@ from ...interrupts import interruptible
 from ...model import Encryption, Level, Outcome
 from ...rotate import RotateRequest, plan_rotation, rotate
 from ...state import Host
-from ...text import shortened
+from ...text import bounded, shortened
 from ...timespan import format_size
 from ...verify import Check, VerifyResult, plan_verification, verify
 from ..config.jobs import Job
@@ -51,7 +51,7 @@ class Report:
             "changed": self.changed,
             "error": self.error,
             "message": self.text,
-            "warnings": list(self.warnings),
+            "warnings": shortened(self.warnings),
             "seconds": round(self.seconds, 3),
             **self.detail,
         }
@@ -132,7 +132,7 @@ def _backup(job: Job, host: Host) -> Done:
             run_hooks("before", job.hooks.before, job.name, {})
         result = take_backup(job.backup, host)
     except (EngineError, Stopped) as error:
-        failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": str(error)}
+        failed = {"FLEET_BACKUP_OUTCOME": "failed", "FLEET_BACKUP_MESSAGE": bounded(str(error))}
         late = late_hooks("failure", job.hooks.failure, job.name, failed)
         late += late_hooks("after", job.hooks.after, job.name, failed)
         return Done(False, " ".join([str(error), *late]), error.code)

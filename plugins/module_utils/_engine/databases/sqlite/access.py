@@ -65,14 +65,19 @@ def parse_mode(properties: Mapping[str, Any]) -> int:
 
 
 def access_of_new(directory: Path, owner: Optional[Owner], mode: int) -> Access:
-    """The access of a database that did not exist: as root, it goes to the directory's owner."""
+    """The access of a database that did not exist: as root, it goes to the directory's owner.
+
+    A manifest lets no others write to it, as with gpg and age anyone can forge one: the group only where it can write
+    to the directory, and so replace the file.
+    """
     uid = gid = -1
+    status = os.stat(directory)
     if owner is not None:
         uid, gid = owner.uid, owner.primary_gid if owner.gid is None else owner.gid
     elif os.geteuid() == 0:
-        status = os.stat(directory)
         uid, gid = status.st_uid, status.st_gid
-    return Access(uid, gid, mode, {})
+    shared = gid == status.st_gid and status.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP
+    return Access(uid, gid, mode & ~(stat.S_IWOTH if shared else stat.S_IWGRP | stat.S_IWOTH), {})
 
 
 def access_of_replaced(descriptor: int, owner: Optional[Owner]) -> Access:
