@@ -12,12 +12,13 @@ import json
 import os
 import resource
 import subprocess
+from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Sequence
 
 import pytest
 
-from _engine.catalogue import Catalogue, scan, whole
+from _engine.catalogue import Catalogue, read_place, scan, whole
 from _engine.errors import BadManifest, Damaged
 from _engine.model import (
     Compression,
@@ -29,9 +30,11 @@ from _engine.model import (
     Outcome,
     Place,
     Policy,
+    Proof,
 )
+from _engine.proofs import write_proof
 from _engine.repositories import local
-from _engine.repositories.base import Entry
+from _engine.repositories.base import Content, Entry
 from _engine.repositories.local import LocalRepository
 from _engine.repositories.local_files import LocalWriter
 from world import World
@@ -295,3 +298,29 @@ def test_an_artefact_that_grows_after_it_was_listed_is_read_no_further_than_its_
     (check,) = world.verify().checks
     assert (check.outcome, check.code) == (Outcome.FAILED, "damaged")
     assert "holds more than the" in check.detail
+
+
+def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = world.backup().manifest.id
+    manifest = world.directory / f"{own}.manifest.json"
+    proof = Proof(Level.CHECKSUM, Outcome.PASSED, datetime(2026, 1, 1, tzinfo=timezone.utc), "web1")
+    proofs = world.directory / f"{own}.proof.json"
+    proofs.write_bytes((write_proof(proof) + b"\n") * 1_000)
+    for number in range(1, 30):
+        name = f"{own[:-16]}20010101T0000{number:02}Z"
+        os.link(manifest, world.directory / f"{name}.manifest.json")
+        # Without a manifest, nothing reads them.
+        os.link(proofs, world.directory / f"{name}-2.proof.json")
+    monkeypatch.setattr("_engine.catalogue._MOST_BYTES", proofs.stat().st_size + 10 * manifest.stat().st_size)
+    read: list[str] = []
+    read_all = LocalRepository.read_all
+
+    def watched(self: LocalRepository, place: Place, names: Sequence[str], limit: int) -> Iterator[tuple[str, Content]]:
+        read.extend(names)
+        return read_all(self, place, names, limit)
+
+    monkeypatch.setattr(LocalRepository, "read_all", watched)
+    found = read_place(world.host, world.repository, world.place)
+    assert len(read) == 11 and f"{own}.proof.json" in read
+    assert [(backup.id, len(backup.proofs)) for backup in found.backups] == [(own, 1)]
+    assert "20 manifests were not read" in next(problem.reason for problem in found.problems if not problem.name)

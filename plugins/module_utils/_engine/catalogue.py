@@ -27,6 +27,9 @@ from .timespan import format_time
 
 #: How far the clocks of hosts may lie apart.
 _CLOCKS = timedelta(minutes=5)
+#: How much is read of one place: ten backups a day for a hundred years would have fewer manifests, and those of 100,000
+#: usual backups, with their proofs, take about 0.6 GB.
+_MOST_BACKUPS, _MOST_BYTES = 400_000, 2 << 30
 
 
 @dataclass(frozen=True)
@@ -113,11 +116,15 @@ def scan(
     """
     entries = repository.entries(place)
     sizes = {entry.name: entry.bytes for entry in entries if entry.regular}
-    manifests = [name for name in sizes if name.endswith(MANIFEST)]
+    everything = [name for name in sizes if name.endswith(MANIFEST)]
+    manifests = _affordable(everything, sizes, memory or {})
     backups: List[Backup] = []
     odd = [entry.name for entry in entries if not entry.regular]
     problems = [Problem(place, name, _irregular(repository, place, name)) for name in odd]
-    proofs = _read_proofs(repository, place, [name for name in sizes if name.endswith(PROOF)], problems)
+    if len(manifests) < len(everything):
+        problems.append(Problem(place, "", _excess(repository, place, len(everything) - len(manifests))))
+    named = [name[: -len(MANIFEST)] + PROOF for name in manifests]
+    proofs = _read_proofs(repository, place, [name for name in named if name in sizes], problems)
     # What lies there instead of proofs hides them: that is not the same as none.
     hidden = [name for name in odd if name.endswith(PROOF)]
     proofs.update({name[: -len(PROOF)]: ((), f"{name} is not a regular file") for name in hidden})
@@ -130,12 +137,33 @@ def scan(
                     problems.append(Problem(place, name, str(error)))
             else:
                 backups += [backup] if backup else []
-    owned = {name[: -len(MANIFEST)] for name in manifests}
+    owned = {name[: -len(MANIFEST)] for name in everything}
     for name in sizes:
         if id_of_file(name) not in owned and is_stray(repository, place, name):
             problems.append(Problem(place, name, _stray(repository, place, name)))
     backups.sort(key=lambda backup: (backup.time, len(backup.id), backup.id))
     return Catalogue(tuple(_chained(backups)), tuple(problems))
+
+
+def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memory) -> List[str]:
+    """The manifests that are read of a place, those of this host's own backups first. Pure.
+
+    Files can have many names (link(2)), so that the space that they take bounds no listing.
+    """
+    chosen, left = [], _MOST_BYTES
+    for name in sorted(manifests, key=lambda one: one[: -len(MANIFEST)] not in memory)[:_MOST_BACKUPS]:
+        left -= sizes[name] + sizes.get(name[: -len(MANIFEST)] + PROOF, 0)
+        if left < 0:
+            break
+        chosen.append(name)
+    return chosen
+
+
+def _excess(repository: Repository, place: Place, unread: int) -> str:
+    return (
+        f"{repository.label}/{place.path} holds more manifests and proofs than {_MOST_BACKUPS} backups have: {unread} "
+        "manifests were not read. Find out who wrote them, and remove what is no backup."
+    )
 
 
 def _chained(backups: Sequence[Backup]) -> Iterator[Backup]:

@@ -17,13 +17,13 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Collection, Dict, Mapping, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, Mapping, Tuple
 
 from .errors import Damaged, NoSpace, PermissionDenied
 from .manifest import facts_digest
 from .model import Place, Proof, Remembered
 from .names import order_of
-from .proofs import proof_document, read_proof
+from .proofs import proof_document, read_proof, with_proof
 from .repositories.base import Repository
 from .shapes import Fields, Misshapen, boolean, mapping, parse, sequence, text
 from .state import Host, locked
@@ -49,7 +49,7 @@ def remember_proof(host: Host, repository: Repository, place: Place, backup_id: 
 
     def judge(known: Memory) -> Memory:
         what = known.get(backup_id)
-        return {**known, backup_id: replace(what, proofs=_and(what.proofs, proof))} if what else known
+        return {**known, backup_id: replace(what, proofs=with_proof(what.proofs, proof))} if what else known
 
     _change(host, repository, place, judge)
 
@@ -104,23 +104,6 @@ def expected(memory: Memory) -> Tuple[str, ...]:
     here = {backup: what for backup, what in memory.items() if not (what.safety or what.pending or what.leaving)}
     own = [backup for backup, what in here.items() if what.own]
     return tuple(sorted(own or here, key=order_of))
-
-
-def settled(proofs: Sequence[Proof]) -> Tuple[Proof, ...]:
-    """As few of these proofs as judge the same. Pure."""
-    found: Tuple[Proof, ...] = ()
-    for proof in proofs:
-        found = _and(found, proof)
-    return found
-
-
-def _and(proofs: Tuple[Proof, ...], proof: Proof) -> Tuple[Proof, ...]:
-    """Proofs with one more; those that it makes irrelevant (see Backup.known_bad) are left out.
-
-    One that judges nothing stays too: it says when this host last tried.
-    """
-    rest = tuple(old for old in proofs if (old.level, old.outcome) != (proof.level, proof.outcome))
-    return (*rest, proof)
 
 
 def _path(host: Host, place: Place) -> Path:

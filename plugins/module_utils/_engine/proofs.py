@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 from .model import Level, Outcome, Proof
 from .shapes import Fields, Misshapen, choice, moment, number, parse, text
@@ -40,28 +40,42 @@ def proof_document(proof: Proof) -> Dict[str, Any]:
 
 
 def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
-    """The proofs of a file, and why they do not tell how the backup was judged, where one of them cannot be read.
+    """Those proofs of a file that judge its backup (see ``with_proof``), and why they do not, where one cannot be read.
+
+    A file can hold 20,000, and a place any number of such files: what is not needed is not kept.
 
     A line that was damaged, cut or emptied may have been a failure of any level, so that only a restore that passed
     after it settles the matter.
     """
-    proofs: List[Proof] = []
+    proofs: Dict[Tuple[Level, Outcome], Proof] = {}
     unjudged = None if content else "its proofs are empty"
     lines = content[: -1 if content.endswith(b"\n") else None].split(b"\n", MOST_PROOFS) if content else []
     unreadable = 0
     for number_of, written in enumerate(lines, 1):
         if number_of > MOST_PROOFS or unreadable > _MOST_UNREADABLE:
-            return tuple(proofs), f"its proofs are too many, or no proofs from line {number_of} on"
+            return tuple(proofs.values()), f"its proofs are too many, or no proofs from line {number_of} on"
         try:
             proof = read_proof(parse(written))
         except Misshapen as error:
             unjudged = f"line {number_of} of its proofs cannot be read ({error})"
             unreadable += 1
             continue
-        proofs.append(proof)
+        kind = proof.level, proof.outcome
+        # At the end: their order decides which one takes which back.
+        proofs.pop(kind, None)
+        proofs[kind] = proof
         if proof.outcome is Outcome.PASSED and proof.level is Level.RESTORE:
             unjudged = None
-    return tuple(proofs), unjudged
+    return tuple(proofs.values()), unjudged
+
+
+def with_proof(proofs: Sequence[Proof], proof: Proof) -> Tuple[Proof, ...]:
+    """Proofs with one more; those that it makes irrelevant (see Backup.known_bad) are left out.
+
+    One that judges nothing stays too: it says when this host last tried.
+    """
+    rest = tuple(old for old in proofs if (old.level, old.outcome) != (proof.level, proof.outcome))
+    return (*rest, proof)
 
 
 def read_proof(value: Any) -> Proof:

@@ -15,7 +15,7 @@ from .catalogue import Catalogue, in_future, place_of, read_place, scan, tidy, u
 from .clock import note, require_trustworthy
 from .errors import BadInput, EngineError, NotFound, PartlyDone
 from .interrupts import interruptible
-from .memory import adopt, dismiss, forget, recall, remembered, settled
+from .memory import adopt, dismiss, forget, recall, remembered
 from .model import Backup, Database, Decision, Place, Policy, Problem
 from .names import MANIFEST, PROOF, id_of_file, safe_name
 from .repositories.base import Repository
@@ -220,7 +220,7 @@ def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
         known = memory.get(backup.id)
         if known is None or known.digest != backup.digest or known.pending or not known.own:
             content = unchanged(repository, backup)
-            known = replace(remembered(content, backup.manifest.safety), proofs=settled(backup.proofs), adopted=True)
+            known = replace(remembered(content, backup.manifest.safety), proofs=backup.proofs, adopted=True)
         backups.append(replace(backup, remembered=known))
     return replace(catalogue, backups=tuple(backups))
 
