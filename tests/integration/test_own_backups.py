@@ -147,9 +147,11 @@ def test_what_was_exchanged_after_it_was_listed_is_neither_adopted_removed_nor_r
             path.write_bytes(content)
         if act is acts[-1][1]:
             shutil.rmtree(known)
-        with pytest.raises(Locked, match="was changed while this worked on it"):
+        rekeys = act is acts[1][1]
+        with pytest.raises(PartlyDone if rekeys else Locked, match="was changed while this worked on it"):
             act(Exchanging(world, made[0], reads))
         assert '"server_version": "forged"' in (world.directory / f"{made[0]}.manifest.json").read_text()
         other = world.directory / f"{made[1]}.manifest.json"
-        assert other.read_bytes() == files[other]
+        # Each backup is rekeyed for itself.
+        assert (other.read_bytes() == files[other]) == (not rekeys)
     assert not known.exists()
