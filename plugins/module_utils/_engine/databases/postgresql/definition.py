@@ -20,6 +20,9 @@ from .demands import Locale
 from .encodings import readable
 from .shared_names import raw
 
+#: The longest text of a property, in characters. Of a longer one, no more is asked for: it may be a gigabyte.
+_LONGEST = 1 << 20
+_ASKED = _LONGEST + 1
 #: Whether the privileges are others than those of a new database.
 _GRANTED = """d.datacl IS NOT NULL
        AND (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(d.datacl) a) IS DISTINCT FROM
@@ -27,7 +30,7 @@ _GRANTED = """d.datacl IS NOT NULL
 _DATABASE = f"""
 SELECT pg_encoding_to_char(d.encoding), d.datcollate, d.datctype,
        {raw("pg_get_userbyid(d.datdba)")}, {raw("t.spcname")}, d.datconnlimit, d.datallowconn, d.datistemplate,
-       shobj_description(d.oid, 'pg_database'), {_GRANTED},
+       left(shobj_description(d.oid, 'pg_database'), {_ASKED}), {_GRANTED},
        EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public'), {{locale}}
   FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
  WHERE d.datname = current_database()
@@ -49,7 +52,7 @@ SELECT CASE WHEN a.grantee <> 0 THEN {raw("coalesce(r.rolname, a.grantee::text)"
 
 _SETTINGS = f"""
 SELECT CASE WHEN s.setrole <> 0 THEN {raw("pg_get_userbyid(s.setrole)")} END, split_part(c.line, '=', 1),
-       substr(c.line, strpos(c.line, '=') + 1)
+       substr(c.line, strpos(c.line, '=') + 1, {_ASKED})
   FROM pg_db_role_setting s, unnest(s.setconfig) WITH ORDINALITY AS c (line, place)
  WHERE s.setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())
  ORDER BY 1 NULLS FIRST, c.place
@@ -72,8 +75,8 @@ ORDER BY 1
 """
 
 _SUPERUSERS = f"SELECT {raw('rolname')} FROM pg_roles WHERE rolsuper ORDER BY 1"
-_LABELS = """
-SELECT provider, label FROM pg_shseclabel l JOIN pg_database d ON d.oid = l.objoid
+_LABELS = f"""
+SELECT provider, left(label, {_ASKED}) FROM pg_shseclabel l JOIN pg_database d ON d.oid = l.objoid
  WHERE l.classoid = 'pg_database'::regclass AND d.datname = current_database() ORDER BY 1
 """
 
@@ -179,8 +182,6 @@ class Properties:
         return sorted({*tracked, *(role for role in named if role is not None)})
 
 
-#: The longest text of a property, in characters.
-_LONGEST = 1 << 20
 _PROPERTIES = known(Properties, texts=_LONGEST)
 
 
@@ -240,7 +241,7 @@ def _require_fitting(properties: Properties, label: str) -> None:
     for what, value in texts:
         if len(value) > _LONGEST:
             raise BadInput(
-                f"{label}: its {what} has {len(value)} characters, and a backup holds at most {_LONGEST}. Shorten it."
+                f"{label}: its {what} is longer than the {_LONGEST} characters that a backup holds. Shorten it."
             )
 
 

@@ -219,9 +219,11 @@ def _require_roles(control: Connection, properties: Properties, owner: Optional[
             "Restore the globals first, create the roles, or give owner to let one role own everything."
         )
     heir = owner or properties.owner
-    if not control.value("SELECT pg_has_role(%s, 'MEMBER')", [heir]):
+    # A member that does not inherit from the role could not rename its database in the end.
+    if not control.value("SELECT pg_has_role(%s, 'USAGE')", [heir]):
         raise PermissionDenied(
-            f'{control.label}: this user is no member of the role "{heir}", which is to own the database.'
+            f'{control.label}: this user does not have the rights of the role "{heir}", which is to own the database. '
+            "Grant it that role, with INHERIT."
         )
 
 
