@@ -361,15 +361,15 @@ def _read_table(item: Any) -> TableFingerprint:
 
 def _read_rows(item: Any) -> int:
     """The rows of a table, of which everything is checked."""
-    # Told apart by hand: a listing reads this for every table of every backup. bool is a type of its own here.
+    # Told apart by hand: a listing reads this for every table of every backup.
     if not isinstance(item, dict):
         raise Misshapen("is not an object")
     rows, digest, ends = item.get("rows"), item.get("digest"), item.get("ends", 0)
-    if type(rows) is not int or not 0 <= rows <= LARGEST:
+    if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows <= LARGEST:
         raise Misshapen("is not a number of rows", "rows")
     if digest is not None and (not isinstance(digest, str) or len(digest) > 200):
         raise Misshapen("is invalid", "digest")
-    if type(ends) is not int or not 0 <= ends <= 10_000:
+    if not isinstance(ends, int) or isinstance(ends, bool) or not 0 <= ends <= 10_000:
         raise Misshapen("is not a number of rows", "ends")
     return int(rows)
 

@@ -16,7 +16,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple, TypeVar
 
 from .errors import BadInput, NotFound, PermissionDenied
 from .host.private_file import read_private
@@ -63,7 +63,8 @@ class _Role(Enum):
         return {"recipient": "encryption.recipients", "identity": "encryption.identities"}[self.value]
 
 
-class _Item(NamedTuple):
+@dataclass(frozen=True)
+class _Item:
     """One item of an option: how messages call it, and what it holds."""
 
     role: _Role
