@@ -23,6 +23,7 @@ from typing import Callable, Collection, Iterator, Type
 import pytest
 
 from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotFound, RepositoryUnusable, TargetExists
+from _engine.host import mounts, trust
 from _engine.model import Place
 from _engine.repositories import local, local_files
 from _engine.repositories.local import LocalRepository
@@ -559,7 +560,8 @@ def test_a_directory_that_others_could_exchange_is_not_written(foreign: Path) ->
         os.chown(foreign, 0, grp.getgrnam("www-data").gr_gid)
         foreign.chmod(mode)
         with pytest.raises(
-            RepositoryUnusable, match=f"{foreign} can be changed by .*Run chmod go-w {foreign}, or move"
+            RepositoryUnusable,
+            match=f"{foreign} can be changed by .*Run chmod go-w {foreign}, give {foreign} itself .*, or move",
         ):
             repository.check(writing=True)
         # To restore from it is no worse than what another account can write there anyway.
@@ -567,6 +569,52 @@ def test_a_directory_that_others_could_exchange_is_not_written(foreign: Path) ->
     for mode in (0o755, 0o1777):
         foreign.chmod(mode)
         repository.check(writing=True)
+
+
+@as_root
+def test_a_share_whose_root_others_can_change_is_written(foreign: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine that keeps a share decides on its modes, and many show it as open to all."""
+    os.chown(foreign, 0, 0)
+    share, elsewhere = foreign / "nas", foreign.parent / "elsewhere"
+    for path in (share / "fleet", elsewhere / "fleet"):
+        path.mkdir(parents=True)
+    table = foreign.parent / "mountinfo"
+    monkeypatch.setattr(mounts, "_TABLE", table)
+    number = foreign.stat().st_dev
+    table.write_text(f"9 1 {os.major(number)}:{os.minor(number)} / {share} rw shared:7 - nfs4 nas:/v rw,vers=4.1\n")
+    for user, mode in ((0, 0o777), (1000, 0o755), (0, 0o2775)):
+        os.chown(share, user, grp.getgrnam("www-data").gr_gid)
+        share.chmod(mode)
+        LocalRepository(share / "fleet").check(writing=True)
+    # What led out of the share when it was opened is on another device than the share.
+    opened = os.stat_result((*os.stat(share / "fleet")[:2], number + 1, *os.stat(share / "fleet")[3:]))
+    assert trust.objection_to(str(share / "fleet"), opened)
+    table.unlink()
+    with pytest.raises(RepositoryUnusable, match=f"{share} can be changed by"):
+        LocalRepository(share / "fleet").check(writing=True)
+    LocalRepository(share).check(writing=True)
+
+
+LINES = """\
+22 28 0:20 / /proc rw,nosuid - proc proc rw
+28 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw
+60 28 0:43 / /mnt/nas rw,relatime shared:220 - nfs 10.0.0.5:/volume1/backup rw,vers=3,proto=tcp
+61 28 0:44 / /mnt/a\\040share rw,relatime shared:221 master:3 - cifs //nas/fleet rw,vers=3.1.1,uid=0,dir_mode=0777
+62 28 0:45 / /mnt/ssh rw,nosuid - fuse.sshfs backup@nas:/ rw,user_id=0,allow_other
+63 28 0:46 / /mnt/pool rw - fuse.mergerfs a:b rw,allow_other
+64 28 0:47 / /data rw - virtiofs share rw
+65 28 0:48 / /mnt/usb rw - fuseblk /dev/sdb1 rw
+66 28 0:49 / /mnt/odd rw - ext4 nfs rw
+cut off 0:50
+"""
+
+
+@pytest.mark.parametrize(
+    ("device", "remote"),
+    [((0, minor), minor in (43, 44, 45, 47)) for minor in range(43, 52)] + [((254, 1), False)],
+)
+def test_only_file_systems_of_other_machines_are_shares(device: tuple[int, int], remote: bool) -> None:
+    assert mounts.is_remote(LINES, os.makedev(*device)) is remote
 
 
 @as_root

@@ -23,6 +23,7 @@ from typing import List, NamedTuple, Optional, Set, Tuple
 
 from ..command import Account, account_of, find_account
 from ..errors import NotFound, Refused
+from .mounts import lies_elsewhere
 
 _MOST_LINKS = 40
 _ACL = "system.posix_acl_access"
@@ -51,8 +52,9 @@ class _Way:
 
 @dataclass(frozen=True)
 class Objection:
-    """Which other account can change a directory or link, and the command that ends that, where one does."""
+    """Which other account can change the directory or link ``path``, and the command that ends that, where one does."""
 
+    path: str
     why: str
     fix: str = ""
 
@@ -90,16 +92,22 @@ def check_place(directory: str) -> None:
             )
 
 
-def objection_to(directory: str, owner: int) -> Optional[Objection]:
-    """Which account besides root, this process's and the directory's own ``owner`` could put another in its place."""
-    way, own = _walk(directory), os.geteuid()
+def objection_to(directory: str, opened: os.stat_result) -> Optional[Objection]:
+    """Which account besides root, this process's and the directory's own owner could put another in its place.
+
+    ``opened`` is what the path led to. What lies on a share is the exception: the machine that keeps it decides on
+    modes and owners, and shows many shares as open to all. Accounts that can write to its root can exchange only what
+    is within that share, since a mount point is not renamed (rename(2), EBUSY).
+    """
+    way, own, owner = _walk(directory), os.geteuid(), opened.st_uid
     for step in way.steps:
         status = step.status
         unwritten = stat.S_ISLNK(status.st_mode) or _is_sticky(status) or not status.st_mode & _OTHERS_WRITE
         if step is way.directory or (status.st_uid in (0, own, owner) and unwritten):
             continue
         objections = [_objection(step, account_of(uid), final=False) for uid in (own, owner)]
-        if all(objections):
+        # On another device than what was opened, a link that was there for a moment has led out of the share.
+        if all(objections) and not (status.st_dev == opened.st_dev and lies_elsewhere(status.st_dev)):
             return objections[0]
     return None
 
@@ -153,7 +161,7 @@ def _objection(step: _Step, account: Account, final: bool) -> Optional[Objection
     if stat.S_ISREG(step.status.st_mode):
         return None
     if step.status.st_uid not in trusted:
-        return Objection(f"{step.path} belongs to {_name(step.status.st_uid)}")
+        return Objection(step.path, f"{step.path} belongs to {_name(step.status.st_uid)}")
     if not stat.S_ISDIR(step.status.st_mode) or not step.status.st_mode & _OTHERS_WRITE:
         return None
     # In a sticky directory others can make files and cannot touch those of this account. Beside a database, though, a
@@ -161,7 +169,9 @@ def _objection(step: _Step, account: Account, final: bool) -> Optional[Objection
     if _is_sticky(step.status) and not final:
         return None
     writers = _writers(step, account)
-    return Objection(f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}") if writers else None
+    if not writers:
+        return None
+    return Objection(step.path, f"{step.path} can be changed by {writers}", f"chmod go-w {step.path}")
 
 
 def _check_file(step: _Step, account: Account) -> None:

@@ -6,7 +6,8 @@
 
 Each component is opened in the one before, and of links above it only those of root or this account are followed. To
 write and to remove, it must be the only one that others could put there: whose directories could be exchanged for those
-of another repository, as by a rename in a directory of its own, could have root remove the other one's backups.
+of another repository, as by a rename in a directory of its own, could have root remove the other one's backups. Shares
+are the exception (``host.trust.objection_to``).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def opened_root(path: Path, writing: bool) -> Iterator[int]:
         raise _unusable(path, error) from None
     try:
         if writing:
-            _require_certain(path, os.fstat(descriptor).st_uid)
+            _require_certain(path, os.fstat(descriptor))
         yield descriptor
     finally:
         os.close(descriptor)
@@ -51,17 +52,18 @@ def denied(label: str, what: str) -> PermissionDenied:
     )
 
 
-def _require_certain(path: Path, owner: int) -> None:
+def _require_certain(path: Path, opened: os.stat_result) -> None:
     try:
-        objection = objection_to(str(path), owner)
+        objection = objection_to(str(path), opened)
     except OSError as error:
         raise _unusable(path, error) from None
     if objection:
         owners = "root" if os.geteuid() == 0 else f"root and user {os.geteuid()}"
-        first = f"Run {objection.fix}, or move" if objection.fix else "Move"
+        first = f"Run {objection.fix}, give" if objection.fix else "Give"
         raise RepositoryUnusable(
             f"Repository {path} is not written: {objection.why}, who could put another repository in its place. "
-            f"{first} it to a directory that {owners} alone can change."
+            f"{first} {objection.path} itself as the repository's path, or move it to a directory that {owners} alone "
+            "can change."
         )
 
 
