@@ -13,9 +13,9 @@ from typing import Any, Iterator
 
 import pytest
 
-from _engine.databases.postgresql import catalogue, copying
+from _engine.databases.postgresql import catalogue, copying, pulse
 from _engine.databases.postgresql.connection import access_to
-from _engine.errors import Unreachable
+from _engine.errors import Contended, Unreachable
 from _engine.model import FingerprintKind, Level, Outcome
 from postgres import Cluster, options, running_cluster
 from world import World
@@ -106,6 +106,37 @@ def test_pieces_of_a_copy_are_hashed_as_rows_wherever_they_end() -> None:
             hashed.write(text[start : start + size])
         sums.add((hashed.rows, hashed.sum))
     assert len(sums) == 1 and sums.pop()[0] == 50
+
+
+def test_the_calling_session_outlives_a_long_copy(
+    cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.sql("CREATE TABLE t AS SELECT 1 AS n", database)
+    access, real = access_to(cluster.database(database)), copying.HashedRows.write
+
+    def write(rows: copying.HashedRows, block: bytes) -> int:
+        # As long as the server suffers a silent session, and longer.
+        threading.Event().wait(1.0)
+        return real(rows, block)
+
+    monkeypatch.setattr(copying.HashedRows, "write", write)
+    monkeypatch.setattr(pulse, "_PULSE", 0.05)
+    with access.connect(database) as connection:
+        connection.run("BEGIN; SET idle_in_transaction_session_timeout = '500ms'")
+        assert copying.Copier(access, database).digest(connection, "COPY public.t TO STDOUT", True)[0] == 1
+        assert connection.value("SELECT n FROM public.t") == 1
+
+
+def test_a_change_that_waits_for_a_copied_table_goes_first(cluster: Cluster, database: str, reader: str) -> None:
+    cluster.sql(f"CREATE TABLE long AS SELECT repeat('x', {LONG // 10}) AS body", database)
+    with ThreadPoolExecutor(1) as pool:
+        with cluster.engine(database, user=reader, password="x").snapshot(options(FingerprintKind.DIGEST)) as held:
+            change = pool.submit(cluster.sql, "ALTER TABLE long ADD n int", database)
+            while not cluster.value("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                pass
+            with pytest.raises(Contended):
+                held.fingerprint()
+        change.result()
 
 
 def test_what_psql_has_no_memory_for_is_counted_and_told(

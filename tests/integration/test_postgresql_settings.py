@@ -28,6 +28,7 @@ def argentine() -> Iterator[Cluster]:
     locales = Path(tempfile.mkdtemp(prefix="locales-"))
     locales.chmod(0o755)
     subprocess.run(["localedef", "-i", "es_AR", "-f", "UTF-8", str(locales / "es_AR.UTF-8")], check=True)
+    subprocess.run(["localedef", "-i", "de_DE", "-f", "ISO-8859-1", str(locales / "de_DE.ISO-8859-1")], check=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOCPATH", str(locales))
         with running_cluster() as running:
@@ -91,6 +92,16 @@ def test_money_comes_back_the_same_on_a_server_with_another_locale(argentine: Cl
         argentine.sql("SELECT pg_reload_conf()")
     assert argentine.value(IN_CENTS, "money_again") == [1234, 9900, -5]
     argentine.sql("DROP DATABASE money_again")
+
+
+def test_a_database_with_a_locale_of_its_own_encoding_comes_back(argentine: Cluster, tmp_path: Path) -> None:
+    make(argentine, "latin", "CREATE TABLE t (a text)", "ENCODING 'LATIN1' LOCALE 'de_DE.ISO-8859-1'")
+    backup = dump(argentine.engine("latin"), tmp_path, COUNTS)
+    argentine.engine("latin_again").check_restore(backup.manifest, False, None)
+    restore(argentine.engine("latin_again"), backup)
+    found = "SELECT datcollate FROM pg_database WHERE datname = 'latin_again'"
+    assert argentine.value(found) == "de_DE.ISO-8859-1"
+    argentine.sql("DROP DATABASE latin_again")
 
 
 @pytest.mark.parametrize("rows", [3, 200_000])

@@ -168,21 +168,29 @@ class _Guard(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(_LOOK_SECONDS):
-            if shutil.disk_usage(self._parent).free < self._floor and self._process and not self._process.ended:
+            if self._is_full() and self._process and not self._process.ended:
                 self._stopped = True
                 with suppress(ProcessLookupError):
                     os.kill(self._process.pid, signal.SIGTERM)
                 return
 
+    def _is_full(self) -> bool:
+        try:
+            return shutil.disk_usage(self._parent).free < self._floor
+        except OSError:
+            # A disk that cannot even say how full it is takes nothing more.
+            return True
+
     def end(self) -> None:
         self._over.set()
-        if self._process:
+        if self.is_alive():
             self.join()
 
-    def explained(self, error: EngineError) -> EngineError:
-        """Why the server failed: an error, or that it was stopped."""
+    @property
+    def explained(self) -> Optional[EngineError]:
+        """Why the server was stopped, if it was."""
         if not self._stopped:
-            return error
+            return None
         return NoSpace(
             f"{self._parent}: the scratch server was stopped when it had left only {format_size(self._floor)} free. "
             "Free space there, or set scratch.path to a directory with more; if the database is small, look at what "
@@ -304,12 +312,15 @@ def _served(
     arguments = [str(programs / "postgres"), "-D", str(confinement.directory / "data")]
     arguments += [f"--{name}={value}" for name, value in settings.items()]
     process = Process(confined("postgres", arguments, confinement))
-    guard.watch(process)
     try:
+        guard.watch(process)
         _await(process, superuser)
         yield superuser
     except EngineError as error:
-        raise guard.explained(error) from error
+        stopped = guard.explained
+        if stopped is None:
+            raise
+        raise stopped from error
     finally:
         guard.end()
         process.stop()

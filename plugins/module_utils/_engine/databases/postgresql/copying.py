@@ -15,14 +15,14 @@ import hashlib
 import io
 import os
 import signal
-import threading
 from typing import IO, Any, Optional, Protocol, Tuple
 
 from ...command import Command
-from ...errors import EngineError, ToolFailed, Unreachable
+from ...errors import Contended, EngineError, ToolFailed, Unreachable
 from ...process import Process
 from . import settings, tools
 from .connection import Access, Connection
+from .pulse import Pulse
 
 #: Settings that change how values are written as text (PostgreSQL manual, "Client Connection Defaults").
 TEXT_FORM = (
@@ -36,6 +36,8 @@ _END = b"\n"
 #: How long the other session waits for a table that this one has locked: who wants more of it stands in line before.
 _IN_LINE = "3s"
 _NO_MEMORY = b"out of memory"
+#: The SQLSTATE of a lock that was not to be had in time, and psql's status where its session broke.
+_LOCKED, _NO_SESSION = b"55P03", 2
 
 
 class NotCopied(EngineError):
@@ -68,42 +70,69 @@ class Copier:
         if not long:
             connection.copy_out(copy, sink)
             return
-        exhausted = threading.Event()
-        process: Optional[Process] = None
-
-        def heard(said: bytes) -> None:
-            # Without memory for a row, psql tries for ever, and says so each time.
-            if _NO_MEMORY in said and process is not None:
-                exhausted.set()
-                process.interrupt()
-
+        listener = _Listener()
         reading, writing = os.pipe()
         with os.fdopen(reading, "rb", buffering=0) as output:
             try:
-                process = Process(self._psql(connection, copy), stdout=writing, heard=heard)
+                process = Process(self._psql(connection, copy), stdout=writing, heard=listener.hear)
             finally:
                 os.close(writing)
-            with connection.beside(process.interrupt):
+            listener.attend(process)
+            # The calling session waits in its transaction as long as this takes.
+            with connection.beside(process.interrupt), Pulse(connection):
                 failure = _taken(process, output, sink)
         if failure is not None:
-            # What it wrote can hold rows.
-            ended = failure.status == -signal.SIGTERM and not exhausted.is_set()
-            kind = Unreachable if ended else NotCopied
-            raise kind(f"{connection.label}: psql ended with status {failure.status}. See the server's log.")
+            raise listener.explained(failure, connection.label)
 
     def _psql(self, connection: Connection, copy: str) -> Command:
         """psql that runs one COPY in a session like the calling one's."""
-        tool = tools.dumper("psql", connection.version // 10000)
+        tool = tools.newest("psql")
         begin = ["BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"]
         begin += [f"SET TRANSACTION SNAPSHOT '{self._snapshot}'"] if self._snapshot else []
         begin += [f"SET {name} = 0" for name in settings.limits_since(connection.version)]
         begin += [f"SET lock_timeout = '{_IN_LINE}'", f"SET client_encoding = '{connection.encoding}'", TEXT_FORM]
         session = {**settings.for_own(True), **connection.further, **connection.restriction()}
         arguments = [tool.path, "--no-psqlrc", "--quiet", "--no-password", "--set=ON_ERROR_STOP=1"]
+        # With the SQLSTATE of an error.
+        arguments.append("--set=VERBOSITY=verbose")
         arguments.append(f"--dbname={self._access.connection_string(self._database, session)}")
         # Names as the bytes that they have in the encoding of this session.
         statements = [os.fsdecode(one.encode("utf-8", "surrogateescape")) for one in (*begin, copy)]
         return self._access.command("psql", (*arguments, *(f"--command={one}" for one in statements)))
+
+
+class _Listener:
+    """Hears in what psql says why it fails; the words themselves can hold rows."""
+
+    def __init__(self) -> None:
+        self._process: Optional[Process] = None
+        self._last = b""
+        self._exhausted = self._in_line = False
+
+    def attend(self, process: Process) -> None:
+        """Be able to end psql. Without memory for a row, it tries for ever, and says so each time."""
+        self._process = process
+        if self._exhausted:
+            process.interrupt()
+
+    def hear(self, said: bytes) -> None:
+        said, self._last = self._last + said, said[-len(_NO_MEMORY) :]
+        self._in_line = self._in_line or _LOCKED in said
+        if _NO_MEMORY in said and not self._exhausted:
+            self._exhausted = True
+            if self._process is not None:
+                self._process.interrupt()
+
+    def explained(self, failure: ToolFailed, label: str) -> EngineError:
+        """What psql's failure means."""
+        if self._in_line:
+            return Contended(
+                f"{label}: another session waits to change a table that is being counted, and would be kept waiting. "
+                "Run this again, or at another time."
+            )
+        lost = failure.status == -signal.SIGTERM and not self._exhausted
+        kind = Unreachable if lost or failure.status == _NO_SESSION else NotCopied
+        return kind(f"{label}: psql ended with status {failure.status}. See the server's log.")
 
 
 def _taken(process: Process, output: IO[bytes], sink: _Sink) -> Optional[ToolFailed]:

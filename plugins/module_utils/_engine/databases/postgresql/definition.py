@@ -182,6 +182,8 @@ class Properties:
         return sorted({*tracked, *(role for role in named if role is not None)})
 
 
+#: All that there are on databases (PostgreSQL manual, "Privileges").
+PRIVILEGES = ("CONNECT", "CREATE", "TEMPORARY")
 _PROPERTIES = known(Properties, texts=_LONGEST)
 
 
@@ -248,7 +250,11 @@ def _require_fitting(properties: Properties, label: str) -> None:
 def from_manifest(written: Mapping[str, Any], backup: str) -> Properties:
     """Read what ``Properties.written`` made. Raises BadManifest."""
     try:
-        return _PROPERTIES(dict(written))
+        properties = _PROPERTIES(dict(written))
+        for one in properties.grants or ():
+            if one.privilege not in PRIVILEGES:
+                raise Misshapen(f'names "{one.privilege[:40]}", which is no privilege on a database', "grants")
+        return properties
     except Misshapen as error:
         raise BadManifest(
             f"The manifest of {backup} does not say how to create its database: {error.inside('properties')}. "

@@ -32,6 +32,11 @@ def sqlstate(error: BaseException) -> str:
     return str(getattr(error.__cause__, "pgcode", None) or "")
 
 
+def raised_in(error: BaseException) -> str:
+    """The server's own function that raised the error behind a typed one, whatever its language, or an empty string."""
+    return str(getattr(getattr(error.__cause__, "diag", None), "source_function", None) or "")
+
+
 @contextmanager
 def translated(label: str) -> Iterator[None]:
     """Turn the driver's errors into typed ones, with the driver's as their cause."""

@@ -251,7 +251,8 @@ class _Counting:
         except (Unreachable, Locked, PermissionDenied):
             raise
         except EngineError:
-            if manner == _COUNTED:
+            # One that was cut off answers nothing else either.
+            if manner == _COUNTED or not self._connection.usable:
                 raise
             manner = _COUNTED
         finally:

@@ -12,6 +12,7 @@ session's socket: libpq then finds it closed. What this process itself takes at 
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import threading
 import time
@@ -134,9 +135,12 @@ class _Watch:
 
 
 def _used() -> int:
-    """The memory that this process uses, in bytes (proc_pid_statm(5))."""
-    with open("/proc/self/statm", "rb") as file:
-        return int(file.read().split()[1]) * _PAGE
+    """The memory that this process uses, in bytes (proc_pid_statm(5)); without /proc, the most that it has used."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * _PAGE
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 _watch = _Watch()

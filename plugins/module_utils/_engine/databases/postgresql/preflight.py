@@ -18,7 +18,7 @@ from ..base import differing
 from . import definition, promotion, shared_names
 from .connection import Connection, quote_identifier
 from .definition import Properties, Setting
-from .failures import sqlstate
+from .failures import raised_in, sqlstate
 
 _COLLATIONS = """
 SELECT wanted FROM unnest(%s::text[]) AS wanted
@@ -132,8 +132,9 @@ def _require_labels(control: Connection, properties: Properties) -> None:
 def _has_locale(control: Connection, collate: str, ctype: str) -> bool:
     literals = f"LC_COLLATE = {definition.literal(collate)}, LC_CTYPE = {definition.literal(ctype)}"
     answer = _tried(control, f"CREATE COLLATION pg_temp.fleet_backup ({literals})")
-    # Where this user may not make one there, the server does not say.
-    return answer is None or sqlstate(answer) not in _NO_LOCALE
+    # Where this user may not make one there, the server does not say. Of one in another encoding than that of the
+    # database that is asked, it says so only once it has found the locale.
+    return answer is None or sqlstate(answer) not in _NO_LOCALE or raised_in(answer) == "check_encoding_locale_matches"
 
 
 def _require_objects(control: Connection, properties: Properties, owner: Optional[str]) -> None:
@@ -284,5 +285,6 @@ def _require_extensions_for(control: Connection, properties: Properties, actor: 
     if forbidden:
         raise PermissionDenied(
             f'The role "{actor}" may not create the extension {", ".join(name for (name,) in forbidden)}, which only a '
-            "superuser may. Log in as a superuser and leave owner out, or restore as an owner with more rights."
+            "superuser may. Log in as a superuser and leave owner out, restore as an owner with more rights, or set "
+            "on_error to continue to have it tried: hosted servers can let other roles create it."
         )

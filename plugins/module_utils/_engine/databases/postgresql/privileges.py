@@ -17,14 +17,12 @@ from __future__ import annotations
 
 from typing import List, Optional, Sequence, Set, Tuple
 
-from ...errors import BadManifest
 from . import shared_names
 from .connection import Connection
-from .definition import Grant, Properties, literal
+from .definition import PRIVILEGES, Grant, Properties, literal
 
 #: What a database has of which nobody changed the privileges (PostgreSQL manual, "Privileges"); the owner has the rest.
 _DEFAULT = (Grant(None, "CONNECT", False), Grant(None, "TEMPORARY", False))
-_BY_OWNER = ("CONNECT", "CREATE", "TEMPORARY")
 #: Roles that a session may not become; on servers before 16, "SET" is part of "MEMBER".
 _FOREIGN = """
 SELECT wanted FROM unnest(%s::text[]) AS wanted JOIN pg_catalog.pg_roles r ON r.rolname = wanted
@@ -52,7 +50,7 @@ def closed(name: str, owner: str, entering: Sequence[str] = ()) -> str:
 def settled(properties: Properties, name: str, owner: Optional[str]) -> List[str]:
     """Statements that give a database the privileges of the backup; with ``owner``, the default ones.
 
-    The roles of the backup belong to another server then. Raises BadManifest.
+    The roles of the backup belong to another server then.
     """
     mine = owner or properties.owner
     heir = shared_names.written(mine)
@@ -60,7 +58,7 @@ def settled(properties: Properties, name: str, owner: Optional[str]) -> List[str
         _run("REVOKE ALL ON DATABASE %I FROM %I", name, role) for role in ("session_user", "mine")
     ) + _run("REVOKE ALL ON DATABASE %I FROM PUBLIC", name)
     if properties.grants is None or owner is not None:
-        grants: Sequence[Grant] = (*_DEFAULT, *(Grant(mine, privilege, False) for privilege in _BY_OWNER))
+        grants: Sequence[Grant] = (*_DEFAULT, *(Grant(mine, privilege, False) for privilege in PRIVILEGES))
     else:
         grants = _in_order(properties.grants)
     return [_as(heir, cleared), *(_granted(grant, name, heir) for grant in grants)]
@@ -95,9 +93,7 @@ def _in_order(grants: Sequence[Grant]) -> List[Grant]:
 
 
 def _granted(grant: Grant, name: str, heir: str) -> str:
-    # The privilege is a keyword and cannot be quoted: only these exist (PostgreSQL manual, "Privileges").
-    if grant.privilege not in _BY_OWNER:
-        raise BadManifest(f'The manifest names "{grant.privilege}", which is no privilege on a database.')
+    # The privilege is a keyword and cannot be quoted; a manifest with any other was refused (definition.PRIVILEGES).
     grantor = heir if grant.grantor is None else shared_names.written(grant.grantor)
     to = "PUBLIC" if grant.role is None else "%I"
     option = " WITH GRANT OPTION" if grant.grantable else ""

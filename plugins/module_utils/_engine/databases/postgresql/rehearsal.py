@@ -27,6 +27,8 @@ from .complaints import Complaint
 from .connection import Access, Connection, quote_identifier
 
 _SUFFIX = "_plain"
+#: How many entries are loaded at once of which each failure counts; complaints.py names some more than these.
+_AT_ONCE = 500
 #: A role with whose rights the owners of objects may have them in any schema, until the grants are loaded.
 _PLACING = "_placing"
 #: A superuser that makes extensions, and is none afterwards: objects of a backup can need an owner's rights on theirs.
@@ -55,9 +57,10 @@ class RehearsalStaging(staging.PostgresqlStaging):
     def create(self) -> None:
         control = self._control()
         preflight.require_extensions(control, self._properties)
-        if self._properties.misfits:
+        misfits = [name for name in self._properties.misfits if name in self._named_roles()]
+        if misfits:
             raise Unverifiable(
-                f"{differing(self._properties.misfits, f'{self.label}: no server can read these names of roles')}. "
+                f"{differing(misfits, f'{self.label}: no server can read these names of roles')}. "
                 "Restore with owner into a database of your own to see what is in the backup."
             )
         for statement in self._roles_created(control):
@@ -118,6 +121,9 @@ class RehearsalStaging(staging.PostgresqlStaging):
 
     def _load_superusers_own(self, lines: Sequence[str]) -> List[Complaint]:
         """Load what belonged to a superuser as the plain role, and as a superuser what takes one and runs no code."""
+        if len(lines) > _AT_ONCE:
+            # Only so many failures are told one by one.
+            return self._load_superusers_own(lines[:_AT_ONCE]) + self._load_superusers_own(lines[_AT_ONCE:])
         failed = self._load_part(False, lines)
         numbers = {one.number for one in failed}
         left = [line for line in lines if entries.number(line) in numbers]

@@ -45,18 +45,33 @@ class Reader:
             # Any other encoding than these can be looked up here, or has only UTF-8 names.
             name = _decoded(octets, self._encoding) or octets.decode("utf-8", "backslashreplace")
             self.misfits[name] = None
-        elif self._encoding not in ("UTF8", "SQL_ASCII") and _decoded(octets, self._encoding) is None:
+        elif not (self._encoding in ("UTF8", "SQL_ASCII") or _fits(octets, self._encoding)):
             self.misfits[name] = None
         return name
 
 
 def _decoded(octets: bytes, encoding: str) -> Optional[str]:
     """Bytes as text in one of the server's encodings; None where they are none, or Python does not know it."""
-    number = re.fullmatch(r"WIN([0-9]+)", encoding)
     try:
-        return octets.decode(f"cp{number.group(1)}" if number else _CODECS.get(encoding, encoding))
+        return octets.decode(_codec(encoding))
     except (UnicodeDecodeError, LookupError):
         return None
+
+
+def _fits(octets: bytes, encoding: str) -> bool:
+    """Whether bytes are text in one of the server's encodings. Of one that Python does not know, all may be."""
+    try:
+        octets.decode(_codec(encoding))
+    except LookupError:
+        return True
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _codec(encoding: str) -> str:
+    number = re.fullmatch(r"WIN([0-9]+)", encoding)
+    return f"cp{number.group(1)}" if number else _CODECS.get(encoding, encoding)
 
 
 def optional(read: Callable[[Any], str]) -> Callable[[Any], Optional[str]]:

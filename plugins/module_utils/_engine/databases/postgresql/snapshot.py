@@ -34,14 +34,13 @@ from .connection import Access, Connection
 from .copying import Copier
 from .encodings import readable
 from .failures import sqlstate
+from .pulse import Pulse
 from .tools import Tool, dumper
 
 _LOCKED_AT_ONCE = 500
 _ATTEMPTS = 5
 #: Seconds that pg_dump waits for a table. It only waits for who waits for our own lock on it, and applications with it.
 _IN_LINE = 3.0
-#: Seconds, well below the silence that settings.py allows.
-_PULSE = 60.0
 _UNDEFINED = ("42P01", "3F000")
 
 #: Locks that a server certainly has room for (PostgreSQL manual, max_locks_per_transaction).
@@ -160,35 +159,11 @@ def hold(access: Access, database: str, options: DumpOptions) -> Iterator[Postgr
     with access.connect(database) as held, planning.beside(access, database, held) as beside:
         snapshot = PostgresqlSnapshot(held, access, database, options, beside)
         try:
-            with _Pulse(held):
+            with Pulse(held):
                 yield snapshot
         finally:
             # psycopg2 closes a session only after its running statement.
             snapshot.cancel_fingerprint()
-
-
-class _Pulse(threading.Thread):
-    """Says something in a session now and then: the server ends a silent one, so that a lost host holds no locks."""
-
-    def __init__(self, held: Connection) -> None:
-        super().__init__(daemon=True)
-        self._held, self._over = held, threading.Event()
-
-    def run(self) -> None:
-        while not self._over.wait(_PULSE):
-            try:
-                self._held.run("SELECT 1")
-            except EngineError:
-                # pg_dump and the fingerprint say what became of the session.
-                return
-
-    def __enter__(self) -> _Pulse:
-        self.start()
-        return self
-
-    def __exit__(self, *_unused: object) -> None:
-        # Not joined: it may wait for a count to end, and ends with the session.
-        self._over.set()
 
 
 def _without_rows(tables: Sequence[str]) -> str:

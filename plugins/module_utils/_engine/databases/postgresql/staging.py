@@ -196,10 +196,11 @@ class PostgresqlStaging(Staging):
         aside = self._aside(control, promotion.REPLACED if keep else promotion.DISCARDED) if occupied else None
         opening = privileges.settled(self._properties, self._staged, self._owner)
         opening += definition.opening(self._properties, self._staged)
+        unkept = privileges.unkept(control, self._properties, self._owner)
         finish()
         promotion.swap(self._access, control, self._staged, self._target, aside, opening)
         self._here = False
-        self.notes = (*self.notes, *privileges.unkept(self._control(), self._properties, self._owner))
+        self.notes = (*self.notes, *unkept)
         if aside is None:
             return None
         # No writer knows its name, and none was in it when it got that.

@@ -115,6 +115,14 @@ def restorer(dumped_by: str, server_major: int) -> Tool:
     )
 
 
+def newest(name: str) -> Tool:
+    """The newest installed version of a program that any server understands. Raises MissingTool."""
+    found = installed(name)
+    if not found:
+        raise MissingTool(f"The program {name} is not installed. It comes with PostgreSQL's client package.")
+    return found[-1]
+
+
 def _understood(client_major: int, server_major: int) -> bool:
     """Whether a server understands what a pg_restore of this version sends it."""
     return client_major < _TRANSACTION_TIMEOUT or server_major >= _TRANSACTION_TIMEOUT
