@@ -407,6 +407,17 @@ def test_become_user_names_another_account_where_the_path_is_that_accounts(world
     assert open_engine(named).inspect().exists
 
 
+def test_a_new_file_is_the_groups_to_write_where_its_directory_is(world: World, place: Path) -> None:
+    world.path.chmod(0o664)
+    world.backup()
+    for directory, mode in ((0o2775, 0o664), (0o755, 0o644)):
+        place.chmod(directory)
+        world.path.unlink()
+        world.restore()
+        status = world.path.stat()
+        assert (status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode)) == (OWNER.pw_uid, OWNER.pw_gid, mode)
+
+
 def test_a_replaced_file_keeps_its_owner_group_and_mode_or_is_refused(world: World, place: Path) -> None:
     world.backup()
     world.path.chmod(0o640)

@@ -64,8 +64,8 @@ def parse_mode(properties: Mapping[str, Any]) -> int:
         raise BadManifest(f"The manifest gives the mode {text!r}, which is not an octal number.") from None
 
 
-def access_of_new(directory: Path, owner: Optional[Owner], mode: int) -> Access:
-    """The access of a database that did not exist: as root, it goes to the directory's owner.
+def access_of_new(descriptor: int, directory: Path, owner: Optional[Owner], mode: int) -> Access:
+    """The access of a staged file as a database that did not exist: as root, it goes to the directory's owner.
 
     A manifest lets no others write to it, as with gpg and age anyone can forge one: the group only where it can write
     to the directory, and so replace the file.
@@ -76,7 +76,8 @@ def access_of_new(directory: Path, owner: Optional[Owner], mode: int) -> Access:
         uid, gid = owner.uid, owner.primary_gid if owner.gid is None else owner.gid
     elif os.geteuid() == 0:
         uid, gid = status.st_uid, status.st_gid
-    shared = gid == status.st_gid and status.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP
+    group = os.fstat(descriptor).st_gid if gid == -1 else gid
+    shared = group == status.st_gid and status.st_mode & (stat.S_IWGRP | stat.S_ISVTX) == stat.S_IWGRP
     return Access(uid, gid, mode & ~(stat.S_IWOTH if shared else stat.S_IWGRP | stat.S_IWOTH), {})
 
 

@@ -66,7 +66,7 @@ def promote(swap: Swap, replace: bool, keep_replaced: bool, begin: Callable[[], 
     try:
         if not target.exists():
             begin()
-            grant(swap.descriptor, access_of_new(target.parent, swap.owner, swap.mode))
+            grant(swap.descriptor, access_of_new(swap.descriptor, target.parent, swap.owner, swap.mode))
             _appear(swap.staged, target)
             return None
         if not replace:
