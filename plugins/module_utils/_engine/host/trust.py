@@ -19,6 +19,7 @@ import stat
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import List, NamedTuple, Optional, Set, Tuple
 
 from ..command import Account, account_of, find_account
@@ -242,17 +243,36 @@ def _members(gid: int, account: Account) -> str:
     counts as empty only where it is the one that useradd(8) makes for an account alone.
     """
     try:
-        group = grp.getgrgid(gid)
+        group: Optional[grp.struct_group] = grp.getgrgid(gid)
     except KeyError:
-        return f"group {gid}, which this host does not know"
-    found: Set[str] = set(group.gr_mem)
-    found |= {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
+        group = None
+    found: Set[str] = {entry.pw_name for entry in pwd.getpwall() if entry.pw_gid == gid}
+    if group is None:
+        found |= _delegated("/etc/subgid", gid) - _delegated("/etc/subuid", account.uid)
+    else:
+        found |= set(group.gr_mem)
+    named = str(gid) if group is None else group.gr_name
     others = sorted(found - {"root", account.name})
     if others:
         rest = "" if len(others) <= 3 else f" and {len(others) - 3} more"
-        return f"the members of group {group.gr_name} ({', '.join(others[:3])}{rest})"
-    private = gid == 0 or (gid == account.gid and group.gr_name == account.name)
-    return "" if private else f"the members of group {group.gr_name}, which a directory service may know"
+        return f"the members of group {named} ({', '.join(others[:3])}{rest})"
+    # Of a group that this host does not know, as a container's, a process is a member only where root made it one.
+    private = group is None or gid == 0 or (gid == account.gid and group.gr_name == account.name)
+    return "" if private else f"the members of group {named}, which a directory service may know"
+
+
+def _delegated(path: str, number: int) -> Set[str]:
+    """The accounts that may take a user's or group's number in their containers (subuid(5), subgid(5))."""
+    try:
+        lines = Path(path).read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return set()
+    ranges = [line.split(":") for line in lines if line.count(":") == 2]
+    return {
+        _name(int(user)) if user.isdigit() else user
+        for user, first, count in ranges
+        if first.isdigit() and count.isdigit() and 0 <= number - int(first) < int(count)
+    }
 
 
 def _name(uid: int) -> str:
