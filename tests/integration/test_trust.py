@@ -18,8 +18,18 @@ from hypothesis import strategies as st
 
 from _engine.catalogue import read_place
 from _engine.clock import odd_pause
-from _engine.errors import BadManifest, EngineError, PermissionDenied, Refused, Shrunk, TimedOut
+from _engine.errors import (
+    BadManifest,
+    EngineError,
+    NoSpace,
+    PermissionDenied,
+    Refused,
+    Shrunk,
+    TimedOut,
+    Unverifiable,
+)
 from _engine.manifest import sealed
+from _engine.memory import recall
 from _engine.model import Level, Outcome, Policy, Proof
 from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
@@ -290,9 +300,20 @@ def test_samples_reach_each_of_the_hosts_own_backups_whatever_lies_in_the_reposi
         patched.setattr("_engine.verify._verify_one", raise_timeout)
         with pytest.raises(TimedOut):
             world.verify(backup="all", sample=1)
+    with monkeypatch.context() as patched:
+        # One that cannot be noted is not verified, and costs the others nothing.
+        patched.setattr("_engine.verify.remember_proof", raise_full)
+        checks = world.verify(backup="all", sample=2).checks
+        assert [check.code for check in checks if check.backup] == [Unverifiable.code] * 2
     sampled = [check.backup for _run in range(3) for check in world.verify(backup="all", sample=1).checks]
     assert sampled == [made[1], made[2], made[0]]
+    for what in recall(world.host, world.repository, world.place).values():
+        assert [proof.outcome for proof in what.proofs] == [Outcome.PASSED], "that it was begun is past"
     assert [check.backup for check in world.verify(backup="all").checks if check.backup] == [*made, copy]
+
+
+def raise_full(*_arguments: object) -> None:
+    raise NoSpace("The disk is full.")
 
 
 def raise_timeout(*_arguments: object) -> None:

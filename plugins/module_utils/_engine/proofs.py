@@ -18,6 +18,8 @@ PROOFS_LIMIT = 4 << 20
 #: The most lines of a backup's proofs, and how many of them may be none before the rest is not looked at.
 MOST_PROOFS = 20_000
 _MOST_UNREADABLE = 100
+#: What a proof says of a verification that has not ended. The one of its end takes its place.
+BEGUN = "It was begun."
 _LEVEL, _OUTCOME = choice(Level), choice(Outcome)
 _HOST, _DETAIL, _SECONDS = text(255), text(4_000), number(0, 1e9)
 
@@ -74,8 +76,8 @@ def with_proof(proofs: Sequence[Proof], proof: Proof) -> Tuple[Proof, ...]:
 
     One that judges nothing stays too: it says when this host last tried.
     """
-    rest = tuple(old for old in proofs if (old.level, old.outcome) != (proof.level, proof.outcome))
-    return (*rest, proof)
+    others = [old for old in proofs if (old.level, old.outcome) != (proof.level, proof.outcome)]
+    return (*(old for old in others if old.level is not proof.level or old.detail != BEGUN), proof)
 
 
 def read_proof(value: Any) -> Proof:

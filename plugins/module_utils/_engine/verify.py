@@ -49,7 +49,7 @@ from .model import (
     Server,
 )
 from .names import MANIFEST, PROOF, id_of_file
-from .proofs import write_proof
+from .proofs import BEGUN, write_proof
 from .repositories.base import Repository
 from .retention import as_judged_here
 from .scratch import Purpose, unprivileged_directory
@@ -273,11 +273,11 @@ def _prove(
 ) -> Optional[Check]:
     """Verify one backup and record how that went. None where it was one of all, and was removed before it ended."""
     began = time.monotonic()
-    if request.sample is not None:
-        # Should it take all the time that there is, it is another one's turn the next time.
-        begun = Proof(request.level, Outcome.UNVERIFIABLE, host.now(), host.name, "It was begun.")
-        remember_proof(host, repository, backup.place, backup.id, begun)
     try:
+        if request.sample is not None:
+            # Should it take all the time that there is, it is another one's turn the next time.
+            begun = Proof(request.level, Outcome.UNVERIFIABLE, host.now(), host.name, BEGUN)
+            remember_proof(host, repository, backup.place, backup.id, begun)
         _verify_one(request, repository, backup, progress)
         check = Check(repository.label, backup.id, request.level, Outcome.PASSED)
     except EngineError as error:
