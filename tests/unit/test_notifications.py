@@ -196,6 +196,19 @@ def test_a_file_that_is_no_message_leaves_the_outbox_and_stops_no_other(tmp_path
     letters[0].kept()
 
 
+def test_channels_that_cannot_be_reached_keep_no_message_of_another_from_being_taken(tmp_path: Path) -> None:
+    host = Host("web1", tmp_path)
+    for channel in ("chat", "hook", "mail", "push", "sms"):
+        for _number in range(LIMIT):
+            post(host, channel, failure()).kept()
+    post(host, "tower", failure()).kept()
+    letters, given_up = take(tmp_path, NOW)
+    assert len(letters) == 500 and not given_up
+    assert "tower" in {letter.channel for letter in letters}
+    for letter in letters:
+        letter.kept()
+
+
 def test_thousands_of_messages_make_a_few_sentences_and_few_open_files(tmp_path: Path) -> None:
     host = Host("web1", tmp_path, lambda: NOW)
     letter = post(host, "mail", failure())

@@ -102,26 +102,29 @@ def take(state: Path, now: datetime) -> Tuple[List[Letter], List[str]]:
     by_channel: Dict[str, List[Path]] = {}
     for path in _paths(state):
         by_channel.setdefault(_channel(path), []).append(path)
+    # The channels take turns, so that dead ones keep no other one's from being taken. What is too many has none left.
+    turns = [
+        (turn, path) for paths in by_channel.values() for turn, path in enumerate(paths, min(0, LIMIT - len(paths)))
+    ]
     letters: List[Letter] = []
     dropped: List[Event] = []
     damaged: List[str] = []
-    for paths in by_channel.values():
-        for position, path in enumerate(paths):
-            try:
-                letter = _lock(path)
-            except (BadInput, ValueError):
-                path.unlink()
-                damaged.append(path.name)
-                continue
-            if letter is None:
-                continue
-            if now - letter.event.time > MAX_AGE or len(paths) - position > LIMIT:
-                letter.sent()
-                dropped.append(letter.event)
-            elif len(letters) == _TAKEN:
-                letter.kept()
-            else:
-                letters.append(letter)
+    for turn, path in sorted(turns, key=lambda one: one[0]):
+        try:
+            letter = _lock(path)
+        except (BadInput, ValueError):
+            path.unlink()
+            damaged.append(path.name)
+            continue
+        if letter is None:
+            continue
+        if now - letter.event.time > MAX_AGE or turn < 0:
+            letter.sent()
+            dropped.append(letter.event)
+        elif len(letters) == _TAKEN:
+            letter.kept()
+        else:
+            letters.append(letter)
     letters.sort(key=lambda letter: letter.path.name)
     return letters, _given_up(dropped, damaged)
 
