@@ -42,7 +42,7 @@ from _engine.model import (
     TableFingerprint,
     Totals,
 )
-from _engine.proofs import read_proofs, write_proof
+from _engine.proofs import MOST_PROOFS, read_proofs, write_proof
 from _engine.timespan import format_size
 
 WHERE = "Manifest /srv/backups/m"
@@ -337,8 +337,27 @@ def test_proofs_that_were_emptied_leave_the_backup_unjudged() -> None:
 @pytest.mark.parametrize("filling", [b"\n", b"x\n", b"{}\n"])
 def test_a_file_full_of_what_are_no_proofs_is_soon_given_up(filling: bytes) -> None:
     passed = write_proof(proof(Level.RESTORE, Outcome.PASSED, 3)) + b"\n"
-    proofs, unjudged = read_proofs(passed + filling * (4_000_000 // len(filling)) + passed)
-    assert len(proofs) == 1 and "line 103" in (unjudged or "")
+    checked = write_proof(proof(Level.CHECKSUM, Outcome.PASSED, 4)) + b"\n"
+    number = 4_000_000 // len(filling)
+    proofs, unjudged = read_proofs(passed + filling * number + checked)
+    assert len(proofs) == 1 and f"no proofs up to line {number - 100}" in (unjudged or "")
+    # A restore that passed settles the matter, whatever is before it.
+    proofs, unjudged = read_proofs(filling * number + passed + checked)
+    assert [proof.level for proof in proofs] == [Level.RESTORE, Level.CHECKSUM] and unjudged is None
+
+
+def test_the_newest_proof_of_a_kind_counts_in_the_order_in_which_they_were_written() -> None:
+    written = [
+        proof(Level.CONTENTS, Outcome.FAILED, 3),
+        proof(Level.CONTENTS, Outcome.PASSED, 4),
+        proof(Level.CONTENTS, Outcome.FAILED, 5),
+    ]
+    read = read_proofs(b"\n".join(map(write_proof, written)))
+    assert read == (tuple(written[1:]), None)
+    many = write_proof(proof(Level.CHECKSUM, Outcome.PASSED, 6)) + b"\n"
+    proofs, unjudged = read_proofs(write_proof(written[0]) + b"\n" + many * MOST_PROOFS)
+    assert len(proofs) == 1 and "too many" in (unjudged or "")
+    assert read_proofs(b"\n" * 50 + many * (MOST_PROOFS - 50))[1]
 
 
 def test_a_failed_proof_makes_a_backup_bad_until_one_as_strong_passes() -> None:

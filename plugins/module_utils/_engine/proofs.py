@@ -47,28 +47,31 @@ def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
     A file can hold 20,000, and a place any number of such files: what is not needed is not kept.
 
     A line that was damaged, cut or emptied may have been a failure of any level, so that only a restore that passed
-    after it settles the matter.
+    after it settles the matter. So the file is read from its end: no lines before keep that one from being found.
     """
     proofs: Dict[Tuple[Level, Outcome], Proof] = {}
-    unjudged = None if content else "its proofs are empty"
-    lines = content[: -1 if content.endswith(b"\n") else None].split(b"\n", MOST_PROOFS) if content else []
-    unreadable = 0
-    for number_of, written in enumerate(lines, 1):
-        if number_of > MOST_PROOFS or unreadable > _MOST_UNREADABLE:
-            return tuple(proofs.values()), f"its proofs are too many, or no proofs from line {number_of} on"
+    if not content:
+        return (), "its proofs are empty"
+    lines = content[: -1 if content.endswith(b"\n") else None]
+    last = lines.count(b"\n") + 1
+    unjudged: Optional[str] = None
+    settled, unreadable = False, 0
+    for number_of, written in zip(range(last, 0, -1), reversed(lines.rsplit(b"\n", MOST_PROOFS))):
+        if number_of == last - MOST_PROOFS or unreadable > _MOST_UNREADABLE:
+            unjudged = unjudged if settled else f"its proofs are too many, or no proofs up to line {number_of}"
+            break
         try:
             proof = read_proof(parse(written))
         except Misshapen as error:
-            unjudged = f"line {number_of} of its proofs cannot be read ({error})"
             unreadable += 1
+            if not (settled or unjudged):
+                unjudged = f"line {number_of} of its proofs cannot be read ({error})"
             continue
         kind = proof.level, proof.outcome
-        # At the end: their order decides which one takes which back.
-        proofs.pop(kind, None)
-        proofs[kind] = proof
-        if proof.outcome is Outcome.PASSED and proof.level is Level.RESTORE:
-            unjudged = None
-    return tuple(proofs.values()), unjudged
+        # The newest one of a kind, in the order in which they were written: it decides which one takes which back.
+        proofs.setdefault(kind, proof)
+        settled = settled or kind == (Level.RESTORE, Outcome.PASSED)
+    return tuple(proofs.values())[::-1], unjudged
 
 
 def with_proof(proofs: Sequence[Proof], proof: Proof) -> Tuple[Proof, ...]:
