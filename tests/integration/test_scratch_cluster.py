@@ -11,6 +11,8 @@ import os
 import signal
 import socket
 import struct
+import subprocess
+import sys
 import tempfile
 import threading
 from contextlib import ExitStack, suppress
@@ -492,6 +494,27 @@ def test_confined_programs_find_no_directory_of_other_verifications() -> None:
         assert str(top / "two") in found and "done" in found
         assert other.name not in found and cluster.directory.name not in found
         assert found.count("Permission denied") == 2
+
+
+#: Runs a confined program where the launcher cannot say that it is to end first where memory is short.
+READ_ONLY_PROC = """
+import sys
+from pathlib import Path
+sys.path[:] = {path!r}
+from _engine.host.confinement import Confinement, confined
+from _engine.process import output_of
+print(output_of(confined("sh", ["/bin/sh", "-c", "echo confined"], Confinement(None, Path({directory!r})))))
+"""
+
+
+def test_a_launcher_that_may_not_say_what_ends_first_confines_all_the_same(tmp_path: Path) -> None:
+    directory = tmp_path / "of-many" / "own" / "data"
+    directory.mkdir(parents=True)
+    program = READ_ONLY_PROC.format(path=sys.path, directory=str(directory))
+    steps = 'mount --bind /proc /proc && mount -o remount,bind,ro /proc && exec "$0" -c "$1"'
+    command = ["unshare", "-m", "sh", "-c", steps, sys.executable, program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("confined", "")
 
 
 def test_what_the_host_lacks_for_a_scratch_server_is_told() -> None:

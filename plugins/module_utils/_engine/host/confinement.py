@@ -88,7 +88,9 @@ def main() -> None:
             raise SystemExit(1)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         # Where it takes too much memory, it ends before anything else on this host (proc(5), oom_score_adj).
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+        # A container may show this read-only: the program is as confined then, and the kernel chooses what ends first.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
         os.umask(0o077)
         _isolate(Path(request["directory"])) if request["isolated"] else _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     except OSError as error:
