@@ -130,17 +130,8 @@ class Process:
                 # the program's own process can make them.
                 preexec_fn=prepare,  # noqa: PLW1509
             )
-        except FileNotFoundError:
-            raise MissingTool(
-                f"{self.command.name} cannot be started: {arguments[0]} does not exist. "
-                "Install the package that brings it."
-            ) from None
-        except PermissionError:
-            raise MissingTool(
-                f"{self.command.name} cannot be started: {arguments[0]} may not be executed. Check its file mode."
-            ) from None
         except (OSError, subprocess.SubprocessError) as error:
-            raise MissingTool(f"{self.command.name} cannot be started: {arguments[0]}: {_why(error)}") from None
+            raise MissingTool(f"{self.command.name} cannot be started: {_why(arguments[0], error)}") from None
 
     @property
     def pid(self) -> int:
@@ -288,13 +279,17 @@ class _Listener(threading.Thread):
         return self._counts
 
 
-def _why(error: Exception) -> str:
+def _why(program: str, error: Exception) -> str:
     number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, FileNotFoundError):
+        return f"{program} does not exist. Install the package that brings it."
+    if isinstance(error, PermissionError):
+        return f"{program} may not be executed. Check its file mode."
     if number == errno.ENOEXEC:
-        return "it is no program. Begin a script with the line #!/bin/sh, or name its interpreter."
+        return f"{program}: it is no program. Begin a script with the line #!/bin/sh, or name its interpreter."
     if number in (errno.EAGAIN, errno.ENOMEM):
-        return f"{os.strerror(number or 0)}. Raise the limit of processes or of memory."
-    return f"{os.strerror(number) if number else 'it could not be prepared'}. Check the path."
+        return f"{program}: {os.strerror(number or 0)}. Raise the limit of processes or of memory."
+    return f"{program}: {os.strerror(number) if number else 'it could not be prepared'}. Check the path."
 
 
 def run(command: Command, stdin: Optional[int] = None, stdout: Optional[int] = None) -> None:

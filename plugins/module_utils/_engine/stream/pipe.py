@@ -20,6 +20,7 @@ from typing import Iterator, List, Optional, Tuple, Type, Union
 
 from ..command import Channel, Command
 from ..errors import Damaged, EngineError, NoSpace, ToolFailed, Unanswered
+from ..host.kernel import become_batch_work, schedule
 from ..process import Process
 
 #: How much is read and written at once.
@@ -182,7 +183,7 @@ class Pipe:
         self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
     ) -> None:
         if self._policy is not None:
-            _schedule(self._policy)
+            schedule(self._policy)
         for process in self._processes:
             process.stop()
         self._close_all()
@@ -210,7 +211,7 @@ class Pipe:
         dump: the server waits for it, and it would wait for its turn in a busy host.
         """
         source = self.source(stream)
-        self._policy = _become_batch_work()
+        self._policy = become_batch_work()
         if isinstance(stream, Channel):
             reading, writing = self._pipe()
             return reading, self._copy(source, writing, self._label, stream.bytes, child=source)
@@ -361,26 +362,6 @@ class Pipe:
     def _close_all(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
-
-
-def _become_batch_work() -> Optional[int]:
-    """Let this thread, and the threads and programs that it starts, run as batch work (sched(7), SCHED_BATCH).
-
-    What is woken by the next few bytes then waits for its turn, and finds more of them: the server, which is no batch
-    work, is interrupted a fifth as often, and 0.2 s of CPU a GB are saved. Returns the policy to go back to, or None
-    where somebody chose one.
-    """
-    before = os.sched_getscheduler(0)
-    return before if before == os.SCHED_OTHER and _schedule(os.SCHED_BATCH) else None
-
-
-def _schedule(policy: int) -> bool:
-    """Give this thread another policy; whether it has it. A sandbox may forbid it, and then all is only slower."""
-    try:
-        os.sched_setscheduler(0, policy, os.sched_param(0))
-    except OSError:
-        return False
-    return True
 
 
 def _enlarge(descriptor: int) -> None:
