@@ -176,7 +176,7 @@ def test_a_fingerprint_that_is_no_longer_wanted_ends_at_once(
     cluster: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.sql("CREATE TABLE counted AS SELECT 1 AS n", database)
-    monkeypatch.setattr(fingerprint, "_TEXT_FORM", "SELECT pg_sleep(600)")
+    monkeypatch.setattr(fingerprint, "TEXT_FORM", "SELECT pg_sleep(600)")
     with pytest.raises(EngineError), cluster.engine(database).snapshot(options()) as snapshot:
         outcome = []
 

@@ -42,4 +42,5 @@ def test_an_invalid_index_is_told_and_a_damaged_one_is_found_by_restoring(
     assert world.backup().warnings == ()
     assert world.verify(level=Level.CONTENTS).passed
     (check,) = world.verify(level=Level.RESTORE).checks
-    assert check.outcome is Outcome.FAILED and "unique" in check.detail, check.detail
+    # Never green; and not held against the backup, as a function of the owner's can say the same.
+    assert check.outcome is Outcome.UNVERIFIABLE and "unique" in check.detail, check.detail

@@ -205,8 +205,8 @@ def test_a_text_that_fits_no_manifest_is_named_before_anything_is_dumped(
     world: World, cluster: Cluster, database: str
 ) -> None:
     for statement, what in (
-        (f"COMMENT ON DATABASE {database} IS ", "its comment has 1048577 characters"),
-        (f"ALTER DATABASE {database} SET app.x TO ", "its setting app.x has 1048577 characters"),
+        (f"COMMENT ON DATABASE {database} IS ", "its comment is longer than the 1048576 characters"),
+        (f"ALTER DATABASE {database} SET app.x TO ", "its setting app.x is longer than the 1048576 characters"),
     ):
         cluster.sql(f"{statement} '{'x' * ((1 << 20) + 1)}'")
         refused(world, BadInput, what)
