@@ -106,6 +106,18 @@ def attacking(attack: Callable[[], None]) -> Iterator[None]:
         os.waitpid(child, 0)
 
 
+def signal_children(number: int) -> None:
+    """Within ``attacking``: what an account may do to all of its processes, done to those of this test alone."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) != os.getpid():
+            try:
+                parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
+                if parent == os.getppid() and os.stat(f"/proc/{name}").st_uid == OWNER.pw_uid:
+                    os.kill(int(name), number)
+            except OSError:
+                continue
+
+
 def tried(work: Callable[[], object]) -> str:
     """Do something that may fail, with one of our errors; its code, or an empty string."""
     try:
@@ -244,13 +256,7 @@ def test_a_hanging_child_ends_with_the_timeout_and_with_sigterm(world: World) ->
     """Stopped by its own account, which may do that to all of its processes."""
 
     def stop_them() -> None:
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) != os.getpid():
-                try:
-                    if os.stat(f"/proc/{name}").st_uid == OWNER.pw_uid:
-                        os.kill(int(name), 19)
-                except OSError:
-                    continue
+        signal_children(19)
 
     with attacking(stop_them):
         with pytest.raises(TimedOut):
@@ -276,13 +282,7 @@ def test_a_child_that_is_killed_or_gets_sigbus_fails_its_own_run_alone(world: Wo
     assert codes <= {"", "tool_failed", "locked", "failed", "damaged", "permission_denied", "timeout"}
 
     def kill_them() -> None:
-        for name in os.listdir("/proc"):
-            if name.isdigit() and int(name) != os.getpid():
-                try:
-                    if os.stat(f"/proc/{name}").st_uid == OWNER.pw_uid:
-                        os.kill(int(name), 7)
-                except OSError:
-                    continue
+        signal_children(7)
 
     with attacking(kill_them), pytest.raises(ChildFailed, match="was killed by SIGBUS"):
         for _attempt in range(50):
