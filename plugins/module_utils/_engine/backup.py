@@ -52,7 +52,7 @@ _ATTEMPTS = 4
 #: How many writers that share no lock may have begun in one second, each under an id of its own.
 _WRITERS = 16
 #: After how many such ids a repository that has the next one as well is left out: others may be writing to the same
-#: repositories, but whoever can write to one of them must not stop the backup in all.
+#: repositories, but an account that can write to one of them must not stop the backup in all.
 _RACES = 2
 
 

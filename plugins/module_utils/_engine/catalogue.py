@@ -162,7 +162,7 @@ def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memo
 def _excess(repository: Repository, place: Place, unread: int) -> str:
     return (
         f"{repository.label}/{place.path} holds more manifests and proofs than {_MOST_BACKUPS} backups have: {unread} "
-        "manifests were not read. Find out who wrote them, and remove what is no backup."
+        "manifests were not read. Find out who wrote them, and remove the files that are not backups."
     )
 
 

@@ -92,7 +92,7 @@ class Fields:
         if value is None:
             return default
         if not 0 <= value <= 1:
-            raise self.wrong(name, f"{str(value)[:20]} is no share from 0 to 1")
+            raise self.wrong(name, f"{str(value)[:20]} is out of range (0 to 1)")
         return float(value)
 
     def span(self, name: str, default: Optional[timedelta] = None) -> Optional[timedelta]:

@@ -77,7 +77,7 @@ def read_jobs(directory: Path, host: str) -> Tuple[Tuple[Job, ...], Tuple[Broken
         try:
             jobs.append(_read_file(path, host))
         except Exception as error:
-            # One file that nobody foresaw must not keep all the other jobs from being done.
+            # One unforeseen file must not keep all the other jobs from being done.
             broken.append(BrokenJob(path.stem, explained(error, f"Reading {path}")))
     return tuple(jobs), tuple(broken)
 

@@ -95,7 +95,7 @@ def waiting(state: Path) -> Dict[str, int]:
 
 
 def take(state: Path, now: datetime) -> Tuple[List[Letter], List[str]]:
-    """The messages that nobody is sending, oldest first; and what was given up, a sentence for each reason.
+    """The messages that no process is sending, oldest first; and what was given up, a sentence for each reason.
 
     Those that are too old or too many are removed, each before the next one is opened: thousands may wait.
     """

@@ -48,16 +48,22 @@ def bounded(sever: Callable[[], None], label: str, trusted: bool = True) -> Iter
     try:
         yield answer
     except Exception:
-        if not answer.severed:
-            raise
+        # A driver reports a socket that was shut in its own words, and not all of them are its own errors.
+        if answer.severed:
+            raise _cut_off(label, trusted) from None
+        raise
     finally:
         _watch.remove(answer)
     if answer.severed:
-        kind = EngineError if trusted else Unverifiable
-        raise kind(
-            f"{label}: the server sent more than {format_size(MOST)} as one answer, and was cut off. "
-            "See what runs there: nothing that is asked for has such an answer."
-        ) from None
+        raise _cut_off(label, trusted)
+
+
+def _cut_off(label: str, trusted: bool) -> EngineError:
+    kind = EngineError if trusted else Unverifiable
+    return kind(
+        f"{label}: the server sent more than {format_size(MOST)} as one answer, and was cut off. "
+        "See what runs there: nothing that is asked for has such an answer."
+    )
 
 
 def sever_descriptor(descriptor: int) -> None:
