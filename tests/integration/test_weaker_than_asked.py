@@ -118,7 +118,7 @@ def test_a_weaker_artefact_beside_a_strong_one_is_refused(world: World) -> None:
     """Planted plain globals ran as superuser: the method of every artefact counts, not that of the database alone."""
     manifest = world.catalogue().backups[0].manifest
     (artefact,) = manifest.artefacts
-    mixed = replace(manifest, artefacts=(artefact, replace(artefact, encryption=Encryption.NONE)))
+    mixed = replace(manifest, artefacts=(artefact, artefact._replace(encryption=Encryption.NONE)))
     assert not world.encryption.accepts(mixed)
 
 

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
@@ -44,7 +43,7 @@ from _engine.model import KeySlot, Origin, SlotKind
 
 NAME = "shop-20260301T120000Z.dump.zst.aes"
 ORIGIN = Origin("web1", "postgresql", "shop", NAME)
-OTHER = replace(ORIGIN, artefact="other.dump.aes")
+OTHER = ORIGIN._replace(artefact="other.dump.aes")
 DATA = ORIGIN.associated_data
 PASSPHRASE = "correct horse battery stäple"
 ENGINE = Path(keys.__file__).resolve().parent.parent
@@ -593,10 +592,10 @@ def test_a_slot_opens_for_its_own_host_engine_database_and_artefact_only(
     data_key: bytes, passphrase_slot: KeySlot, other: Dict[str, str]
 ) -> None:
     recipient, identity = pair()
-    origin = replace(ORIGIN, **other)
-    slots = [replace(slot, artefact=origin.artefact) for slot in keys.wrap(data_key, ORIGIN, [recipient], None)]
+    origin = ORIGIN._replace(**other)
+    slots = [slot._replace(artefact=origin.artefact) for slot in keys.wrap(data_key, ORIGIN, [recipient], None)]
     refusal(Damaged, keys.unwrap, slots, origin, [identity], None)
-    refusal(WrongKey, keys.unwrap, [replace(passphrase_slot, artefact=origin.artefact)], origin, [], PASSPHRASE)
+    refusal(WrongKey, keys.unwrap, [passphrase_slot._replace(artefact=origin.artefact)], origin, [], PASSPHRASE)
 
 
 def test_no_two_origins_are_written_the_same() -> None:
@@ -633,7 +632,7 @@ def test_the_last_slot_of_an_artefact_goes_only_when_it_shall_be_destroyed(data_
     first, second = pair()[0], pair()[0]
     slots = (
         *keys.wrap(data_key, ORIGIN, [first, second], None),
-        *keys.wrap(data_key, replace(ORIGIN, artefact="globals.aes"), [first], None),
+        *keys.wrap(data_key, ORIGIN._replace(artefact="globals.aes"), [first], None),
     )
     message = refusal(Refused, keys.without, slots, [first.id])
     assert "globals.aes" in message and NAME not in message

@@ -10,7 +10,7 @@ import hashlib
 import threading
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from . import __version__
 from .apiece import Apiece, partly_done
@@ -92,8 +92,7 @@ class BackupRequest:
         return DumpOptions(self.fingerprint, self.globals, self.exclude_tables, self.lock_timeout)
 
 
-@dataclass(frozen=True)
-class BackupPlan:
+class BackupPlan(NamedTuple):
     """What a run would do: nothing but point to ``fresh``, or take a backup of about ``expected_bytes``."""
 
     fresh: Optional[Backup]
@@ -358,7 +357,7 @@ class _Run:
 
     def remember(self, publication: Publication, content: bytes, pending: bool = False) -> None:
         """Note in this host's state that this backup is its own."""
-        what = replace(remembered(content, self._request.tier == SAFETY_TIER, pending), written=True)
+        what = remembered(content, self._request.tier == SAFETY_TIER, pending)._replace(written=True)
         for repository in publication.taking_part:
             remember(self._host, repository, self._request.place, self._id, what)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from dataclasses import replace
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from . import binding, keys
 from .command import Command
@@ -24,8 +24,7 @@ from .stream.tink import Decryptor, Encryptor
 from .stream.transform import Transform
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One artefact's encryption or decryption: a program, or a transform in this process, or neither.
 
     Of both, the transform comes first when an artefact is read.

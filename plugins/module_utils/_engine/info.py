@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .catalogue import Catalogue, dated_in_future, in_future, read_places
 from .model import Backup, Level, Place, Problem, Space
@@ -18,8 +17,7 @@ from .repositories.base import Repository
 from .state import Host, running
 
 
-@dataclass(frozen=True)
-class InfoRequest:
+class InfoRequest(NamedTuple):
     """Which repositories to list, and of which host, engine or database only."""
 
     repositories: Tuple[Repository, ...]
@@ -28,8 +26,7 @@ class InfoRequest:
     database: Optional[str] = None
 
 
-@dataclass(frozen=True)
-class DatabaseHealth:
+class DatabaseHealth(NamedTuple):
     """The backups of one database in one repository, in numbers. Safety backups and foreign ones count only in the
     sizes.
 
@@ -50,8 +47,7 @@ class DatabaseHealth:
     restore_proven: Optional[datetime]
 
 
-@dataclass(frozen=True)
-class RepositoryInfo:
+class RepositoryInfo(NamedTuple):
     """One repository: its backups, oldest first in each place, their health, its free space, what is not in order."""
 
     repository: str
@@ -61,8 +57,7 @@ class RepositoryInfo:
     problems: Tuple[Problem, ...]
 
 
-@dataclass(frozen=True)
-class InfoResult:
+class InfoResult(NamedTuple):
     """All repositories, and the work that is going on on this host."""
 
     repositories: Tuple[RepositoryInfo, ...]

@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Collection, Dict, Mapping, Tuple
 
@@ -49,7 +48,7 @@ def remember_proof(host: Host, repository: Repository, place: Place, backup_id: 
 
     def judge(known: Memory) -> Memory:
         what = known.get(backup_id)
-        return {**known, backup_id: replace(what, proofs=with_proof(what.proofs, proof))} if what else known
+        return {**known, backup_id: what._replace(proofs=with_proof(what.proofs, proof))} if what else known
 
     _change(host, repository, place, judge)
 
@@ -61,7 +60,7 @@ def remember_read(host: Host, repository: Repository, place: Place, backup_id: s
         before = known.get(backup_id)
         if before and before.facts != what.facts:
             return known
-        return {**known, backup_id: replace(before, digest=what.digest) if before else what}
+        return {**known, backup_id: before._replace(digest=what.digest) if before else what}
 
     _change(host, repository, place, read)
 
@@ -72,7 +71,7 @@ def dismiss(host: Host, repository: Repository, place: Place, backups: Collectio
         host,
         repository,
         place,
-        lambda known: {k: replace(v, leaving=v.leaving or k in backups) for k, v in known.items()},
+        lambda known: {k: v._replace(leaving=v.leaving or k in backups) for k, v in known.items()},
     )
 
 

@@ -10,7 +10,7 @@ Times are aware datetimes in UTC, sizes are bytes, and spans are timedeltas, eve
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from pathlib import Path
@@ -124,8 +124,7 @@ class Database:
     server: Server = Server()
 
 
-@dataclass(frozen=True)
-class Scratch:
+class Scratch(NamedTuple):
     """Where a verification restores to: below ``path`` (None is the system's temporary directory), or on ``server``.
 
     Without ``server``, PostgreSQL's backups are restored into a throwaway cluster, which runs as the account
@@ -183,8 +182,7 @@ class Place(NamedTuple):
         return f"{self.host}/{self.engine}/{self.database}"
 
 
-@dataclass(frozen=True)
-class Artefact:
+class Artefact(NamedTuple):
     """One stored file of a backup. ``bytes`` and ``sha256`` describe it as stored, ``plain_bytes`` what is inside."""
 
     name: str
@@ -196,8 +194,7 @@ class Artefact:
     content: Content = Content.DATABASE
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """An artefact with what it is a backup of, all by true names. Its key slots and its stream are bound to this."""
 
     host: str
@@ -223,8 +220,7 @@ class Binding(NamedTuple):
     salt: str = ""
 
 
-@dataclass(frozen=True)
-class KeySlot:
+class KeySlot(NamedTuple):
     """An artefact's data key, wrapped for one recipient.
 
     ``recipient`` is the SHA-256 of the recipient's SubjectPublicKeyInfo in hexadecimal, or empty for a passphrase.
@@ -362,8 +358,7 @@ class Manifest:
         return self.fingerprint.totals if self.fingerprint else self.summary
 
 
-@dataclass(frozen=True)
-class Proof:
+class Proof(NamedTuple):
     """One recorded verification."""
 
     level: Level
@@ -374,8 +369,7 @@ class Proof:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class Remembered:
+class Remembered(NamedTuple):
     """What a host has in its own state of a backup: digests of the manifest as it wrote or read it, and its own proofs.
 
     ``digest`` is the SHA-256 of all bytes, ``facts`` that of everything but the key slots. What is ``pending`` was
@@ -430,8 +424,10 @@ class Backup:
 
     def proven(self, level: Level) -> Optional[Proof]:
         """The newest proof that this or a stronger level passed; None where a later one failed."""
-        if self.known_bad:
-            return None
+        return None if self.known_bad else self.passed(level)
+
+    def passed(self, level: Level) -> Optional[Proof]:
+        """The newest proof that this or a stronger level passed, whatever was found since."""
         passed = [p for p in self.proofs if p.outcome is Outcome.PASSED and p.level.strength >= level.strength]
         return passed[-1] if passed else None
 
@@ -474,7 +470,7 @@ def _failure(proofs: Tuple[Proof, ...]) -> Optional[Proof]:
     for proof in proofs:
         if proof.outcome is Outcome.FAILED:
             strongest = proof if failed is None or proof.level.strength >= failed.level.strength else failed
-            failed = replace(proof, level=strongest.level)
+            failed = proof._replace(level=strongest.level)
         elif failed and proof.outcome is Outcome.PASSED and proof.level.strength >= failed.level.strength:
             failed = None
     return failed

@@ -16,7 +16,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Dict, List, Sequence, Tuple, TypeVar
+from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Sequence, Tuple, TypeVar
 
 from .errors import BadInput, NotFound, PermissionDenied
 from .host.private_file import read_private
@@ -34,8 +34,7 @@ _FILE_LIMIT = 1 << 20
 _GENERATE = "openssl genpkey -algorithm X25519 writes a private key, and openssl pkey -pubout its public one."
 
 
-@dataclass(frozen=True)
-class Recipient:
+class Recipient(NamedTuple):
     """Whom a data key is wrapped for. ``public`` is the raw key of 32 bytes, ``id`` see ``recipient_id``."""
 
     id: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import List, Optional, Sequence, Tuple
 
@@ -162,7 +162,7 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
         # Who may read it says nothing of who wrote it: what this host does not know, or not like this, stays so.
         known = recall(host, repository, place).get(manifest.id)
         if known and known.facts == facts_digest(changed, f"{repository.label}/{place.path}/{name}"):
-            remember(host, repository, place, manifest.id, replace(known, digest=hashlib.sha256(changed).hexdigest()))
+            remember(host, repository, place, manifest.id, known._replace(digest=hashlib.sha256(changed).hexdigest()))
     except BaseException as error:
         audit_failure(host, "rekey", place.path, error, {"id": manifest.id, "repository": repository.label})
         raise

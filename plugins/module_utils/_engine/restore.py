@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from .catalogue import Catalogue, place_of, planted, read_place, whole
 from .choosing import choose
@@ -80,8 +80,7 @@ class RestoreRequest:
         return replace(self.database, name=self.source_database or self.database.name)
 
 
-@dataclass(frozen=True)
-class RestorePlan:
+class RestorePlan(NamedTuple):
     """What a run would do: restore ``backup`` into a target, which it replaces where that exists."""
 
     repository: Repository

@@ -17,11 +17,11 @@ internal/data/snapshot_policy.go). Then come the rules under which no policy los
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from importlib import import_module
 from itertools import chain
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .errors import BadInput, MissingTool
 from .model import Backup, Decision, Level, Policy
@@ -108,8 +108,7 @@ def check(policy: Policy) -> None:
     _timezone(policy.timezone)
 
 
-@dataclass(frozen=True)
-class _History:
+class _History(NamedTuple):
     """The backups, newest first, and the positions at which they can be counted on or cannot."""
 
     backups: Sequence[Backup]
@@ -135,7 +134,7 @@ def _survey(backups: Sequence[Backup], now: datetime) -> _History:
         why = backup.known_bad
         if why is not None:
             bad[position] = why
-        if backup.time > now:
+        if backup.manifest.started > now:
             future.append(position)
         elif why is None:
             good.append(position)
@@ -144,7 +143,8 @@ def _survey(backups: Sequence[Backup], now: datetime) -> _History:
 
 def _order(backup: Backup) -> Tuple[datetime, int, str]:
     # Within one second, ids end in nothing, -2 ... -10: the longer one is newer, then the greater one.
-    return backup.time, len(backup.id), backup.id
+    manifest = backup.manifest
+    return manifest.started, len(manifest.id), manifest.id
 
 
 # What the policy asks for: as restic counts.
@@ -161,9 +161,10 @@ class _Count:
         self._last: object = None
 
     def keeps(self, number: int, local: datetime, oldest: bool) -> Optional[str]:
-        """The reason to keep the ``number``-th backup, which was taken at ``local`` time, if this count does."""
-        if self.left == 0:
-            return None
+        """The reason to keep the ``number``-th backup, which was taken at ``local`` time, if this count does.
+
+        Not asked once nothing is left.
+        """
         period = self._period(number, local)
         begins = period != self._last
         # A young history shall reach back as far as it can: its oldest backup stays while the count is not used up.
@@ -193,13 +194,17 @@ def _kept_by_counts(history: _History, policy: Policy, zone: tzinfo) -> Iterator
     counts = [_Count(name, left) for name, left in policy.counts.items() if left != 0]
     oldest = len(history.good) - 1
     for number, position in enumerate(history.good):
+        if not counts:
+            return
         local = history.backups[position].time.astimezone(zone)
+        used_up = False
         for count in counts:
             reason = count.keeps(number, local, number == oldest)
             if reason is not None:
                 yield position, reason
-        if not any(count.left for count in counts):
-            return
+                used_up = used_up or count.left == 0
+        if used_up:
+            counts = [count for count in counts if count.left != 0]
 
 
 def _kept_within(history: _History, policy: Policy, zone: tzinfo) -> Iterator[_Kept]:
@@ -249,7 +254,7 @@ def _kept_for_the_minimum(history: _History, policy: Policy) -> Iterator[_Kept]:
 def _kept_as_newest_proven(history: _History, policy: Policy) -> Iterator[_Kept]:
     if policy.protect_proven:
         for position in history.good:
-            if history.backups[position].proven(Level.RESTORE):
+            if history.backups[position].passed(Level.RESTORE):
                 yield position, "the newest restore-proven backup"
                 return
 

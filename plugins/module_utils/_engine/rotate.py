@@ -220,7 +220,7 @@ def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
         known = memory.get(backup.id)
         if known is None or known.digest != backup.digest or known.pending or not known.own:
             content = unchanged(repository, backup)
-            known = replace(remembered(content, backup.manifest.safety), proofs=backup.proofs, adopted=True)
+            known = remembered(content, backup.manifest.safety)._replace(proofs=backup.proofs, adopted=True)
         backups.append(replace(backup, remembered=known))
     return replace(catalogue, backups=tuple(backups))
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import replace
 from typing import Dict, Sequence, Tuple
 
 from .model import KeySlot
@@ -25,7 +24,7 @@ _INFO = b"fleet.backup/v1 slot"
 
 def authenticated(slot: KeySlot, data_key: bytes) -> KeySlot:
     """A slot with its ``hmac``."""
-    return replace(slot, parameters={**slot.parameters, "hmac": _hmac(slot, data_key)})
+    return slot._replace(parameters={**slot.parameters, "hmac": _hmac(slot, data_key)})
 
 
 def authentic(slots: Sequence[KeySlot], artefact_name: str, data_key: bytes) -> Tuple[KeySlot, ...]:

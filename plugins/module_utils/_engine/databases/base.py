@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, ClassVar, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, ClassVar, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..command import Channel, Command
 from ..errors import BadInput, EngineError, Stopped
@@ -28,8 +28,7 @@ Stream = Union[Command, Channel, Path]
 Save = Callable[[Optional[str]], None]
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(NamedTuple):
     """What is known of a database before anything is done to it. ``bytes`` is its size on its server or disk."""
 
     exists: bool
@@ -37,8 +36,7 @@ class Inspection:
     server_version: str
 
 
-@dataclass(frozen=True)
-class DumpOptions:
+class DumpOptions(NamedTuple):
     """What a dump shall hold. ``timeout`` is how long to wait for a lock on the database, in seconds."""
 
     fingerprint: FingerprintKind

@@ -18,7 +18,6 @@ import pwd
 import stat
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import List, NamedTuple, Optional, Set, Tuple
 
@@ -42,8 +41,7 @@ class _Step(NamedTuple):
     status: os.stat_result
 
 
-@dataclass(frozen=True)
-class _Way:
+class _Way(NamedTuple):
     """All that is passed on the way to a file, links included; the directory that the file is in; and its own path."""
 
     steps: List[_Step]
@@ -51,8 +49,7 @@ class _Way:
     end: str
 
 
-@dataclass(frozen=True)
-class Objection:
+class Objection(NamedTuple):
     """Which other account can change the directory or link ``path``, and the command that ends that, where one does."""
 
     path: str

@@ -147,7 +147,7 @@ class Job:
         scratch = self.verification.scratch
         if scratch.server is not None:
             password = self.scratch_password.read() if self.scratch_password else database.server.password
-            scratch = replace(scratch, server=replace(scratch.server, password=password))
+            scratch = scratch._replace(server=replace(scratch.server, password=password))
         return replace(
             self,
             backup=replace(self.backup, database=database, encryption=encryption),

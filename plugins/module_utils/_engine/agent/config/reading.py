@@ -292,8 +292,7 @@ def _scratch(fields: Fields, database: Database) -> Scratch:
     named = bool(set(given) - {"become_user"})
     if named and path is not None:
         raise fields.wrong("path", "a server is named too, and restores go there; leave out one of them")
-    return replace(
-        scratch,
+    return scratch._replace(
         server=replace(database.server, **given) if named else None,
         become_user=become_user,
         isolated=fields.flag("isolated", True),
