@@ -48,13 +48,14 @@ def test_every_byte_arrives_and_is_counted(tmp_path: Path, size: int) -> None:
     assert counter.count == size
 
 
+@pytest.mark.parametrize("slow_source", [False, True])
 @pytest.mark.parametrize("compression", list(Compression))
-def test_what_is_compressed_comes_back(tmp_path: Path, compression: Compression) -> None:
+def test_what_is_compressed_comes_back(tmp_path: Path, compression: Compression, slow_source: bool) -> None:
     content = b"orders " * 100_000 + os.urandom(1000)
     (tmp_path / "in").write_bytes(content)
     (tmp_path / "out").write_bytes(b"longer rubbish that must go" * 100_000)
     with Pipe() as pipe:
-        stored = collect(pipe, pipe.through(compressing(compression, None), pipe.source(tmp_path / "in")))
+        stored = collect(pipe, pipe.through(compressing(compression, None, slow_source), pipe.source(tmp_path / "in")))
         pipe.wait()
     with Pipe() as pipe:
         entrance, descriptor = pipe.entrance()

@@ -298,7 +298,7 @@ class _Run:
         request = self._request
         kind = self._engine.extension if content is Content.DATABASE else ".globals.sql"
         name = self._id + kind + request.compression.extension + request.encryption.method.extension
-        compressor = compressing(request.compression, request.compression_level)
+        compressor = compressing(request.compression, request.compression_level, isinstance(stream, Command))
         self._progress.stage("dump" if content is Content.DATABASE else "globals", self._expected_bytes())
         publication.begin(name)
         origin = Origin(request.source_host, request.database.engine.value, request.database.name, name)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Compression by external programs: zstd on all cores, and gzip."""
+"""Compression by external programs: zstd and gzip."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _BEGINNINGS = {Compression.ZSTD: b"\x28\xb5\x2f\xfd", Compression.GZIP: b"\x1f\x
 #: The most that a frame may ask for: level 19 has a window of 8 MiB (zstd(1), --memory). And the most address space,
 #: whatever a program finds in what it reads.
 _WINDOW, _MEMORY = "64MiB", 512 << 20
+#: Up to this level, one core compresses with zstd faster than one session of pg_dump delivers.
+_QUICK = 3
 
 
 def check_level(compression: Compression, level: Optional[int]) -> None:
@@ -34,17 +36,19 @@ def check_level(compression: Compression, level: Optional[int]) -> None:
         )
 
 
-def compressing(compression: Compression, level: Optional[int]) -> Optional[Command]:
+def compressing(compression: Compression, level: Optional[int], slow_source: bool = False) -> Optional[Command]:
     """The program that compresses its standard input to its standard output; None for no compression.
 
-    Raises MissingTool and BadInput.
+    It does so on all cores, but for what a ``slow_source`` delivers: to hand blocks from thread to thread would cost
+    the machine that serves the database more than it gains. Raises MissingTool and BadInput.
     """
     check_level(compression, level)
     if compression is Compression.NONE:
         return None
     chosen = _LEVELS[compression][2] if level is None else level
     if compression is Compression.ZSTD:
-        return Command("zstd", (_zstd(), f"-{chosen}", "-T0", "-q", "-c"))
+        threads = "--single-thread" if slow_source and chosen <= _QUICK else "-T0"
+        return Command("zstd", (_zstd(), f"-{chosen}", threads, "-q", "-c"))
     # pigz writes the same format as gzip, on all cores.
     import shutil
 
