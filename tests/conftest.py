@@ -4,14 +4,17 @@
 
 """What every test can rely on: the engine imports as ``_engine``, and SIGINT interrupts.
 
-Hypothesis leaves nothing in the checkout but in its ignored directory.
+Hypothesis leaves nothing in the checkout but in its ignored directory, and Ansible packs each module once.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -33,3 +36,9 @@ sys.path.append(str(ROOT / "plugins"))
 # A shell that runs the tests in the background has them ignore SIGINT, nohup(1) SIGHUP, and tests send both.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# Workers inherit it. No test changes a module, so what one run of Ansible packs, all others of the session can send.
+if "FLEET_BACKUP_PACKED_MODULES" not in os.environ:
+    os.environ["FLEET_BACKUP_PACKED_MODULES"] = tempfile.mkdtemp(prefix="packed-modules-")
+    os.environ["PATH"] = os.pathsep.join([str(ROOT / "tests" / "programs"), os.environ["PATH"]])
+    atexit.register(shutil.rmtree, os.environ["FLEET_BACKUP_PACKED_MODULES"])
