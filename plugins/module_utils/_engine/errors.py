@@ -123,7 +123,13 @@ class ToolFailed(EngineError):
     def __init__(self, name: str, status: int, output: str, keywords: FrozenSet[str] = frozenset()) -> None:
         ending = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
         said = of_program(name, output)
-        super().__init__(f"{name} {ending}" + (f": {said}" if said else " without a message that may be shown."))
+        # What a program says ends as it likes, and names no next step.
+        told = (
+            f": {said.rstrip('. ')}. Mend that, and run this again."
+            if said
+            else " without a message that may be shown."
+        )
+        super().__init__(f"{name} {ending}{told}")
         self.name = name
         self.status = status
         self.output = output
