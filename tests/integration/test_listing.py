@@ -323,4 +323,42 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
     found = read_place(world.host, world.repository, world.place)
     assert len(read) == 11 and f"{own}.proof.json" in read
     assert [(backup.id, len(backup.proofs)) for backup in found.backups] == [(own, 1)]
-    assert "20 manifests were not read" in next(problem.reason for problem in found.problems if not problem.name)
+    assert "20 manifests of other hosts were not read" in next(
+        problem.reason for problem in found.problems if not problem.name
+    )
+    with pytest.raises(BadManifest, match="20 manifests of other hosts were not read"):
+        world.restore(backup=f"{own[:-16]}20010101T000001Z")
+
+
+@pytest.mark.parametrize("suffix", [".manifest.json", ".proof.json"])
+@pytest.mark.parametrize("place", [0, -1], ids=["oldest", "newest"])
+def test_a_file_larger_than_its_disk_hides_no_other_backup_and_latest_is_not_the_one_before(
+    world: World, place: int, suffix: str
+) -> None:
+    ids = [world.backup().manifest.id for _backup in range(3)]
+    with open(world.directory / f"{ids[place]}{suffix}", "ab") as file:
+        file.truncate(1 << 40)
+    found = read_place(world.host, world.repository, world.place)
+    hidden = [ids[place]] if suffix == ".manifest.json" else []
+    assert [backup.id for backup in found.backups] == [one for one in ids if one not in hidden]
+    assert [problem.name for problem in found.problems] == [f"{ids[place]}{suffix}"]
+    if place == 0:
+        assert world.restore().plan.backup.id == ids[-1]
+        assert world.restore(backup=ids[1]).plan.backup.id == ids[1]
+        return
+    with pytest.raises((BadManifest, Damaged)):
+        world.restore()
+    judged = {check.backup: check.outcome is Outcome.PASSED for check in world.verify().checks}
+    assert judged == ({ids[1]: True, "": False} if hidden else {ids[-1]: True})
+
+
+def test_an_own_backup_that_was_not_read_is_named_and_the_newest_are_read_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [world.backup().manifest.id for _backup in range(3)]
+    size = max(path.stat().st_size for path in world.directory.glob("*.manifest.json"))
+    monkeypatch.setattr("_engine.catalogue._MOST_BYTES", 2 * size)
+    found = read_place(world.host, world.repository, world.place)
+    assert [backup.id for backup in found.backups] == ids[1:]
+    assert [problem.name for problem in found.problems] == [f"{ids[0]}.manifest.json"]
+    assert "was not read" in found.problems[0].reason

@@ -11,7 +11,7 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from .databases import check_properties
 from .errors import BadManifest, EngineError, Locked
@@ -121,8 +121,7 @@ def scan(
     backups: List[Backup] = []
     odd = [entry.name for entry in entries if not entry.regular]
     problems = [Problem(place, name, _irregular(repository, place, name)) for name in odd]
-    if len(manifests) < len(everything):
-        problems.append(Problem(place, "", _excess(repository, place, len(everything) - len(manifests))))
+    problems += _unread(repository, place, set(everything) - set(manifests), memory or {})
     named = [name[: -len(MANIFEST)] + PROOF for name in manifests]
     proofs = _read_proofs(repository, place, [name for name in named if name in sizes], problems)
     # What lies there instead of proofs hides them: that is not the same as none.
@@ -146,24 +145,38 @@ def scan(
 
 
 def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memory) -> List[str]:
-    """The manifests that are read of a place, those of this host's own backups first. Pure.
+    """The manifests that are read of a place, those of this host's own backups first, and the newest ones first. Pure.
 
-    Files can have many names (link(2)), so that the space that they take bounds no listing.
+    Files can have many names (link(2)), and be larger than their disk (lseek(2)), so that the space that they take
+    bounds no listing. Of what is too long to be read, no more is counted than would be read.
     """
+
+    def rank(name: str) -> Tuple[bool, Tuple[str, int, str]]:
+        backup = name[: -len(MANIFEST)]
+        return backup in memory, order_of(backup)
+
     chosen, left = [], _MOST_BYTES
-    for name in sorted(manifests, key=lambda one: one[: -len(MANIFEST)] not in memory)[:_MOST_BACKUPS]:
-        left -= sizes[name] + sizes.get(name[: -len(MANIFEST)] + PROOF, 0)
-        if left < 0:
-            break
-        chosen.append(name)
+    for name in sorted(manifests, key=rank, reverse=True)[:_MOST_BACKUPS]:
+        size = min(sizes[name], MANIFEST_LIMIT) + min(sizes.get(name[: -len(MANIFEST)] + PROOF, 0), PROOFS_LIMIT)
+        if size <= left:
+            left -= size
+            chosen.append(name)
     return chosen
 
 
-def _excess(repository: Repository, place: Place, unread: int) -> str:
-    return (
-        f"{repository.label}/{place.path} holds more manifests and proofs than {_MOST_BACKUPS} backups have: {unread} "
-        "manifests were not read. Find out who wrote them, and remove the files that are not backups."
-    )
+def _unread(repository: Repository, place: Place, unread: Collection[str], memory: Memory) -> Iterator[Problem]:
+    """What was left out of a listing: this host's own backups each by its name, and all others in one sentence."""
+    if not unread:
+        return
+    where = f"{repository.label}/{place.path}"
+    hint = "Find out who wrote there, and remove the files that are not backups."
+    own = sorted(name for name in unread if name[: -len(MANIFEST)] in memory)
+    for name in own:
+        yield Problem(place, name, f"{where}/{name} was not read: there is too much to read beside it. {hint}")
+    if len(own) < len(unread):
+        others = len(unread) - len(own)
+        more = f"{where} holds more manifests and proofs than {_MOST_BACKUPS} backups have"
+        yield Problem(place, "", f"{more}: {others} manifests of other hosts were not read. {hint}")
 
 
 def _chained(backups: Sequence[Backup]) -> Iterator[Backup]:

@@ -30,6 +30,7 @@ def choose(
     candidates = [backup for backup in catalogue.eligible if before is None or backup.time <= before]
     if not candidates:
         _raise_passed_over(catalogue, repository, place, None, before)
+        _raise_unread(catalogue)
         raise NotFound(_nothing(catalogue, repository, place, before))
     newest = candidates[-1]
     if in_future(newest, now):
@@ -64,9 +65,17 @@ def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted:
     for problem in catalogue.problems:
         if backup_id is not None and id_of_file(problem.name) == backup_id:
             raise BadManifest(problem.reason)
+    _raise_unread(catalogue)
     good = newest_good(catalogue)
     newest = f"The newest good one is {good.id}." if good else "It holds no good one of this database."
     raise NotFound(f'There is no backup "{wanted}" in {repository.label}/{place.path}. {newest}')
+
+
+def _raise_unread(catalogue: Catalogue) -> None:
+    """Raise BadManifest where not all of a place was read: what was not found may be there."""
+    for problem in catalogue.problems:
+        if not problem.name:
+            raise BadManifest(problem.reason)
 
 
 def _nothing(catalogue: Catalogue, repository: Repository, place: Place, before: Optional[datetime]) -> str:

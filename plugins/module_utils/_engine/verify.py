@@ -208,6 +208,8 @@ def _shortcomings(
     for problem in catalogue.problems:
         # Asked for one backup by its id, what is wrong with another one is not the question.
         newer = (id_of_file(problem.name) or "") > newest
+        if not problem.name and (request.backup == "all" or not chosen):
+            yield BadManifest(problem.reason)
         if problem.name.endswith(MANIFEST) and (request.backup == "all" or (request.backup == "latest" and newer)):
             yield BadManifest(problem.reason)
     if request.backup == "latest" and chosen:
