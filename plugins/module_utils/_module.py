@@ -246,6 +246,21 @@ def disorder(problems: Sequence[Problem]) -> Mapping[str, Any]:
     return {"failure": f"Not everything could be read. {problems[0].reason}{more}", "error": BadManifest.code}
 
 
+def _refuse_empty(options: Mapping[str, Any], where: str = "") -> None:
+    """Raise BadInput for an option that is an empty text: a variable that is empty is not one that is left out.
+
+    Without ``source_database``, for example, a restore would take another database's backup. Labels may be empty.
+    """
+    for name, value in options.items():
+        if isinstance(value, dict) and name != "labels":
+            _refuse_empty(value, f"{where}{name}.")
+        for item in value if isinstance(value, list) else [value]:
+            if item == "":
+                raise BadInput(f"{where}{name} is empty. Give a value, or leave it out (default(omit)).")
+            if isinstance(item, dict) and isinstance(value, list):
+                _refuse_empty(item, f"{where}{name}.")
+
+
 def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]) -> None:
     """Run ``act`` with the module's options, the host and whether this is check mode, and report to Ansible.
 
@@ -255,6 +270,7 @@ def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]
 
     def work() -> Mapping[str, Any]:
         with interruptible():
+            _refuse_empty(module.params)
             return asdict(act(Options(module.params), this_host(module.check_mode), module.check_mode))
 
     try:

@@ -197,6 +197,9 @@ def test_a_broken_job_stops_no_other_one_and_the_run_fails(agent: Agent) -> None
         (("run", "shap"), 'There is no job "shap" .*The jobs there: shop'),
         (("dance",), "invalid choice"),
         (("config", "mend"), "invalid choice"),
+        (("restore", "shop", "--replace", "--yes", "--into", ""), "an argument is empty"),
+        (("restore", "shop", "--replace", "--yes", "--before="), "an argument is empty"),
+        (("verify", "shop", ""), "an argument is empty"),
     ],
 )
 def test_a_wrong_command_line_is_usage(agent: Agent, arguments: tuple[str, ...], says: str) -> None:

@@ -271,14 +271,18 @@ def test_check_mode_fails_where_the_run_would(world: World, ansible: Ansible) ->
 
 def test_a_failure_names_its_kind_and_says_what_to_do(world: World, ansible: Ansible) -> None:
     world.backup()
-    exists, odd, relative = ansible.run(
+    exists, empty, within, odd, relative = ansible.run(
         ignored(restore(world)),
+        ignored(restore(world, replace=True, source_database="")),
+        ignored(backup(world, repositories=[{"path": ""}])),
         ignored(backup(world, max_age="tomorrow")),
         backup(world, database="shop.db"),
         fails=True,
     )
     assert exists["error"] == "target_exists"
     assert "replace" in exists["msg"]
+    assert "source_database is empty. Give a value" in empty["msg"]
+    assert "repositories.path is empty." in within["msg"]
     assert (odd["error"], "max_age" in odd["msg"]) == ("bad_input", True)
     assert "not an absolute path" in relative["msg"]
 

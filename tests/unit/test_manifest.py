@@ -183,6 +183,7 @@ def raw(content: bytes) -> bytes:
             changed(fingerprint={"kind": "counts", "tables": {"t": {"rows": 1, "digest": 2}}}),
             "tables.t.digest is invalid",
         ),
+        (raw(json.dumps(document()).replace('"tier": ', '"tier": "x", "tier": ').encode()[:-1]), "names a field twice"),
         (changed(properties=[1, 2]), "properties is not an object"),
         (changed(tool_versions={"pg_dump": ["15"]}), "tool_versions.pg_dump is not a text"),
         (changed(labels={"a": {"b": 1}}), "labels.a is not a text"),

@@ -103,7 +103,9 @@ def test_times_are_read_in_any_zone(text: str) -> None:
     assert parse_time(text.upper(), "before") == MOMENT
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "01.03.2026"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "2026-13-01", "01.03.2026", "0001-01-01T00:00+23:59", "9999-12-31T23:59-23:59"]
+)
 def test_what_is_no_time_is_refused_with_the_option_and_an_example(text: str) -> None:
     with pytest.raises(BadInput, match="before: .*Write for example"):
         parse_time(text, "before")

@@ -115,7 +115,18 @@ def _refuse_constant(text: str) -> float:
     raise Misshapen(f"holds {text}, which is not JSON")
 
 
-_DECODER = json.JSONDecoder(parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant)
+def once(fields: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    """An object of JSON. Raises Misshapen where one of its names is there twice."""
+    found = dict(fields)
+    if len(found) < len(fields):
+        # One reader takes the first of the two, another the last (RFC 8259, section 4).
+        raise Misshapen("has an object that names a field twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=once, parse_int=_integer, parse_float=_float, parse_constant=_refuse_constant
+)
 
 
 # Shapes of single values.

@@ -63,11 +63,11 @@ def parse_time(text: str, option: str) -> datetime:
         compact = compact[:-1] + "+00:00"
     try:
         parsed = datetime.fromisoformat(compact)
-    except ValueError:
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         raise BadInput(
             f'{option}: "{text}" is not a time. Write for example 2026-03-01T12:00:00Z or 2026-03-01.'
         ) from None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).astimezone(timezone.utc)
 
 
 def format_time(moment: datetime) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from contextlib import suppress
 from functools import partial
@@ -26,6 +27,7 @@ from .parser import parser_for
 
 #: What reads no settings and no jobs.
 _BRIEF = ("compile", "completion", "manual", "version")
+_EMPTY = re.compile("--[a-z-]+=")
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
@@ -36,7 +38,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         sys.stdout.write(f"fleet-backup {__version__}\n")
         return Exit.FINE
     _prepare_streams()
-    parsed = parser_for(given).parse_args(given)
+    parser = parser_for(given)
+    parsed = parser.parse_args(given)
+    if any(not word or _EMPTY.fullmatch(word) for word in given):
+        # A shell's variable that is not set: without it, a restore into a copy would be one into the original.
+        parser.error("an argument is empty. Give it a value, or leave out its option.")
     if parsed.command in _BRIEF:
         return _act(parsed)
     try:

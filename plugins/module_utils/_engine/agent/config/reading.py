@@ -38,6 +38,7 @@ from ...names import is_id
 from ...repositories.base import Repository
 from ...repositories.local import LocalRepository
 from ...retention import check as check_policy
+from ...shapes import once
 from ...stream.compression import check_level
 from ...verify import Assertion, VerifyRequest
 from .fields import Fields
@@ -104,7 +105,7 @@ def _read_file(path: Path, host: str) -> Job:
     except OSError as error:
         raise _unreadable(path, error) from None
     try:
-        document = json.loads(content)
+        document = json.loads(content, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not JSON: {error}. Deploy the job again, or correct the file.") from None
     return replace(read_job(document, path.stem, str(path), host), since=since)
