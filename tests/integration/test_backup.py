@@ -177,6 +177,23 @@ def test_the_same_repository_twice_or_none_is_refused(world: World) -> None:
         world.backup(repositories=())
 
 
+@pytest.mark.parametrize("other", ["../backups", "web1", "linked/backups"])
+def test_one_repository_under_two_names_or_inside_another_is_refused(world: World, other: str) -> None:
+    (world.root / "backups" / "web1").mkdir()
+    (world.root / "backups" / "linked").symlink_to(world.root)
+    second = LocalRepository(world.root / "backups" / other)
+    with pytest.raises(BadInput, match="keep them apart"):
+        world.backup(repositories=(world.repository, second))
+
+
+def test_a_database_inside_its_repository_is_told_of_when_it_is_backed_up(world: World) -> None:
+    inside = world.root / "backups" / "inside" / "shop.db"
+    inside.parent.mkdir()
+    inside.write_bytes(world.path.read_bytes())
+    result = world.backup(database=replace(world.database, name=str(inside)))
+    assert any("no restore puts it back there" in warning for warning in result.warnings)
+
+
 def everything_but_state(world: World) -> dict[str, tuple[int, int, bytes]]:
     return {name: what for name, what in world.picture().items() if not name.startswith("state")}
 

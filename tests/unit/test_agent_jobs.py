@@ -98,6 +98,8 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"repositories": ["/srv/backups"]}, r"repositories\[0\]: this must be an object, and is text"),
         ({"repositories": [{"path": "backups"}]}, r"repositories\[0\]: path .*not absolute"),
         ({"repositories": [{"path": "/a"}, {"path": "/a"}]}, "/a is named twice"),
+        ({"repositories": [{"path": "/a/b"}, {"path": "/a/c/../b/"}]}, "are one directory"),
+        ({"repositories": [{"path": "/a/b/c"}, {"path": "/a/b"}]}, "/a/b/c lies inside /a/b"),
         ({"repositories": [{"path": "/a", "type": "tape"}]}, '"tape" is no kind of repository'),
         ({"retention": {}}, "retention: .*empty"),
         ({"retention": {"keep_daily": "seven"}}, "retention: keep_daily .*whole number, and is text"),

@@ -29,7 +29,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("host", "shapes"),
     ("hpke", "manifest", "pem", "process", "proofs", "retention", "scratch", "slots", "state"),
     ("binding", "databases", "keys", "repositories", "stream"),
-    ("apiece", "clock", "manifest_cache", "memory"),
+    ("apiece", "clock", "manifest_cache", "memory", "nesting"),
     ("catalogue", "cipher", "keyfile", "publication"),
     ("choosing", "loading", "survey"),
     ("backup", "info", "rekey", "rotate", "verify"),

@@ -39,6 +39,7 @@ from .model import (
     Origin,
     Place,
 )
+from .nesting import require_apart, surrounding
 from .publication import Publication
 from .repositories.base import Repository
 from .state import Host, Progress, audit, audit_failure, locked
@@ -207,7 +208,7 @@ def _attempt_backup(
         with Publication(found.repositories, request.place, found.failures, taken >= _RACES) as publication:
             manifest = run.store(publication)
             snapshot.conclude()
-            warnings = [*found.disorder, *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
+            warnings = [*found.disorder, *_misplaced(request), *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
             content = publication.describe(manifest)
             # Before it appears: a backup that this host does not know to be its own would never be rotated.
             run.remember(publication, content, pending=True)
@@ -215,6 +216,15 @@ def _attempt_backup(
             warnings += [*snapshot.doubts, *run.heard, *run.row_warnings(manifest)]
             run.remember(publication, content)
             return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), tuple(warnings))
+
+
+def _misplaced(request: BackupRequest) -> List[str]:
+    """A sentence for a database that lies where no restore would put it back."""
+    repository = surrounding(request.present, request.repositories)
+    if repository is None:
+        return []
+    where = f"{request.present.name} lies inside the repository {repository.label}"
+    return [f"{where}: no restore puts it back there. Move one of the two elsewhere."]
 
 
 def _tidy(request: BackupRequest, host: Host, found: Survey, dry_run: bool = False) -> Tuple[List[str], List[str]]:
@@ -429,9 +439,7 @@ class _Counting:
 def _check_request(request: BackupRequest) -> None:
     if not request.repositories:
         raise BadInput("There is no repository to back up to. Give at least one in repositories.")
-    labels = [repository.label for repository in request.repositories]
-    if len(set(labels)) != len(labels):
-        raise BadInput(f"A repository is named twice in repositories: {', '.join(labels)}. Name each once.")
+    require_apart(request.repositories)
     require_writable(request.tier, request.labels)
     try:
         request.database.name.encode("utf-8")

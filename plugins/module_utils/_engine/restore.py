@@ -6,11 +6,9 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from .catalogue import Catalogue, place_of, planted, read_place, whole
@@ -37,12 +35,11 @@ from .model import (
     Database,
     Encryption,
     EncryptionSettings,
-    EngineName,
     Level,
     Manifest,
 )
+from .nesting import surrounding
 from .repositories.base import Repository
-from .repositories.local import LocalRepository
 from .safety import Safety, check_sealing
 from .state import Host, Progress, audit, audit_failure, locked
 
@@ -285,21 +282,12 @@ def _check_request(request: RestoreRequest) -> None:
 
 def check_outside(target: Database, repositories: Sequence[Repository]) -> None:
     """Raise Refused for a target inside a repository: it would lie among backups, or replace one."""
-    if target.engine is not EngineName.SQLITE:
-        return
-    # As UTF-8 whatever the locale is, like everywhere else.
-    above = Path(os.fsdecode(os.path.realpath(target.name.encode("utf-8", "surrogateescape")))).parents
-    for repository in repositories:
-        if isinstance(repository, LocalRepository) and any(_is_same(path, Path(repository.label)) for path in above):
-            raise Refused(
-                f"Cannot restore to {target.name}: it lies inside the repository {repository.label}, "
-                "which holds nothing but backups. Restore to a path outside of it."
-            )
-
-
-def _is_same(path: Path, other: Path) -> bool:
-    """Whether both lead to the same directory, under whatever names it is mounted or linked."""
-    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+    repository = surrounding(target, repositories)
+    if repository:
+        raise Refused(
+            f"Cannot restore to {target.name}: it lies inside the repository {repository.label}, "
+            "which holds nothing but backups. Restore to a path outside of it."
+        )
 
 
 def _choose(request: RestoreRequest, host: Host) -> Tuple[Repository, Backup, Tuple[str, ...]]:

@@ -35,6 +35,7 @@ from ...model import (
     Server,
 )
 from ...names import is_id
+from ...nesting import nested
 from ...repositories.base import Repository
 from ...repositories.local import LocalRepository
 from ...retention import check as check_policy
@@ -178,10 +179,9 @@ def _targets(fields: Fields) -> Tuple[Target, ...]:
     targets = fields.objects("repositories", partial(_target, default=default))
     if not targets:
         raise fields.wrong("repositories", "it is empty, and a backup must go somewhere")
-    labels = [target.repository.label for target in targets]
-    for label in labels:
-        if labels.count(label) > 1:
-            raise fields.wrong("repositories", f"{label} is named twice")
+    problem = nested([target.repository.label for target in targets])
+    if problem:
+        raise fields.wrong("repositories", problem)
     return targets
 
 
