@@ -92,6 +92,8 @@ def test_a_repository_keeps_its_own_policy_or_the_jobs() -> None:
         ({"engine": None}, "engine .*missing"),
         ({"database": "shop.db"}, "not an absolute path"),
         ({"database": ""}, "database .*empty"),
+        ({"database": "//srv/shop.db"}, "several spellings"),
+        ({"database": "/srv/x/../shop.db"}, "several spellings"),
         ({"databse": "x"}, 'unknown option "databse"; did you mean "database"'),
         ({"login_host": "db1"}, "an SQLite database is a file"),
         ({"repositories": []}, "repositories .*empty"),

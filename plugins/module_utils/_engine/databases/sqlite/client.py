@@ -245,4 +245,9 @@ def path_of(name: str) -> bytes:
         raise BadInput(f'database: "{name}" is not an absolute path. Write the whole path of the SQLite file.')
     if "\0" in name or name.endswith("/"):
         raise BadInput(f"database: {name!r} cannot be the path of a file. Write the whole path of the SQLite file.")
+    if "//" in name or {".", ".."} & set(name.split("/")):
+        # Each spelling would be a database with backups of its own.
+        raise BadInput(
+            f'database: "{name}" is one of several spellings of its path. Write it without "//", "." and "..".'
+        )
     return name.encode("utf-8", "surrogateescape")
