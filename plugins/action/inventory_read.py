@@ -10,9 +10,15 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible_collections.fleet.backup.plugins.filter import job_files, notification_files, recipient_files, unit_files
+from ansible_collections.fleet.backup.plugins.lookup import agent, agent_text
 from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
 from ansible_collections.fleet.backup.plugins.plugin_utils.refusal import refusal_within
 from ansible_collections.fleet.backup.plugins.plugin_utils.variables import misspelt
+
+#: Ansible loads an action before it forks a process for each task of each host, and each of those compiles anew what it
+#: imports of a collection. So what the next tasks of the roles need of the engine is imported here, once.
+IMPORTED = (agent, agent_text, job_files, notification_files, recipient_files, unit_files)
 
 
 class ActionModule(ActionBase):
