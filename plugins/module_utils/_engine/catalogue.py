@@ -145,7 +145,7 @@ def scan(
 
 
 def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memory) -> List[str]:
-    """The manifests that are read of a place, those of this host's own backups first, and the newest ones first. Pure.
+    """The manifests that are read of a place: those of this host's own backups before others, newer before older. Pure.
 
     Files can have many names (link(2)), and be larger than their disk (lseek(2)), so that the space that they take
     bounds no listing. Of what is too long to be read, no more is counted than would be read.
@@ -155,13 +155,14 @@ def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memo
         backup = name[: -len(MANIFEST)]
         return backup in memory, order_of(backup)
 
-    chosen, left = [], _MOST_BYTES
+    chosen, left = set(), _MOST_BYTES
     for name in sorted(manifests, key=rank, reverse=True)[:_MOST_BACKUPS]:
         size = min(sizes[name], MANIFEST_LIMIT) + min(sizes.get(name[: -len(MANIFEST)] + PROOF, 0), PROOFS_LIMIT)
         if size <= left:
             left -= size
-            chosen.append(name)
-    return chosen
+            chosen.add(name)
+    # In the order of the list, in which the cache of manifests takes them to be older and newer.
+    return [name for name in manifests if name in chosen]
 
 
 def _unread(repository: Repository, place: Place, unread: Collection[str], memory: Memory) -> Iterator[Problem]:
