@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ...errors import BadInput, PermissionDenied
 from ...host.small import read_small
+from ...shapes import once
 from ...state import Host, default_state
 from .fields import Fields
 
@@ -36,7 +37,7 @@ def read_settings(path: Path, required: bool) -> Settings:
     Raises BadInput, which names the file and the option, and PermissionDenied.
     """
     try:
-        document = json.loads(read_small(path))
+        document = json.loads(read_small(path), object_pairs_hook=once)
     except FileNotFoundError:
         if required:
             raise BadInput(f"There is no file {path}. Name the agent's settings, or leave --config out.") from None

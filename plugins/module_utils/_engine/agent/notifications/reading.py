@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, FrozenSet, List, Tuple
 from ...errors import BadInput
 from ...host.small import read_small
 from ...host.unexpected import explained
+from ...shapes import once
 from ..config.fields import Fields
 from .apprise import read_apprise
 from .base import Channel, Route
@@ -54,7 +55,7 @@ class Channels:
 def read_channels(path: Path) -> Channels:
     """Read the channels of a host. A file that is missing means none; nothing is raised for one that is wrong."""
     try:
-        document = json.loads(read_small(path))
+        document = json.loads(read_small(path), object_pairs_hook=once)
     except FileNotFoundError:
         return Channels()
     except OSError as error:
