@@ -21,7 +21,9 @@ options:
     choices: [zstd, gzip, none]
     default: zstd
   compression_level:
-    description: How hard to compress, V(1) to V(19) for zstd (normally V(2)) and V(1) to V(9) for gzip (normally V(6)).
+    description:
+      - How hard to compress, V(1) to V(19) for zstd and V(1) to V(9) for gzip.
+      - Normally V(1) for zstd with PostgreSQL, V(2) for zstd with SQLite, and V(6) for gzip.
     type: int
   source_host:
     description: The name under which the backups are filed. It is the host's own name unless given.
