@@ -163,6 +163,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.fleet.backup.plugins.module_utils._engine.documents import rekeyed_document
+from ansible_collections.fleet.backup.plugins.module_utils._engine.errors import BadInput
 from ansible_collections.fleet.backup.plugins.module_utils._engine.keyfile import KeyFile, ensure, remove, rotate
 from ansible_collections.fleet.backup.plugins.module_utils._engine.rekey import (
     Rekeyed,
@@ -224,6 +225,8 @@ def change_pair(options: Options, host: Host, check_mode: bool) -> KeyFile | Non
     if options.value("path") is None:
         return None
     path, state = Path(options.value("path")), options.value("state")
+    if not path.is_absolute():
+        raise BadInput(f"path: {path} is not absolute. Give the whole path of the private key.")
     if state == "absent":
         pair = remove(path, options.value("destroy"), dry_run=True)
         if pair.changed and not check_mode:

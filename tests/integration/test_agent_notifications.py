@@ -264,7 +264,7 @@ def test_a_receiver_that_does_not_answer_delays_no_backup(agent: Notified, web: 
 
 @pytest.mark.parametrize(
     ("verb", "command", "code"),
-    [("backup", ("run", "shop"), "not_found"), ("restore", ("restore", "shop", "--yes", "--before", "2020-01-01"), "")],
+    [("backup", ("run", "shop"), "not_found"), ("verify", ("verify", "shop"), "not_found")],
 )
 def test_a_signal_after_the_work_takes_back_neither_what_is_told_nor_the_output(
     agent: Notified, web: WebServer, verb: str, command: tuple[str, ...], code: str
@@ -285,6 +285,20 @@ def test_a_signal_after_the_work_takes_back_neither_what_is_told_nor_the_output(
     assert code in json.loads(told)[0]["error"]
     assert web.requests or agent.outbox(), "it is sent, or waits for the next run"
     agent.run(*command, status=1)
+    assert [request.json["event"] for request in web.requests] == ["failure"]
+
+
+def test_a_restore_that_never_began_is_told_to_who_asked_for_it_alone(agent: Notified, web: WebServer) -> None:
+    agent.job("shop", restore={"before": [["/bin/false"]]})
+    agent.run("run", "shop")
+    agent.channels(agent.hook(web))
+    for options in (("--before", "2020-01-01"), ("--backup", "none"), ()):
+        assert agent.run("restore", "shop", "--yes", *options, status=1)
+    assert web.requests == [] and agent.outbox() == []
+    key = ("--identity", str(agent.world.root / "ops.pem"))
+    (agent.world.root / "ops.pem").write_text(agent.world.private)
+    (agent.world.root / "ops.pem").chmod(0o600)
+    agent.run("restore", "shop", "--yes", "--replace", *key, status=1)
     assert [request.json["event"] for request in web.requests] == ["failure"]
 
 

@@ -271,11 +271,12 @@ def test_check_mode_fails_where_the_run_would(world: World, ansible: Ansible) ->
 
 def test_a_failure_names_its_kind_and_says_what_to_do(world: World, ansible: Ansible) -> None:
     world.backup()
-    exists, empty, within, odd, relative = ansible.run(
+    exists, empty, within, odd, key, relative = ansible.run(
         ignored(restore(world)),
         ignored(restore(world, replace=True, source_database="")),
         ignored(backup(world, repositories=[{"path": ""}])),
         ignored(backup(world, max_age="tomorrow")),
+        ignored({"fleet.backup.backup_key": {"path": "keys/ops.pem"}}),
         backup(world, database="shop.db"),
         fails=True,
     )
@@ -284,6 +285,7 @@ def test_a_failure_names_its_kind_and_says_what_to_do(world: World, ansible: Ans
     assert "source_database is empty. Give a value" in empty["msg"]
     assert "repositories.path is empty." in within["msg"]
     assert (odd["error"], "max_age" in odd["msg"]) == ("bad_input", True)
+    assert key["msg"] == "path: keys/ops.pem is not absolute. Give the whole path of the private key."
     assert "not an absolute path" in relative["msg"]
 
 

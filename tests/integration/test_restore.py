@@ -93,7 +93,7 @@ def test_a_backup_is_found_by_id_by_file_name_and_by_time(world: World) -> None:
 
 
 def test_a_backup_that_does_not_exist_is_not_found(world: World) -> None:
-    refused(world, NotFound, "There is no backup in .*Check source_host and the database's name")
+    refused(world, NotFound, "There is no backup in .*Check source_host and source_database")
     result = world.backup()
     world.restore()
     # A safety backup holds what somebody wanted to be rid of, and is newer.

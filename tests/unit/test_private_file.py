@@ -50,6 +50,15 @@ def test_a_private_key_of_its_owner_alone_is_read(key: Path, reader: str, mode: 
 
 
 @pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_a_public_key_is_called_one_and_not_a_betrayed_private_one(key: Path, reader: str, mode: int) -> None:
+    key.write_bytes(keys.public_pem(key.read_bytes()))
+    key.chmod(mode)
+    with pytest.raises(BadInput, match=r"ops.pem\)? is a public key. Give the private key that belongs to it"):
+        READERS[reader](str(key))
+
+
+@pytest.mark.parametrize("reader", READERS)
 def test_what_is_no_file_is_refused_and_never_waited_for(tmp_path: Path, reader: str) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo, 0o600)

@@ -68,7 +68,8 @@ def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted:
     _raise_unread(catalogue)
     good = newest_good(catalogue)
     newest = f"The newest good one is {good.id}." if good else "It holds no good one of this database."
-    raise NotFound(f'There is no backup "{wanted}" in {repository.label}/{place.path}. {newest}')
+    where = f"{repository.label}/{place.path}"
+    raise NotFound(f'There is no backup "{wanted}" in {where}. {newest} Check the name, and whose backup it is.')
 
 
 def _raise_unread(catalogue: Catalogue) -> None:
@@ -81,14 +82,11 @@ def _raise_unread(catalogue: Catalogue) -> None:
 def _nothing(catalogue: Catalogue, repository: Repository, place: Place, before: Optional[datetime]) -> str:
     where = f"{repository.label}/{place.path}"
     if before is None or not catalogue.eligible:
-        return (
-            f"There is no backup in {where}. "
-            "Check source_host and the database's name; backup_info lists what there is."
-        )
+        return f"There is no backup in {where}. Check source_host and source_database; backup_info lists what there is."
     oldest = catalogue.eligible[0]
     return (
         f"There is no backup in {where} from before {format_time(before)}. "
-        f"The oldest is {oldest.id} of {format_time(oldest.time)}."
+        f"The oldest is {oldest.id} of {format_time(oldest.time)}: choose a later time."
     )
 
 

@@ -14,6 +14,9 @@ from ..errors import BadInput, PermissionDenied
 #: No file of keys is longer, in bytes.
 LONGEST = 1 << 20
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+#: What files of public keys begin with, and what is in all files of private ones that are text.
+_PUBLIC = (b"-----BEGIN PUBLIC KEY-----", b"-----BEGIN PGP PUBLIC KEY BLOCK-----", b"age1", b"ssh-")
+_PRIVATE = (b"PRIVATE KEY", b"AGE-SECRET-KEY-")
 
 
 def read_private(path: str, called: str) -> bytes:
@@ -21,8 +24,12 @@ def read_private(path: str, called: str) -> bytes:
     # Without waiting: a FIFO would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
-        require_private(os.fstat(descriptor), called)
-        content = file.read(LONGEST + 1)
+        status = os.fstat(descriptor)
+        content = file.read(LONGEST + 1) if stat.S_ISREG(status.st_mode) else b""
+    if content.lstrip().startswith(_PUBLIC) and not any(mark in content for mark in _PRIVATE):
+        # Before its mode is judged: a public key was not betrayed by being readable.
+        raise BadInput(f"{called} is a public key. Give the private key that belongs to it.")
+    require_private(status, called)
     if len(content) > LONGEST:
         raise BadInput(f"{called} is far too long for a key. Check encryption.identities.")
     return content

@@ -94,7 +94,8 @@ def act(parsed: argparse.Namespace) -> Exit:
         with showing(selection.host, job.name, wanted=not parsed.json):
             work = partial(restore_for, job, options, selection.host, parsed.dry_run)
             report = report_apart(job.name, "restore", selection.host, work, options.timeout)
-        if not parsed.dry_run:
+        # Who asked for a restore that cannot be meant sees that, and nobody else needs to know.
+        if not (parsed.dry_run or report.refused):
             report = conclude(job, report, selection.settings)
     if parsed.json:
         put_json([report.document])

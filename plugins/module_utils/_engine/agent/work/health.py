@@ -52,7 +52,9 @@ def complaints(
     if health.restore_proven is not None or Work.VERIFY not in awaited:
         found += _unproven(health, limits.proof_age, now)
     if health.bad:
-        found.append(Complaint("bad", f"{health.bad} of {health.backups} backups are known to be bad"))
+        bad = [one.id for one in catalogue.backups if one.known_bad and not (one.manifest.safety or one.foreign)]
+        text = f"{health.bad} of {health.backups} backups are known to be bad, the newest of them {bad[-1]}"
+        found.append(Complaint("bad", text))
     future = [backup for backup in catalogue.backups if in_future(backup, now)]
     if future:
         found.append(Complaint("future", f"{future[-1].id} is dated in the future, so that its age is not known"))

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ...documents import manifest_document
-from ...errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed, WeakerEncryption
+from ...errors import BadInput, EngineError, NoKey, Stopped, TargetExists, ToolFailed, WeakerEncryption, WrongKey
 from ...interrupts import finish, interruptible, last_part
 from ...model import Encryption
 from ...repositories.base import Repository
@@ -98,6 +98,7 @@ def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = F
     """Restore, with the application stopped meanwhile, and say how that ended."""
     began = time.monotonic()
     done: Optional[Done] = None
+    refused = False
     try:
         # Within two: a signal that comes when it is too late to stop is delivered between the ends of both.
         with interruptible():
@@ -106,17 +107,19 @@ def restore_for(job: Job, options: RestoreOptions, host: Host, dry_run: bool = F
     except (EngineError, Stopped) as error:
         if done is None:
             done = Done(False, explained(error), error.code)
+            refused = isinstance(error, EngineError)
         else:
             done = replace(done, warnings=(*done.warnings, "It was asked to stop when it was too late for that."))
     seconds = time.monotonic() - began
-    return Report(job.name, "restore", done.changed, done.text, seconds, done.error, done.warnings, done.detail)
+    report = Report(job.name, "restore", done.changed, done.text, seconds, done.error, done.warnings, done.detail)
+    return replace(report, refused=refused)
 
 
 def explained(error: BaseException) -> str:
     """An error's message, with the options of the command that the next step takes."""
     if isinstance(error, TargetExists):
         return f"{error} The options are --replace and --into NAME."
-    if isinstance(error, NoKey):
+    if isinstance(error, (NoKey, WrongKey)):
         return f"{error} The options are --identity FILE and --passphrase-file FILE."
     if isinstance(error, WeakerEncryption):
         return f"{error} The option is --accept-encryption METHOD."

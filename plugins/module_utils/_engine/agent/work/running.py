@@ -29,7 +29,8 @@ from .hooks import late_hooks, run_hooks
 class Report:
     """How a job ended. ``error`` is the error's code, None where all went well; ``text`` says it to people.
 
-    ``causes`` are the codes of what is wrong where the error alone does not tell one failure from another.
+    ``causes`` are the codes of what is wrong where the error alone does not tell one failure from another. What was
+    ``refused`` ended before anything began.
     """
 
     job: str
@@ -41,6 +42,7 @@ class Report:
     warnings: Tuple[str, ...] = ()
     detail: Mapping[str, Any] = field(default_factory=dict)
     causes: Tuple[str, ...] = ()
+    refused: bool = False
 
     @property
     def document(self) -> Dict[str, Any]:
@@ -172,7 +174,8 @@ def _prove(job: Job, host: Host) -> Done:
 def _verdict(job: Job, result: VerifyResult) -> str:
     """The code of what did not pass; "unverifiable" only where nothing worse was found."""
     bad = [check for check in result.checks if check.outcome is not Outcome.PASSED and not _lacks_key(job, check)]
-    codes = [check.code or Unverifiable.code for check in bad]
+    # What could not be checked is that, whatever kept it from being checked: its own code is in the details.
+    codes = [check.code if check.outcome is Outcome.FAILED and check.code else Unverifiable.code for check in bad]
     return next((code for code in codes if code != Unverifiable.code), Unverifiable.code)
 
 

@@ -95,6 +95,11 @@ def known_refusal(said: str, database: str, user: str, where: str) -> Optional[E
             f'{where} refused to log in user "{user}": {text}. '
             "It lets in who the operating system says: run as that account, or let become_user name it."
         )
+    if f'role "{user}" does not exist'.lower() in low:
+        return Unreachable(
+            f'{where} has no role "{user}". Name a role of the server in login_user, or in become_user the account '
+            "that the server runs as, whose name is its role."
+        )
     if "authentication failed" in low or "no password supplied" in low or "pg_hba.conf" in low or 'role "' in low:
         return Unreachable(
             f'{where} refused to log in user "{user}": {text}. '
