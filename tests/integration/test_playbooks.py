@@ -395,8 +395,12 @@ def test_a_private_key_reaches_the_agent_by_its_standard_input_and_stays_nowhere
     assert not list((fleet.worlds["web1"].root / "tmp").rglob("*.py"))
     ran = fleet.play("verify", "-l", "web1", fleet_backup_identity=key, fleet_backup_async=60)
     assert ran.status != 0 and "exclude each other" in ran.output
-    ran = fleet.play("verify", "-l", "web1", fleet_backup_identity_file="/gone/ops.pem")
-    assert ran.status != 0 and "the controller has no file /gone/ops.pem. Name the file" in ran.output
+    asked = {"fleet_backup_restore_host": "web1", "fleet_backup_restore_job": "shop"}
+    for ran in (
+        fleet.play("verify", "-l", "web1", fleet_backup_identity_file="/gone/ops.pem"),
+        fleet.play("restore", fleet_backup_identity_file="/gone/ops.pem", **asked),
+    ):
+        assert ran.status != 0 and "the controller has no file /gone/ops.pem. Name the file" in ran.output
 
 
 def restoring(fleet: Fleet, *options: str, hosts: Any = None, **variables: Any) -> Ran:
