@@ -102,7 +102,7 @@ def test_a_host_without_keys_says_that_it_cannot_verify_and_does_so_with_one(age
     (agent.root / "wrong.pem").write_text(wrong)
     (agent.root / "wrong.pem").chmod(0o600)
     assert "Nothing that was given opens" in agent.run(
-        "verify", "shop", "--identity", str(agent.root / "wrong.pem"), status=1
+        "verify", "shop", "--identity", str(agent.root / "wrong.pem"), status=3
     )
 
 

@@ -612,12 +612,11 @@ def age_opens(content: bytes, *identities: str, passphrase: str | None = None) -
 def test_an_identity_that_is_none_of_age_is_refused_and_not_shown(tmp_path: Path) -> None:
     ops, _key = age_key(tmp_path, "ops")
     artefact = through(age.encrypting([ops], None), b"content")
-    garbage, empty, public = (tmp_path / name for name in ("garbage", "empty", "public"))
+    garbage, empty = (tmp_path / name for name in ("garbage", "empty"))
     garbage.write_text("garbage\n")
     empty.write_text("")
-    public.write_text(ops)
     openssh = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----"
-    for identity in ("AGE-SECRET-KEY-1QQQQ", openssh, str(garbage), str(empty), str(public)):
+    for identity in ("AGE-SECRET-KEY-1QQQQ", openssh, str(garbage), str(empty)):
         said = age_opens(artefact, identity)
         assert said == "BadInput: An item of encryption.identities is no age identity. Give what age-keygen writes."
     for identity in ("/nonexistent.key", str(tmp_path)):
