@@ -75,7 +75,7 @@ repositories:
         id:
           description: The name of the backup.
           type: str
-          sample: shop-20260301T020000Z
+          sample: shop-20260301T020000Z-h3k7
         host:
           description: The name under which it is filed.
           type: str
@@ -120,7 +120,7 @@ repositories:
             name:
               description: The name of the file.
               type: str
-              sample: shop-20260301T020000Z.dump.zst.aes
+              sample: shop-20260301T020000Z-h3k7.dump.zst.aes
             content:
               description: V(database), or V(globals) for roles and tablespaces.
               type: str
@@ -177,7 +177,7 @@ repositories:
         previous:
           description: The database's backup before it.
           type: str
-          sample: shop-20260228T020000Z
+          sample: shop-20260228T020000Z-h3k7
         path:
           description: The place in the repository.
           type: str
@@ -201,7 +201,7 @@ repositories:
         known_bad:
           description: Why it must not be counted on, where that is known.
           type: str
-          sample: its artefact shop-20260301T020000Z.dump.zst.aes is missing
+          sample: its artefact shop-20260301T020000Z-h3k7.dump.zst.aes is missing
         foreign:
           description:
             - Whether this host takes the backups in this place and did not write this one. It then counts for nothing.
@@ -240,11 +240,11 @@ repositories:
         oldest:
           description: The oldest one.
           type: str
-          sample: shop-20260101T020000Z
+          sample: shop-20260101T020000Z-h3k7
         newest:
           description: The newest good one that is not dated in the future.
           type: str
-          sample: shop-20260301T020000Z
+          sample: shop-20260301T020000Z-h3k7
         age_seconds:
           description: How old that one is.
           type: int
@@ -265,7 +265,7 @@ repositories:
         path:
           description: The file.
           type: str
-          sample: web1/postgresql/shop/shop-20260301T020000Z.manifest.json
+          sample: web1/postgresql/shop/shop-20260301T020000Z-h3k7.manifest.json
         reason:
           description: What is wrong with it, and what to do.
           type: str

@@ -136,7 +136,7 @@ backups:
     id:
       description: The name of the backup.
       type: str
-      sample: shop-20260301T020000Z
+      sample: shop-20260301T020000Z-h3k7
     repository:
       description: The repository.
       type: str

@@ -151,7 +151,7 @@ rotations:
         id:
           description: The backup.
           type: str
-          sample: shop-20260301T020000Z
+          sample: shop-20260301T020000Z-h3k7
         started:
           description: When it was begun.
           type: str
@@ -173,7 +173,7 @@ rotations:
         id:
           description: The backup.
           type: str
-          sample: shop-20260301T020000Z
+          sample: shop-20260301T020000Z-h3k7
         started:
           description: When it was begun.
           type: str
@@ -191,7 +191,7 @@ rotations:
       description: The backups that this host did not write, or whose key slots were changed elsewhere. They are kept.
       type: list
       elements: str
-      sample: [shop-20260301T020000Z]
+      sample: [shop-20260301T020000Z-h3k7]
     tidied:
       description: Files that a crash had left over, which are removed.
       type: list
@@ -204,7 +204,7 @@ rotations:
         path:
           description: The file.
           type: str
-          sample: web1/postgresql/shop/shop-20260301T020000Z.manifest.json
+          sample: web1/postgresql/shop/shop-20260301T020000Z-h3k7.manifest.json
         reason:
           description: What is wrong with it, and what to do.
           type: str

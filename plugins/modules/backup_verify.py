@@ -189,7 +189,7 @@ checks:
     backup:
       description: The id of the backup, empty where there is none.
       type: str
-      sample: shop-20260301T020000Z
+      sample: shop-20260301T020000Z-h3k7
     level:
       description: How far the verification was to go.
       type: str

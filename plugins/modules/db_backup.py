@@ -129,7 +129,7 @@ backup:
     id:
       description: The name of the backup.
       type: str
-      sample: shop-20260301T020000Z
+      sample: shop-20260301T020000Z-h3k7
     host:
       description: The name under which it is filed.
       type: str
@@ -174,7 +174,7 @@ backup:
         name:
           description: The name of the file.
           type: str
-          sample: shop-20260301T020000Z.dump.zst.aes
+          sample: shop-20260301T020000Z-h3k7.dump.zst.aes
         content:
           description: V(database), or V(globals) for roles and tablespaces.
           type: str
@@ -231,7 +231,7 @@ backup:
     previous:
       description: The database's backup before it.
       type: str
-      sample: shop-20260228T020000Z
+      sample: shop-20260228T020000Z-h3k7
 expected_bytes:
   description: About how much would be stored, judged by the last backup.
   returned: in check mode, when a backup would be taken and there is an earlier one

@@ -159,7 +159,7 @@ backup:
     id:
       description: The name of the backup.
       type: str
-      sample: shop-20260301T020000Z
+      sample: shop-20260301T020000Z-h3k7
     host:
       description: The name under which it is filed.
       type: str
@@ -204,7 +204,7 @@ backup:
         name:
           description: The name of the file.
           type: str
-          sample: shop-20260301T020000Z.dump.zst.aes
+          sample: shop-20260301T020000Z-h3k7.dump.zst.aes
         content:
           description: V(database), or V(globals) for roles and tablespaces.
           type: str
@@ -261,7 +261,7 @@ backup:
     previous:
       description: The database's backup before it.
       type: str
-      sample: shop-20260228T020000Z
+      sample: shop-20260228T020000Z-h3k7
     path:
       description: The place in the repository.
       type: str
@@ -285,7 +285,7 @@ backup:
     known_bad:
       description: Why it must not be counted on, where that is known.
       type: str
-      sample: its artefact shop-20260301T020000Z.dump.zst.aes is missing
+      sample: its artefact shop-20260301T020000Z-h3k7.dump.zst.aes is missing
     foreign:
       description:
         - Whether this host takes the backups in this place and did not write this one. It then counts for nothing.
@@ -306,12 +306,12 @@ safety_backup:
   description: The id of the backup that was taken of what was replaced.
   returned: success, when one was taken
   type: str
-  sample: shop-20260302T091500Z
+  sample: shop-20260302T091500Z-h3k7
 kept_as:
   description: Where what was replaced is kept.
   returned: success, with O(keep_replaced)
   type: str
-  sample: shop__replaced_shop-20260301T020000Z
+  sample: shop__replaced_shop-20260301T020000Z-h3k7
 needed_bytes:
   description: How much space the restored database needs, about.
   returned: in check mode

@@ -64,7 +64,7 @@ def manifest_of(path: str = "/srv/shop.db", size: int = 4096, opaque: bool = Fal
     moment = parse_time("2026-03-01T12:00:00Z", "time")
     artefact = Artefact("shop.db", size, "0" * 64, size, Compression.NONE, Encryption.NONE)
     return Manifest(
-        id="shop-20260301T120000Z",
+        id="shop-20260301T120000Z-h3k7",
         host="db1",
         engine="sqlite",
         database=path,

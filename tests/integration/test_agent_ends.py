@@ -278,7 +278,7 @@ def test_a_server_that_stopped_answering_ends_the_run_too(agent: Agent, empty_cl
 def test_what_a_killed_restore_left_on_a_server_is_listed_and_then_dropped(
     agent: Agent, cluster: Cluster, database: str
 ) -> None:
-    left = beside(database, RESTORING, f"{database}-20260301T020000Z")
+    left = beside(database, RESTORING, f"{database}-20260301T020000Z-h3k7")
     cluster.sql(f'CREATE DATABASE "{left}"')
     password = agent.root / "password"
     password.write_text(str(cluster.server.password))

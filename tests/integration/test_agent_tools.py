@@ -143,7 +143,7 @@ def test_what_a_killed_process_left_over_is_listed_and_then_cleared(
     agent: Agent, held: subprocess.Popen[bytes]
 ) -> None:
     kill_all(held)
-    partial = agent.world.directory / ".shop-20260301T020000Z.db.partial"
+    partial = agent.world.directory / ".shop-20260301T020000Z-h3k7.db.partial"
     partial.write_bytes(b"half")
     half = agent.world.host.state / "status" / "verify+web1+sqlite+shop.tmp"
     half.write_bytes(b"{")

@@ -17,6 +17,7 @@ import threading
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Iterator
 
@@ -38,11 +39,11 @@ from _engine.errors import (
 )
 from _engine.manifest import facts_digest
 from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
+from _engine.names import make_id
 from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
 from _engine.repositories.local_files import LocalWriter
 from _engine.state import locked, running
-from _engine.survey import Survey
 from world import World
 
 
@@ -85,11 +86,12 @@ def test_each_backup_names_the_one_before_it(world: World) -> None:
     assert second.manifest.previous.sha256 == facts_digest(world.manifest(first).read_bytes(), "it")
 
 
-def test_several_backups_in_one_second_have_names_of_their_own(world: World) -> None:
-    moment = world.clock.moment
-    world.host = replace(world.host, now=lambda: moment)
+def test_several_backups_in_one_second_have_names_of_their_own_in_their_order(world: World) -> None:
+    moments = count()
+    began = world.clock.moment.replace(microsecond=0)
+    world.host = replace(world.host, now=lambda: began + timedelta(milliseconds=2 * next(moments)))
     ids = [world.backup().manifest.id for _attempt in range(3)]
-    assert [backup_id[-3:] for backup_id in ids] == ["00Z", "Z-2", "Z-3"]
+    assert len({backup_id[:-5] for backup_id in ids}) == 1
     assert [backup.id for backup in world.catalogue().backups] == ids
 
 
@@ -253,11 +255,10 @@ def test_the_second_of_two_simultaneous_backups_waits_and_finds_the_fresh_one(wo
 
 
 def test_writers_that_share_no_lock_publish_whole_backups_of_their_own(world: World) -> None:
-    moment = world.clock.moment
     made: list[str] = []
 
     def back_up(number: int) -> None:
-        host = replace(world.host, state=world.root / f"state {number}", now=lambda: moment)
+        host = replace(world.host, state=world.root / f"state {number}")
         made.append(take_backup(world.backup_request(), host).manifest.id)
 
     for _round in range(3):
@@ -268,28 +269,26 @@ def test_writers_that_share_no_lock_publish_whole_backups_of_their_own(world: Wo
             thread.join()
     found = world.catalogue()
     assert sorted(backup.id for backup in found.good) == sorted(made)
-    assert len(made) == 12, "each takes another id of that second"
+    assert len(made) == 12, "each has an id of its own"
     assert found.problems == ()
     checks = world.verify(backup="all", level=Level.RESTORE).checks
     assert [check.detail for check in checks] == [""] * len(made)
 
 
-@pytest.mark.parametrize("planted", ["every id", "the manifest"])
+@pytest.mark.parametrize("planted", [".db.zst.aes", ".manifest.json"])
 def test_names_that_are_taken_in_one_repository_cost_no_copy_in_the_other_one(
     world: World, monkeypatch: pytest.MonkeyPatch, planted: str
 ) -> None:
     (world.root / "second").mkdir()
     second = LocalRepository(world.root / "second")
     world.backup(repositories=(world.repository, second))
-    free_id = Survey.free_id
 
-    def plant_and_choose(found: Survey, database: str, moment: datetime, passed: int = 0) -> str:
-        chosen = free_id(found, database, moment, passed)
-        name = f"{chosen}.db.zst.aes" if planted == "every id" else f"{chosen}.manifest.json"
-        (world.directory / name).touch()
-        return chosen
+    def plant_and_make(database: str, moment: datetime) -> str:
+        made = make_id(database, moment)
+        (world.directory / f"{made}{planted}").touch()
+        return made
 
-    monkeypatch.setattr(Survey, "free_id", plant_and_choose)
+    monkeypatch.setattr("_engine.backup.make_id", plant_and_make)
     with pytest.raises(PartlyDone, match=f"is in {second.label}, but not everywhere: .*already has"):
         world.backup(repositories=(world.repository, second))
     assert [len(world.catalogue(one).good) for one in (world.repository, second)] == [1, 2]

@@ -36,7 +36,7 @@ from world import World
 
 PASSPHRASE = 'a "quoted" pässphrase $HOME'
 ENGINE = Path(keys.__file__).resolve().parent.parent
-NAME = "shop-20260301T120000Z.db.zst"
+NAME = "shop-20260301T120000Z-h3k7.db.zst"
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def test_leftovers_whose_names_are_not_utf8_end_no_command(agent: Agent, tmp_pat
     for purpose in Purpose:
         (odd / f"{purpose.value}\udce9\udcff").mkdir()
         (odd / f"{purpose.value}\udce9\udcff" / "lock").touch()
-    for name in ("shop-20260101T000000Z-\udce9.dump", ".\udce9.tmp", "\udce9.manifest.json", "\udce9.proofs"):
+    for name in ("shop-20260101T000000Z-h3k7-\udce9.dump", ".\udce9.tmp", "\udce9.manifest.json", "\udce9.proofs"):
         (world.directory / name).write_bytes(b"x")
     for name in ("locks/\udce9.lock", "status/\udce9.json", "status/\udce9.tmp"):
         (world.host.state / name).parent.mkdir(exist_ok=True)

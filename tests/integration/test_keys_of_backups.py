@@ -222,7 +222,7 @@ def test_a_planted_or_damaged_backup_keeps_no_withdrawn_key_in_any_other_one(wor
     both = (world.repository, second)
     made, damaged = world.backup(repositories=both), world.backup(repositories=both)
     # A copy under another id, as anyone can make who can write to the repository, and a manifest that is cut short.
-    copy = f"{made.manifest.id[:-16]}20010101T000000Z"
+    copy = f"{made.manifest.id[:-21]}20010101T000000Z-h3k7"
     document = json.loads(world.manifest(made).read_text().replace(made.manifest.id, copy))
     del document["sha256"]
     (world.directory / f"{copy}.manifest.json").write_bytes(sealed({**document, "started": "2001-01-01T00:00:00Z"}))

@@ -307,10 +307,10 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
     proofs = world.directory / f"{own}.proof.json"
     proofs.write_bytes((write_proof(proof) + b"\n") * 1_000)
     for number in range(1, 30):
-        name = f"{own[:-16]}20010101T0000{number:02}Z"
+        name = f"{own[:-21]}20010101T0000{number:02}Z-h3k7"
         os.link(manifest, world.directory / f"{name}.manifest.json")
         # Without a manifest, nothing reads them.
-        os.link(proofs, world.directory / f"{name}-2.proof.json")
+        os.link(proofs, world.directory / f"{name[:-1]}8.proof.json")
     monkeypatch.setattr("_engine.catalogue._MOST_BYTES", proofs.stat().st_size + 10 * manifest.stat().st_size)
     read: list[str] = []
     read_all = LocalRepository.read_all
@@ -327,7 +327,7 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
         problem.reason for problem in found.problems if not problem.name
     )
     with pytest.raises(BadManifest, match="20 manifests of other hosts were not read"):
-        world.restore(backup=f"{own[:-16]}20010101T000001Z")
+        world.restore(backup=f"{own[:-21]}20010101T000001Z-h3k7")
 
 
 @pytest.mark.parametrize("suffix", [".manifest.json", ".proof.json"])

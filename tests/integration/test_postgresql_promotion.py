@@ -212,11 +212,14 @@ def test_the_next_restore_removes_what_a_killed_one_left_and_nothing_else(
     cluster: Cluster, database: str, backup: Dump
 ) -> None:
     engine = cluster.engine(database)
-    leftovers = [f"{database}__restoring_shop-20260101T000000Z", f"{database}__discarded_shop-20260101T000000Z-2"]
+    leftovers = [
+        f"{database}__restoring_shop-20260101T000000Z-h3k7",
+        f"{database}__discarded_shop-20260101T000000Z-h3k7-2",
+    ]
     others = [
         f"{database}__restoring_mine",
-        f"{database}__replaced_shop-20260101T000000Z",
-        f"{database}2__restoring_shop-20260101T000000Z",
+        f"{database}__replaced_shop-20260101T000000Z-h3k7",
+        f"{database}2__restoring_shop-20260101T000000Z-h3k7",
     ]
     for name in leftovers + others:
         cluster.sql(f'CREATE DATABASE "{name}"')
@@ -229,7 +232,7 @@ def test_the_next_restore_removes_what_a_killed_one_left_and_nothing_else(
             pass
         from dataclasses import replace
 
-        with engine.stage(replace(backup.manifest, id="shop-20260102T000000Z"), None, 1):
+        with engine.stage(replace(backup.manifest, id="shop-20260102T000000Z-h3k7"), None, 1):
             assert staged in cluster.databases()
 
 
@@ -409,7 +412,7 @@ def test_a_user_who_does_not_own_the_target_may_not_replace_it(cluster: Cluster,
 
 
 def test_names_beside_a_database_fit_whatever_its_name_and_are_recognised(cluster: Cluster) -> None:
-    backup = "shop-20260101T000000Z"
+    backup = "shop-20260101T000000Z-h3k7"
     for name in ("shop", "x" * 63, "ü" * 31, "日" * 21, "a__restoring_b"):
         for purpose in (promotion.RESTORING, promotion.REPLACED, promotion.DISCARDED):
             made = promotion.beside(name, purpose, backup)

@@ -99,7 +99,7 @@ def test_a_backup_that_does_not_exist_is_not_found(world: World) -> None:
     # A safety backup holds what somebody wanted to be rid of, and is newer.
     assert world.catalogue().backups[-1].manifest.safety
     hint = f"The newest good one is {result.manifest.id}"
-    refused(world, NotFound, f'no backup "shop-20200101T000000Z" in .*{hint}', backup="shop-20200101T000000Z")
+    refused(world, NotFound, f'no backup "shop-20200101T000000Z-h3k7" in .*{hint}', backup="shop-20200101T000000Z-h3k7")
     refused(world, NotFound, 'no backup "../../etc/passwd"', backup="../../etc/passwd")
     before = world.clock.moment - timedelta(days=1)
     refused(world, NotFound, "no backup in .* from before 2026-02-28T.*The oldest is", before=before)

@@ -128,7 +128,7 @@ def test_all_databases_of_a_host_are_rotated_each_for_itself_and_no_other_hosts(
     foreign = [world.backup(source_host="web2").manifest.id for _number in range(2)]
     result = world.rotate(Policy(last=1))
     assert sorted(rotation.place.database for rotation in result.rotations) == sorted(
-        backup_id.rsplit("-", 1)[0] for backup_id in (made[0], others[0])
+        backup_id.rsplit("-", 2)[0] for backup_id in (made[0], others[0])
     )
     names = world.files()
     for backup_id, there in ((made[0], False), (made[1], True), (others[0], False), (others[1], True)):
@@ -218,8 +218,8 @@ def test_a_directory_that_poses_as_a_leftover_stops_neither_backups_nor_rotation
     for name in (f".a{DELETING}", f".{made[0]}.manifest.json{DELETING}", f".{made[0]}.manifest.json.partial"):
         (world.directory / name).mkdir()
     # A mark as a crash leaves it, with what looks like one of its files.
-    (world.directory / f".shop.db-20200101T000000Z.manifest.json{DELETING}").touch()
-    (world.directory / "shop.db-20200101T000000Z.sqlite").mkdir()
+    (world.directory / f".shop.db-20200101T000000Z-h3k7.manifest.json{DELETING}").touch()
+    (world.directory / "shop.db-20200101T000000Z-h3k7.sqlite").mkdir()
     result = world.backup(repositories=both)
     assert set(result.repositories) == {world.repository.label, good.label}
     assert f".a{DELETING} is a link, directory or device" in " ".join(result.warnings)

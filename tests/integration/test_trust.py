@@ -291,7 +291,7 @@ def test_samples_reach_each_of_the_hosts_own_backups_whatever_lies_in_the_reposi
     proof = Proof(Level.RESTORE, Outcome.PASSED, datetime(2099, 1, 1, tzinfo=timezone.utc), "web1")
     for backup in made[1:]:
         (world.directory / f"{backup}.proof.json").write_bytes(write_proof(proof) + b"\n")
-    copy = f"{made[0][:-16]}20010101T000000Z"
+    copy = f"{made[0][:-21]}20010101T000000Z-h3k7"
     document = json.loads((world.directory / f"{made[0]}.manifest.json").read_text().replace(made[0], copy))
     del document["sha256"]
     (world.directory / f"{copy}.manifest.json").write_bytes(sealed({**document, "started": "2001-01-01T00:00:00Z"}))

@@ -272,7 +272,7 @@ def test_one_bad_backup_stops_no_other(world: World) -> None:
 def test_what_should_be_there_and_is_not_fails(world: World) -> None:
     assert (only(world).code, only(world).outcome) == ("not_found", Outcome.FAILED)
     result = world.backup()
-    assert only(world, backup="shop-20200101T000000Z").code == "not_found"
+    assert only(world, backup="shop-20200101T000000Z-h3k7").code == "not_found"
     world.manifest(result).write_text("{")
     codes = [check.code for check in world.verify(backup="all").checks]
     assert "bad_manifest" in codes

@@ -35,7 +35,7 @@ def jobs(_config: Optional[str]) -> Sequence[str]:
 
 
 def backups(_config: Optional[str], job: str) -> Sequence[str]:
-    return [f"{job}-20260301T020000Z"]
+    return [f"{job}-20260301T020000Z-h3k7"]
 
 
 def labels(_config: Optional[str], _job: str) -> Sequence[str]:
@@ -55,9 +55,9 @@ KNOWLEDGE = Knowledge(jobs, backups, labels)
         ("fleet-backup run shop |", ["stock"]),
         ("fleet-backup show |", ["shop", "stock"]),
         ("fleet-backup show shop |", []),
-        ("fleet-backup restore shop --backup |", ["latest", "shop-20260301T020000Z"]),
-        ("fleet-backup restore shop --backup = s|", ["shop-20260301T020000Z"]),
-        ("fleet-backup restore --replace stock --backup st|", ["stock-20260301T020000Z"]),
+        ("fleet-backup restore shop --backup |", ["latest", "shop-20260301T020000Z-h3k7"]),
+        ("fleet-backup restore shop --backup = s|", ["shop-20260301T020000Z-h3k7"]),
+        ("fleet-backup restore --replace stock --backup st|", ["stock-20260301T020000Z-h3k7"]),
         ("fleet-backup restore shop --repository |", ["/srv/backups"]),
         ("fleet-backup restore shop --identity |", []),
         ("fleet-backup restore shop --into x --re|", ["--repository", "--replace"]),

@@ -67,9 +67,9 @@ def test_the_action_group_has_every_module_about_backups_and_no_other() -> None:
 
 NOW = datetime(2026, 3, 1, 2, 0, 0, tzinfo=timezone.utc)
 PLACE = Place("web1", "sqlite", "shop")
-ARTEFACT = Artefact("shop-20260301T020000Z.db.zst.aes", 1, "00" * 32, 1, Compression.ZSTD, Encryption.AES256_GCM)
+ARTEFACT = Artefact("shop-20260301T020000Z-h3k7.db.zst.aes", 1, "00" * 32, 1, Compression.ZSTD, Encryption.AES256_GCM)
 #: What users name themselves, such as labels, is left empty, so that no key of it is taken for one of ours.
-MANIFEST = Manifest("shop-20260301T020000Z", "web1", "sqlite", "/srv/shop.db", NOW, NOW, (ARTEFACT,))
+MANIFEST = Manifest("shop-20260301T020000Z-h3k7", "web1", "sqlite", "/srv/shop.db", NOW, NOW, (ARTEFACT,))
 BACKUP = Backup(PLACE, MANIFEST, (Proof(Level.RESTORE, Outcome.PASSED, NOW, "web1"),))
 PROBLEM = Problem(PLACE, "stray", "It is not a file of a backup.")
 INFO = RepositoryInfo("/srv/backups", Catalogue((BACKUP,), ()), tuple(judge([BACKUP], NOW)), Space(1, 1), (PROBLEM,))

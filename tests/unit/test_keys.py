@@ -41,7 +41,7 @@ from _engine.errors import (
 )
 from _engine.model import KeySlot, Origin, SlotKind
 
-NAME = "shop-20260301T120000Z.dump.zst.aes"
+NAME = "shop-20260301T120000Z-h3k7.dump.zst.aes"
 ORIGIN = Origin("web1", "postgresql", "shop", NAME)
 OTHER = ORIGIN._replace(artefact="other.dump.aes")
 DATA = ORIGIN.associated_data

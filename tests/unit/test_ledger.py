@@ -33,7 +33,7 @@ def outcomes(entries: List[Entry]) -> Dict[str, str]:
 
 def test_a_job_has_the_outcome_that_the_agent_reports() -> None:
     result = answered(
-        report("shop", backup={"id": "shop-20260301T020000Z", "bytes": 4096}),
+        report("shop", backup={"id": "shop-20260301T020000Z-h3k7", "bytes": 4096}),
         report("fresh", changed=False),
         report("orders", "permission_denied", changed=False),
         report("blog", "unverifiable"),
@@ -43,7 +43,7 @@ def test_a_job_has_the_outcome_that_the_agent_reports() -> None:
     expected = {"shop": "done", "fresh": "nothing to do", "orders": "failed", "blog": "unverifiable"}
     assert outcomes(found) == expected
     shop = found[0]
-    assert (shop.host, shop.backup, shop.bytes, shop.seconds) == ("web1", "shop-20260301T020000Z", 4096, 1.5)
+    assert (shop.host, shop.backup, shop.bytes, shop.seconds) == ("web1", "shop-20260301T020000Z-h3k7", 4096, 1.5)
     assert shop.document["outcome"] == "done"
     assert found[2].message == "about orders"
 
@@ -164,7 +164,7 @@ def entry(host: str, job: str, outcome: JobOutcome, message: str = "") -> Entry:
 
 FLEET = [
     entry("db2", "orders", JobOutcome.UNREACHABLE, "No route to host"),
-    entry("web1", "shop", JobOutcome.DONE, "shop-20260301T020000Z, 1.2 MiB"),
+    entry("web1", "shop", JobOutcome.DONE, "shop-20260301T020000Z-h3k7, 1.2 MiB"),
     entry("db1", "orders", JobOutcome.FAILED, "The password\nwas refused."),
     entry("lb1", "", JobOutcome.NOTHING, "No job of this host was asked for."),
 ]
@@ -174,7 +174,7 @@ def test_the_table_shows_what_is_wrong_last_and_a_line_for_each_entry() -> None:
     assert [line for line, _outcome in lines_of(ordered(FLEET))] == [
         "HOST  JOB     OUTCOME        TIME  MESSAGE",
         "lb1   -       nothing to do        No job of this host was asked for.",
-        "web1  shop    done                 shop-20260301T020000Z, 1.2 MiB",
+        "web1  shop    done                 shop-20260301T020000Z-h3k7, 1.2 MiB",
         "db1   orders  failed               The password was refused.",
         "db2   orders  unreachable          No route to host",
     ]

@@ -32,7 +32,7 @@ PLACE = Place("web1", "sqlite", "shop")
 #: Another account of the host, whose group is its own.
 OWNER = pwd.getpwnam("daemon")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two accounts")
-ID = "shop-20260301T020000Z"
+ID = "shop-20260301T020000Z-h3k7"
 ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils"
 
 
@@ -169,12 +169,12 @@ def test_artefacts_that_appeared_before_a_crash_at_the_manifest_are_tidied(
     repository: LocalRepository, root: Path
 ) -> None:
     put(repository, f"{ID}.db.zst")
-    put(repository, "shop-20260301T010000Z.db.zst")
-    put(repository, "shop-20260301T010000Z.manifest.json")
+    put(repository, "shop-20260301T010000Z-h3k7.db.zst")
+    put(repository, "shop-20260301T010000Z-h3k7.manifest.json")
     kill_while_writing(root, f"{ID}.manifest.json")
     doomed = [f"{ID}.db.zst", f".{ID}.manifest.json.partial"]
     assert repository.tidy(PLACE, dry_run=False) == doomed
-    assert names(repository) == ["shop-20260301T010000Z.db.zst", "shop-20260301T010000Z.manifest.json"]
+    assert names(repository) == ["shop-20260301T010000Z-h3k7.db.zst", "shop-20260301T010000Z-h3k7.manifest.json"]
 
 
 def test_an_artefact_whose_manifest_is_gone_for_another_reason_is_never_tidied(repository: LocalRepository) -> None:

@@ -47,7 +47,7 @@ from _engine.timespan import format_size
 
 WHERE = "Manifest /srv/backups/m"
 TIME = datetime(2026, 3, 1, 2, 0, 0, 123456, tzinfo=timezone.utc)
-ID = "shop-20260301T020000Z"
+ID = "shop-20260301T020000Z-h3k7"
 MANIFEST = Manifest(
     id=ID,
     host="web1",
@@ -70,7 +70,7 @@ MANIFEST = Manifest(
     ),
     properties={"encoding": "UTF8"},
     durations={"dump": 1.5},
-    previous=Previous("shop-20260228T020000Z", "d" * 64),
+    previous=Previous("shop-20260228T020000Z-h3k7", "d" * 64),
     labels={"reason": "before migration"},
     unknown={"from_the_future": [1, {"a": None}]},
 )
@@ -150,7 +150,7 @@ def raw(content: bytes) -> bytes:
         (changed(artefacts=artefact(name="../../etc/shadow"), key_slots=[]), "could lead out of the repository"),
         (changed(artefacts=artefact(name="/etc/shadow"), key_slots=[]), "could lead out of the repository"),
         (changed(artefacts=artefact(name="a\0b"), key_slots=[]), "could lead out of the repository"),
-        (changed(artefacts=artefact(name="other-20260301T020000Z.dump"), key_slots=[]), "belongs to another backup"),
+        (changed(artefacts=artefact(name="other" + ID[4:] + ".dump"), key_slots=[]), "belongs to another backup"),
         (changed(artefacts=artefact(bytes=-1), key_slots=[]), "artefacts[0].bytes is out of range"),
         (changed(artefacts=artefact(bytes=True), key_slots=[]), "artefacts[0].bytes is not a whole number"),
         (changed(artefacts=artefact(bytes=2**63), key_slots=[]), "artefacts[0].bytes is out of range"),

@@ -47,7 +47,7 @@ PLACE = Place("web1", "sqlite", "shop")
 def manifest(number: int = 0, **fields: Any) -> Manifest:
     """A manifest of the shop, an hour younger for each number."""
     started = NOW - timedelta(hours=number)
-    name = make_id("shop", started)
+    name = make_id("shop", started, 0)
     artefact = Artefact(f"{name}.db.zst.aes", 7, "a" * 64, 100, Compression.ZSTD, Encryption.AES256_GCM)
     slot = KeySlot(artefact.name, SlotKind.X25519, "c" * 64, {"enc": "AA==", "ciphertext": "AA=="})
     made = Manifest(name, "web1", "sqlite", "shop", started, started + timedelta(seconds=5), (artefact,), None, (slot,))
@@ -112,7 +112,7 @@ moments = ages.map(lambda age: datetime.fromtimestamp(0, timezone.utc) + age)
 def manifests(draw: Any) -> Manifest:
     """Any manifest, as far as a listing can see."""
     started = draw(moments)
-    name = make_id("shop", started)
+    name = make_id("shop", started, 0)
     artefacts = [
         Artefact(
             f"{name}.{content.value}",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from _engine.errors import BadInput
-from _engine.names import id_of_file, is_component, is_id, make_id, safe_name
+from _engine.names import id_of_file, is_component, is_id, make_id, order_of, safe_name
 from _engine.timespan import format_size, format_span, format_time, parse_span, parse_time
 
 MOMENT = datetime(2026, 3, 1, 2, 0, 0, tzinfo=timezone.utc)
@@ -55,15 +55,38 @@ def test_what_could_lead_elsewhere_is_no_component(name: str) -> None:
     assert not is_component(name)
 
 
-@given(st.text(min_size=1), st.integers(1, 500))
-def test_an_id_is_found_again_in_the_names_of_its_files(database: str, number: int) -> None:
-    backup_id = make_id(database, MOMENT, number)
+@given(st.text(min_size=1), st.none() | st.integers(0, (1 << 20) - 1))
+def test_an_id_is_found_again_in_the_names_of_its_files(database: str, tail: int | None) -> None:
+    backup_id = make_id(database, MOMENT, tail)
     assert is_id(backup_id)
     for suffix in (".dump.zst.aes", ".manifest.json", ".proof.json", ".globals.sql", ""):
         assert id_of_file(backup_id + suffix) == backup_id
 
 
-@pytest.mark.parametrize("text", ["shop", "shop-2026", "../shop-20260301T020000Z", "shop-20260301T020000Z-0", ""])
+@given(st.timedeltas(timedelta(0), timedelta(40_000)), st.timedeltas(timedelta(milliseconds=1), timedelta(1)))
+def test_ids_sort_by_their_time(since: timedelta, later: timedelta) -> None:
+    first, second = make_id("shop", MOMENT + since), make_id("shop", MOMENT + since + later)
+    assert order_of(first) < order_of(second) and first < second
+
+
+def test_two_writers_do_not_take_the_same_id() -> None:
+    assert len({make_id("shop", MOMENT) for _writer in range(20)}) > 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "shop",
+        "shop-2026",
+        "shop-20260301T020000Z",
+        "shop-20260301T020000Z-2",
+        "shop-20260301T020000Z-H3K7",
+        "shop-20260301T020000Z-h3k0",
+        "shop-20260301T020000Z-h3k7x",
+        "../shop-20260301T020000Z-h3k7",
+    ],
+)
 def test_what_is_no_id_is_told(text: str) -> None:
     assert not is_id(text)
 

@@ -68,7 +68,7 @@ def failure(**changes: Any) -> Event:
         "message": "There is no database /srv/shop.db. Check the path.",
         "error": "not_found",
         "since": NOW - timedelta(hours=3),
-        "last_good": LastGood("shop-20260228T020004Z", NOW - timedelta(hours=24)),
+        "last_good": LastGood("shop-20260228T020004Z-h3k7", NOW - timedelta(hours=24)),
     }
     return Event(**{**facts, **changes})
 
@@ -143,7 +143,7 @@ def test_a_message_names_what_failed_why_since_when_and_what_is_left() -> None:
         "",
         "Time: 2026-03-01T02:00:07Z",
         "Failing since: 2026-02-28T23:00:07Z (3h)",
-        "Last good backup: shop-20260228T020004Z, 1d old",
+        "Last good backup: shop-20260228T020004Z-h3k7, 1d old",
     ]
     assert "Last good backup: there is none" in failure(last_good=LastGood()).text
     assert "Last good backup: not known: it is gone." in failure(last_good=LastGood(unknown="it is gone.")).text

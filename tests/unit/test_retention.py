@@ -128,7 +128,7 @@ def test_minus_one_keeps_every_period() -> None:
     assert len(kept(backups, Policy(last=-1))) == len(backups)
 
 
-def test_within_one_second_the_higher_number_is_the_newer_backup() -> None:
+def test_within_one_moment_the_later_id_is_the_newer_backup() -> None:
     second = at("2026-03-15 09:00")
     by_name = sorted((backup(second, number) for number in range(1, 13)), key=lambda one: one.id)
     found = retention.plan(by_name, Policy(last=1), NOW)
@@ -378,7 +378,7 @@ def split(decisions: Sequence[Decision]) -> Tuple[List[Backup], List[Backup]]:
 def good(backups: Sequence[Backup]) -> List[Backup]:
     """Backups that can be counted on, newest first."""
     usable = [one for one in backups if one.known_bad is None and one.time <= NOW]
-    return sorted(usable, key=lambda one: (one.time, int(one.id.rsplit("-", 1)[1])), reverse=True)
+    return sorted(usable, key=lambda one: (one.time, one.id), reverse=True)
 
 
 @holds_for_all

@@ -21,7 +21,7 @@ from _engine.stream.tink import Decryptor, Encryptor
 from tink_library import reference
 
 KEY = bytes(range(32))
-NAME = b"shop-20260301T120000Z.dump.zst.aes"
+NAME = b"shop-20260301T120000Z-h3k7.dump.zst.aes"
 MIB = 1 << 20
 HEADER = 40
 TAG = 16

@@ -20,7 +20,7 @@ from .clock import note
 from .command import Channel, Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, Contended, Damaged, Shrunk, TargetExists, ToolFailed
+from .errors import BadInput, Contended, Damaged, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .manifest import require_writable
 from .memory import remember, remembered
@@ -39,6 +39,7 @@ from .model import (
     Origin,
     Place,
 )
+from .names import make_id
 from .nesting import require_apart, surrounding
 from .publication import Publication
 from .repositories.base import Repository
@@ -50,11 +51,6 @@ from .timespan import format_size
 
 #: How often a backup is begun anew because somebody else stands in line for what it locked.
 _ATTEMPTS = 4
-#: How many writers that share no lock may have begun in one second, each under an id of its own.
-_WRITERS = 16
-#: After how many such ids a repository that has the next one as well is left out: others may be writing to the same
-#: repositories, but an account that can write to one of them must not stop the backup in all.
-_RACES = 2
 
 
 @dataclass(frozen=True)
@@ -174,20 +170,15 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
     tidied, untidy = _tidy(request, host, found)
     found = replace(found, untidy=tuple(untidy))
     engine = open_engine(request.present)
-    contended = taken = 0
+    contended = 0
     with Progress(host, "backup", request.place.path) as progress:
         while True:
             try:
-                return _attempt_backup(request, host, engine, found, progress, tidied, taken)
+                return _attempt_backup(request, host, engine, found, progress, tidied)
             except Contended:
                 # All that the attempt held is released: who waited for it goes first now.
                 contended += 1
                 if contended == _ATTEMPTS:
-                    raise
-            except TargetExists:
-                # Another host, or account, has the id of this second. Nothing was dumped yet.
-                taken += 1
-                if taken == _WRITERS:
                     raise
 
 
@@ -198,14 +189,13 @@ def _attempt_backup(
     found: Survey,
     progress: Progress,
     tidied: Sequence[str],
-    taken: int,
 ) -> BackupResult:
     progress.stage("snapshot")
     # Taken before the snapshot: all that was committed by then is in the backup.
     started = host.now()
     with engine.snapshot(request.dump_options) as snapshot:
-        run = _Run(request, host, started, engine, snapshot, found, progress, taken)
-        with Publication(found.repositories, request.place, found.failures, taken >= _RACES) as publication:
+        run = _Run(request, host, started, engine, snapshot, found, progress)
+        with Publication(found.repositories, request.place, found.failures) as publication:
             manifest = run.store(publication)
             snapshot.conclude()
             warnings = [*found.disorder, *_misplaced(request), *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
@@ -258,7 +248,6 @@ class _Run:
         snapshot: Snapshot,
         found: Survey,
         progress: Progress,
-        taken: int,
     ) -> None:
         self._request, self._engine, self._snapshot = request, engine, snapshot
         self._host, self._progress = host, progress
@@ -266,7 +255,7 @@ class _Run:
         self._last_known = found.last_known
         self._last = self._last_known or found.last
         self._previous = found.previous(self._last)
-        self._id = found.free_id(request.database.name, started, taken)
+        self._id = make_id(request.database.name, started)
         self._sealer = Sealer(request.encryption)
         self._slots: List[KeySlot] = []
         self._tools: Dict[str, str] = {}

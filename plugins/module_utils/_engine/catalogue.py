@@ -151,7 +151,7 @@ def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memo
     bounds no listing. Of what is too long to be read, no more is counted than would be read.
     """
 
-    def rank(name: str) -> Tuple[bool, Tuple[str, int, str]]:
+    def rank(name: str) -> Tuple[bool, Tuple[str, str]]:
         backup = name[: -len(MANIFEST)]
         return backup in memory, order_of(backup)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import secrets
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Optional, Tuple
@@ -29,8 +30,10 @@ PROOF = ".proof.json"
 _COMPONENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}")
 _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}")
 _HASHED = re.compile(r".*-[0-9a-f]{12}")
-_ID = re.compile(r"(?P<database>.+)-(?P<stamp>[0-9]{8}T[0-9]{6}Z)(?:-(?P<number>[1-9][0-9]*))?")
-_FILE = re.compile(r"(.+-[0-9]{8}T[0-9]{6}Z(?:-[1-9][0-9]*)?)(?:\.|$)")
+_ID = re.compile(r"(?P<database>.+)-(?P<stamp>[0-9]{8}T[0-9]{6}Z)-[2-7a-z]{4}")
+_FILE = re.compile(r"(.+-[0-9]{8}T[0-9]{6}Z-[2-7a-z]{4})(?:\.|$)")
+#: Base32 (RFC 4648, 6) in small letters, whose order is that of the numbers that they stand for.
+_LETTERS = "234567abcdefghijklmnopqrstuvwxyz"
 
 
 @lru_cache(maxsize=64)
@@ -63,9 +66,16 @@ def require_component(name: str, where: str) -> str:
     return name
 
 
-def make_id(database: str, moment: datetime, number: int = 1) -> str:
-    """The id of a backup: ``<safe database>-<YYYYMMDD>T<HHMMSS>Z``, then ``-2``, ``-3`` … within one second."""
-    return f"{safe_name(database)}-{stamp(moment)}" + (f"-{number}" if number > 1 else "")
+def make_id(database: str, moment: datetime, tail: Optional[int] = None) -> str:
+    """The id of a backup: ``<safe database>-<YYYYMMDD>T<HHMMSS>Z-<4 letters>``, of which no two are alike.
+
+    The letters are a ``tail`` of 20 bits: normally 10 for the part of the second, so that ids sort by their time, and
+    10 that nobody can foretell, so that writers need not agree.
+    """
+    if tail is None:
+        tail = (moment.microsecond * 1024 // 1_000_000) << 10 | secrets.randbits(10)
+    letters = (_LETTERS[tail >> shift & 31] for shift in (15, 10, 5, 0))
+    return f"{safe_name(database)}-{stamp(moment)}-{''.join(letters)}"
 
 
 def stamp(moment: datetime) -> str:
@@ -80,9 +90,9 @@ def stamp_of(backup_id: str) -> str:
     return match.group("stamp") if match else ""
 
 
-def order_of(backup_id: str) -> Tuple[str, int, str]:
-    """What sorts the ids of one place by their time, and those of one second by their number."""
-    return stamp_of(backup_id), len(backup_id), backup_id
+def order_of(backup_id: str) -> Tuple[str, str]:
+    """What sorts the ids of one place by their time."""
+    return stamp_of(backup_id), backup_id
 
 
 def id_of_file(name: str) -> Optional[str]:

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from .apiece import partly_done
-from .errors import BadInput, BadManifest, EngineError, TargetExists
+from .errors import BadInput, BadManifest, EngineError
 from .interrupts import finish
 from .manifest import MANIFEST_LIMIT, read_manifest, write_manifest
 from .model import Manifest, Place
@@ -27,16 +27,8 @@ from .repositories.base import Repository, Writer
 class Publication:
     """A backup that is being written. Leaving the context before ``publish`` removes all of it."""
 
-    def __init__(
-        self,
-        repositories: Sequence[Repository],
-        place: Place,
-        failures: Sequence[EngineError] = (),
-        insisting: bool = False,
-    ) -> None:
+    def __init__(self, repositories: Sequence[Repository], place: Place, failures: Sequence[EngineError] = ()) -> None:
         self._place = place
-        #: Whether a repository in which the backup's id is taken is left out, so that it does not stop the others.
-        self._insisting = insisting
         self._stack = ExitStack()
         self._writers: Dict[Repository, List[Writer]] = {repository: [] for repository in repositories}
         #: Why repositories that were asked for do not, or do no longer, take part.
@@ -56,18 +48,13 @@ class Publication:
         return [repository.label for repository in self._writers]
 
     def begin(self, name: str) -> None:
-        """Begin a file in every repository.
-
-        Raises TargetExists where the name of the first one is taken in a repository, unless this is insisting: in every
-        repository, a backup has the same id, and another one is free. Later on, such a repository is left out.
-        """
-        renounces = not (self._insisting or any(self._writers.values()))
+        """Begin a file in every repository."""
 
         def create(repository: Repository) -> None:
             writer = self._stack.enter_context(repository.create(self._place, name))
             self._writers[repository].append(writer)
 
-        self._each(create, renounces)
+        self._each(create)
 
     def write(self, block: bytes) -> None:
         """Append to the file that was begun last."""
@@ -107,13 +94,11 @@ class Publication:
             repository.remove_backup(self._place, manifest.id + MANIFEST, artefacts)
             raise
 
-    def _each(self, act: Callable[[Repository], None], renounces: bool = False) -> None:
+    def _each(self, act: Callable[[Repository], None]) -> None:
         for repository in list(self._writers):
             try:
                 act(repository)
             except EngineError as error:
-                if renounces and isinstance(error, TargetExists):
-                    raise
                 del self._writers[repository]
                 self._failures.append(error)
         if not self._writers:

@@ -141,10 +141,8 @@ def _survey(backups: Sequence[Backup], now: datetime) -> _History:
     return _History(ordered, bad, future, good)
 
 
-def _order(backup: Backup) -> Tuple[datetime, int, str]:
-    # Within one second, ids end in nothing, -2 ... -10: the longer one is newer, then the greater one.
-    manifest = backup.manifest
-    return manifest.started, len(manifest.id), manifest.id
+def _order(backup: Backup) -> Tuple[datetime, str]:
+    return backup.manifest.started, backup.manifest.id
 
 
 # What the policy asks for: as restic counts.

@@ -16,7 +16,7 @@ from .catalogue import Catalogue, newest_good, read_place
 from .errors import EngineError, NoSpace
 from .manifest import MANIFEST_LIMIT, facts_digest
 from .model import Backup, Encryption, Place, Previous
-from .names import MANIFEST, id_of_file, make_id
+from .names import MANIFEST
 from .repositories.base import Repository
 from .retention import as_judged_here
 from .state import Host
@@ -72,15 +72,6 @@ class Survey:
         where = next(one for one, catalogue in found if last.id in [backup.id for backup in catalogue.backups])
         content = where.read(last.place, last.id + MANIFEST, MANIFEST_LIMIT)
         return Previous(last.id, facts_digest(content, f"Manifest {where.label}/{last.place.path}/{last.id}{MANIFEST}"))
-
-    def free_id(self, database: str, moment: datetime, passed: int = 0) -> str:
-        """The first id of this second that no repository has used; ``passed`` so many that others are writing."""
-        taken = {backup.id for catalogue in self.catalogues for backup in catalogue.backups}
-        taken |= {id_of_file(problem.name) or "" for catalogue in self.catalogues for problem in catalogue.problems}
-        number = 1
-        while make_id(database, moment, number) in taken:
-            number += 1
-        return make_id(database, moment, number + passed)
 
 
 def survey(repositories: Sequence[Repository], place: Place, host: Host) -> Survey:
