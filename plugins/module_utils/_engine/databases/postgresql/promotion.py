@@ -13,6 +13,7 @@ under the name. Killed at any moment, the server rolls back or has committed: on
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 import time
 from types import TracebackType
@@ -30,6 +31,8 @@ REPLACED = "replaced"
 DISCARDED = "discarded"
 
 _PATIENCE = 60.0
+#: What ``free_name`` appends.
+_NUMBER = re.compile(r"-[1-9][0-9]*$")
 _BUSY = ("55006", "55P03", "40P01")
 
 #: The server ends the workers left out here by itself. It hides the kind of other users' sessions from a plain user.
@@ -71,7 +74,8 @@ def is_beside(name: str, database: str, purpose: str) -> bool:
     """Whether ``beside`` made this name for this database and purpose, from whatever backup."""
     plain, short = f"{database}__{purpose}_", _shortened(database, purpose)
     if name.startswith(plain):
-        return is_id(name[len(plain) :])
+        backup = name[len(plain) :]
+        return is_id(backup) or is_id(_NUMBER.sub("", backup))
     rest = name[len(short) :]
     return name.startswith(short) and len(rest) == 12 and set(rest) <= set("0123456789abcdef")
 
