@@ -234,8 +234,8 @@ def _as_owner(*arguments: str) -> None:
 
 
 def _free_port() -> int:
-    # Below those that the system gives to whoever connects (ip(7), ip_local_port_range): one of them could be taken by
-    # the time that the server starts.
+    # The kernel gives higher ports to programs that connect (ip(7), ip_local_port_range), and could give this one away
+    # before the server starts.
     while True:
         port = random.SystemRandom().randrange(15_000, 32_000)
         with socket.socket() as probe, suppress(OSError):

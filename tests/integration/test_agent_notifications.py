@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 
 from receivers import MailServer, WebServer, free_port, tls_context, web_server
+from terminal import terminal
 from test_agent import Agent, family, wait_for
 from world import World
 
@@ -264,7 +265,7 @@ def test_a_receiver_that_does_not_answer_delays_no_backup(agent: Notified, web: 
 
 @pytest.mark.parametrize(
     ("verb", "command", "code"),
-    [("backup", ("run", "shop"), "not_found"), ("verify", ("verify", "shop"), "not_found")],
+    [("backup", ("run", "shop"), "not_found"), ("restore", ("restore", "shop", "--yes", "--before", "2020-01-01"), "")],
 )
 def test_a_signal_after_the_work_takes_back_neither_what_is_told_nor_the_output(
     agent: Notified, web: WebServer, verb: str, command: tuple[str, ...], code: str
@@ -288,17 +289,24 @@ def test_a_signal_after_the_work_takes_back_neither_what_is_told_nor_the_output(
     assert [request.json["event"] for request in web.requests] == ["failure"]
 
 
-def test_a_restore_that_never_began_is_told_to_who_asked_for_it_alone(agent: Notified, web: WebServer) -> None:
+def test_a_restore_that_is_refused_notifies_only_where_nobody_sits_at_a_terminal(
+    agent: Notified, web: WebServer
+) -> None:
     agent.job("shop", restore={"before": [["/bin/false"]]})
     agent.run("run", "shop")
     agent.channels(agent.hook(web))
     for options in (("--before", "2020-01-01"), ("--backup", "none"), ()):
-        assert agent.run("restore", "shop", "--yes", *options, status=1)
+        with terminal(agent.command("restore", "shop", "--yes", *options)) as screen:
+            assert screen.end() == 1 and screen.screen
     assert web.requests == [] and agent.outbox() == []
+    agent.run("restore", "shop", "--yes", status=1)
+    assert [request.json["event"] for request in web.requests] == ["failure"]
+    web.requests.clear()
     key = ("--identity", str(agent.world.root / "ops.pem"))
     (agent.world.root / "ops.pem").write_text(agent.world.private)
     (agent.world.root / "ops.pem").chmod(0o600)
-    agent.run("restore", "shop", "--yes", "--replace", *key, status=1)
+    with terminal(agent.command("restore", "shop", "--yes", "--replace", *key)) as screen:
+        assert screen.end() == 1
     assert [request.json["event"] for request in web.requests] == ["failure"]
 
 

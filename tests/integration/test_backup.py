@@ -255,14 +255,17 @@ def test_the_second_of_two_simultaneous_backups_waits_and_finds_the_fresh_one(wo
 
 
 def test_writers_that_share_no_lock_publish_whole_backups_of_their_own(world: World) -> None:
+    moment = world.clock.moment.replace(microsecond=0)
     made: list[str] = []
 
     def back_up(number: int) -> None:
-        host = replace(world.host, state=world.root / f"state {number}")
+        # In one second, and each in a moment of its own: in one moment, two of a thousand writers would take one id.
+        began = moment + timedelta(milliseconds=2 * number)
+        host = replace(world.host, state=world.root / f"state {number}", now=lambda: began)
         made.append(take_backup(world.backup_request(), host).manifest.id)
 
-    for _round in range(3):
-        threads = [threading.Thread(target=back_up, args=(number,)) for number in range(4)]
+    for first in (0, 4, 8):
+        threads = [threading.Thread(target=back_up, args=(first + number,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -140,7 +140,7 @@ def scan(
     for name in sizes:
         if id_of_file(name) not in owned and is_stray(repository, place, name):
             problems.append(Problem(place, name, _stray(repository, place, name)))
-    backups.sort(key=lambda backup: (backup.time, len(backup.id), backup.id))
+    backups.sort(key=lambda backup: (backup.time, backup.id))
     return Catalogue(tuple(_chained(backups)), tuple(problems))
 
 

@@ -69,7 +69,7 @@ def _by_name(catalogue: Catalogue, repository: Repository, place: Place, wanted:
     good = newest_good(catalogue)
     newest = f"The newest good one is {good.id}." if good else "It holds no good one of this database."
     where = f"{repository.label}/{place.path}"
-    raise NotFound(f'There is no backup "{wanted}" in {where}. {newest} Check the name, and whose backup it is.')
+    raise NotFound(f'There is no backup "{wanted}" in {where}. {newest} Check the id, source_host and source_database.')
 
 
 def _raise_unread(catalogue: Catalogue) -> None:

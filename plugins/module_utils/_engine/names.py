@@ -70,7 +70,7 @@ def make_id(database: str, moment: datetime, tail: Optional[int] = None) -> str:
     """The id of a backup: ``<safe database>-<YYYYMMDD>T<HHMMSS>Z-<4 letters>``, of which no two are alike.
 
     The letters are a ``tail`` of 20 bits: normally 10 for the part of the second, so that ids sort by their time, and
-    10 that nobody can foretell, so that writers need not agree.
+    10 random ones, so that writers that share no lock take different ids.
     """
     if tail is None:
         tail = (moment.microsecond * 1024 // 1_000_000) << 10 | secrets.randbits(10)

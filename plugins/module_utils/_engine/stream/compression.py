@@ -58,7 +58,7 @@ def compressing(compression: Compression, level: Optional[int], slow_source: boo
 
 
 def _usual(compression: Compression, slow_source: bool) -> int:
-    # A server that delivers a dump meanwhile shares its cores with this: 1 is an eighth less work than 2.
+    # The server that delivers the dump shares its cores with zstd: level 1 does an eighth less work than level 2.
     return 1 if slow_source and compression is Compression.ZSTD else _LEVELS[compression][2]
 
 

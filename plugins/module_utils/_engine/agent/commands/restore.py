@@ -94,8 +94,8 @@ def act(parsed: argparse.Namespace) -> Exit:
         with showing(selection.host, job.name, wanted=not parsed.json):
             work = partial(restore_for, job, options, selection.host, parsed.dry_run)
             report = report_apart(job.name, "restore", selection.host, work, options.timeout)
-        # Who asked for a restore that cannot be meant sees that, and nobody else needs to know.
-        if not (parsed.dry_run or report.refused):
+        # The person at the terminal sees why the restore was refused. A scheduled one has nobody there.
+        if not (parsed.dry_run or (report.refused and asked)):
             report = conclude(job, report, selection.settings)
     if parsed.json:
         put_json([report.document])

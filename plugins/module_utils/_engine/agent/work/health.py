@@ -52,8 +52,9 @@ def complaints(
     if health.restore_proven is not None or Work.VERIFY not in awaited:
         found += _unproven(health, limits.proof_age, now)
     if health.bad:
-        bad = [one.id for one in catalogue.backups if one.known_bad and not (one.manifest.safety or one.foreign)]
-        text = f"{health.bad} of {health.backups} backups are known to be bad, the newest of them {bad[-1]}"
+        regular = [one for one in catalogue.backups if not (one.manifest.safety or one.foreign)]
+        newest = [one.id for one in regular if one.known_bad is not None][-1]
+        text = f"{health.bad} of {health.backups} backups are known to be bad, the newest of them {newest}"
         found.append(Complaint("bad", text))
     future = [backup for backup in catalogue.backups if in_future(backup, now)]
     if future:

@@ -48,7 +48,8 @@ def bounded(sever: Callable[[], None], label: str, trusted: bool = True) -> Iter
     try:
         yield answer
     except Exception:
-        # A driver reports a socket that was shut in its own words, and not all of them are its own errors.
+        # A driver reports the socket that was shut here as one error or another, not all of them its own. So any error
+        # of a session that was cut off means just that, and every other one goes on as it is.
         if answer.severed:
             raise _cut_off(label, trusted) from None
         raise
