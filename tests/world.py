@@ -19,7 +19,9 @@ from _engine import binding, keys
 from _engine.backup import BackupRequest, BackupResult, take_backup
 from _engine.catalogue import Catalogue, place_of, scan
 from _engine.manifest import read_manifest, sealed
-from _engine.model import Database, EncryptionSettings, EngineName, Place, Policy
+from _engine.model import Database, EncryptionSettings, EngineName, Place, Policy, Proof
+from _engine.names import make_proof_name
+from _engine.proofs import write_proof
 from _engine.repositories.base import Repository
 from _engine.repositories.local import LocalRepository
 from _engine.restore import RestoreRequest, RestoreResult, restore
@@ -109,7 +111,17 @@ class World:
         return rotate(replace(RotateRequest((self.repository,), "web1", policy), **changes), self.host)
 
     def catalogue(self, repository: Repository | None = None) -> Catalogue:
-        return scan(repository or self.repository, self.place)
+        return scan(repository or self.repository, self.place, self.clock())
+
+    def proofs(self, backup: str) -> list[Path]:
+        """The files of a backup's proofs, the oldest first."""
+        return sorted(self.directory.glob(f"{backup}.proof.*.json"))
+
+    def prove(self, backup: str, proof: Proof) -> Path:
+        """Write a proof beside a backup, whoever found it."""
+        path = self.directory / make_proof_name(backup, proof.time)
+        path.write_bytes(write_proof(backup, proof))
+        return path
 
     @property
     def place(self) -> Place:

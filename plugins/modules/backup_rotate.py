@@ -193,7 +193,7 @@ rotations:
       elements: str
       sample: [shop-20260301T020000Z-h3k7]
     tidied:
-      description: Files that a crash had left over, which are removed.
+      description: Files that are removed because a crash had left them over, or because newer proofs took their place.
       type: list
       elements: str
     problems:

@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from contextlib import closing, contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
@@ -122,7 +123,7 @@ class Site:
         return self.root / "backups" / self.place.path
 
     def catalogue(self) -> Catalogue:
-        return scan(self.repository, self.place)
+        return scan(self.repository, self.place, datetime.now(timezone.utc))
 
     def ids(self) -> list[str]:
         return [backup.id for backup in self.catalogue().backups]

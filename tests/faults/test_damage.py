@@ -47,7 +47,7 @@ def _repeat(content: bytes, chances: random.Random) -> bytes:
 
 DAMAGES = (_flip, _cut, _extend, _overwrite, _repeat)
 #: Which file of a backup is damaged, by the end of its name.
-PARTS = (".aes", ".manifest.json", ".proof.json")
+PARTS = (".aes", ".manifest.json", ".proof.*.json")
 
 
 @pytest.fixture

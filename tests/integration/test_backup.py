@@ -40,7 +40,6 @@ from _engine.errors import (
 from _engine.manifest import facts_digest
 from _engine.model import Compression, Database, EngineName, FingerprintKind, Level, Outcome, Proof
 from _engine.names import make_id
-from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
 from _engine.repositories.local_files import LocalWriter
 from _engine.state import locked, running
@@ -122,7 +121,7 @@ def test_a_fresh_backup_that_is_known_bad_or_missing_from_a_repository_does_not_
     assert not world.backup(max_age=timedelta(hours=1), repositories=both).changed
     failed = Proof(Level.CHECKSUM, Outcome.FAILED, world.clock(), "web1", "rot")
     for backup in world.catalogue().backups:
-        world.repository.append(world.place, backup.id + ".proof.json", write_proof(failed))
+        world.prove(backup.id, failed)
     assert world.backup(max_age=timedelta(hours=1)).manifest.id != first.manifest.id
 
 

@@ -32,7 +32,6 @@ from _engine.model import (
     Policy,
     Proof,
 )
-from _engine.proofs import write_proof
 from _engine.repositories import local
 from _engine.repositories.base import Content, Entry
 from _engine.repositories.local import LocalRepository
@@ -82,7 +81,7 @@ def test_a_backup_published_in_the_middle_of_a_listing_is_whole_or_not_there(
     assert result.passed
     assert all(backup.known_bad is None for backup in world.catalogue().backups)
     repository.acted = False
-    assert scan(repository, world.place).problems == ()
+    assert scan(repository, world.place, world.clock()).problems == ()
 
 
 @pytest.mark.parametrize("before", HALVES, ids=["old manifests", "old artefacts"])
@@ -96,7 +95,7 @@ def test_a_backup_removed_in_the_middle_of_a_listing_is_gone_and_not_bad(
         world.rotate(Policy(last=2))
 
     repository = Meanwhile(world.root / "backups", remove, before)
-    found = scan(repository, world.place)
+    found = scan(repository, world.place, world.clock())
     assert (len(found.backups), found.problems) == (2, ())
     assert len(found.good) == 2
 
@@ -304,14 +303,14 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
     own = world.backup().manifest.id
     manifest = world.directory / f"{own}.manifest.json"
     proof = Proof(Level.CHECKSUM, Outcome.PASSED, datetime(2026, 1, 1, tzinfo=timezone.utc), "web1")
-    proofs = world.directory / f"{own}.proof.json"
-    proofs.write_bytes((write_proof(proof) + b"\n") * 1_000)
+    written = [world.prove(own, proof._replace(detail="x" * 3_000)) for _number in range(9)]
     for number in range(1, 30):
         name = f"{own[:-21]}20010101T0000{number:02}Z-h3k7"
         os.link(manifest, world.directory / f"{name}.manifest.json")
         # Without a manifest, nothing reads them.
-        os.link(proofs, world.directory / f"{name[:-1]}8.proof.json")
-    monkeypatch.setattr("_engine.catalogue._MOST_BYTES", proofs.stat().st_size + 10 * manifest.stat().st_size)
+        os.link(written[0], world.directory / f"{name[:-1]}8{written[0].name[len(own) :]}")
+    spent = sum((4 << 10) + path.stat().st_size for path in written)
+    monkeypatch.setattr("_engine.catalogue._MOST_BYTES", spent + 10 * manifest.stat().st_size)
     read: list[str] = []
     read_all = LocalRepository.read_all
 
@@ -321,7 +320,7 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
 
     monkeypatch.setattr(LocalRepository, "read_all", watched)
     found = read_place(world.host, world.repository, world.place)
-    assert len(read) == 11 and f"{own}.proof.json" in read
+    assert len(read) == 19 and {path.name for path in written} < set(read)
     assert [(backup.id, len(backup.proofs)) for backup in found.backups] == [(own, 1)]
     assert "20 manifests of other hosts were not read" in next(
         problem.reason for problem in found.problems if not problem.name
@@ -330,7 +329,7 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
         world.restore(backup=f"{own[:-21]}20010101T000001Z-h3k7")
 
 
-@pytest.mark.parametrize("suffix", [".manifest.json", ".proof.json"])
+@pytest.mark.parametrize("suffix", [".manifest.json", ".proof.20260301T020000Z-h3k7.json"])
 @pytest.mark.parametrize("place", [0, -1], ids=["oldest", "newest"])
 def test_a_file_larger_than_its_disk_hides_no_other_backup_and_latest_is_not_the_one_before(
     world: World, place: int, suffix: str

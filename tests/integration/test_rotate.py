@@ -15,6 +15,7 @@ import pytest
 
 from _engine.errors import BadInput, PartlyDone, RepositoryUnusable
 from _engine.model import Database, EngineName, Level, Policy
+from _engine.names import make_proof_name
 from _engine.repositories.local import LocalRepository
 from _engine.rotate import RotateRequest, plan_rotation
 from world import World
@@ -95,7 +96,7 @@ def test_a_bad_backup_does_not_take_the_place_of_a_good_one(world: World) -> Non
 def test_a_backup_whose_proofs_cannot_be_read_neither_counts_nor_goes(world: World) -> None:
     made = take(world, 3)
     world.verify(backup=made[0])
-    proof = world.directory / f"{made[0]}.proof.json"
+    (proof,) = world.proofs(made[0])
     os.truncate(proof, (64 << 20) + 1)
     catalogue = world.catalogue()
     assert "cannot be read" in (catalogue.backups[0].known_bad or "")
@@ -231,12 +232,13 @@ def test_a_directory_that_poses_as_a_leftover_stops_neither_backups_nor_rotation
 
 def test_a_proof_that_is_a_directory_keeps_no_backup_from_being_removed(world: World) -> None:
     old, new = take(world, 2)
-    (world.directory / f"{old}.proof.json").mkdir()
+    name = make_proof_name(old, world.clock())
+    (world.directory / name).mkdir()
     result = world.rotate(Policy(last=1), adopt=True)
     # Whether it is good is not known, so it stays; a purge removes it.
     assert ids(world) == [old, new]
-    assert [problem.name for problem in result.rotations[0].problems] == [f"{old}.proof.json"]
-    with pytest.raises(PartlyDone, match=f"but not {old}.proof.json"):
+    assert [problem.name for problem in result.rotations[0].problems] == [name] * 2
+    with pytest.raises(PartlyDone, match=f"but not {name}"):
         world.rotate(None, purge=True, database=world.database)
     assert ids(world) == []
     assert world.files() == []

@@ -31,7 +31,6 @@ from _engine.errors import (
 from _engine.manifest import sealed
 from _engine.memory import recall
 from _engine.model import Level, Outcome, Policy, Proof
-from _engine.proofs import write_proof
 from _engine.repositories.local import LocalRepository
 from _engine.rotate import RotateRequest, plan_rotation, rotate
 from _engine.state import Host
@@ -48,8 +47,7 @@ def world(tmp_path: Path) -> World:
 
 def prove(world: World, backup: str, outcome: Outcome) -> None:
     """Write a proof beside a backup that nobody made."""
-    proof = Proof(Level.RESTORE, outcome, world.clock(), "web1", "said so")
-    world.repository.append(world.place, f"{backup}.proof.json", write_proof(proof))
+    world.prove(backup, Proof(Level.RESTORE, outcome, world.clock(), "web1", "said so"))
 
 
 # Retention.
@@ -273,8 +271,8 @@ def test_what_this_host_found_bad_stays_so_whatever_proofs_say(world: World) -> 
     content = artefact.read_bytes()
     artefact.write_bytes(b"x" * len(content))
     assert not world.verify(backup=made[0]).passed
-    proofs = world.directory / f"{made[0]}.proof.json"
-    proofs.unlink()
+    for proof in world.proofs(made[0]):
+        proof.unlink()
     assert read_place(world.host, world.repository, world.place).backups[0].known_bad
     prove(world, made[0], Outcome.PASSED)
     assert read_place(world.host, world.repository, world.place).backups[0].known_bad
@@ -290,7 +288,7 @@ def test_samples_reach_each_of_the_hosts_own_backups_whatever_lies_in_the_reposi
     # Proofs that seem to spare two of them until 2099, and a backup that another planted, older than all.
     proof = Proof(Level.RESTORE, Outcome.PASSED, datetime(2099, 1, 1, tzinfo=timezone.utc), "web1")
     for backup in made[1:]:
-        (world.directory / f"{backup}.proof.json").write_bytes(write_proof(proof) + b"\n")
+        world.prove(backup, proof)
     copy = f"{made[0][:-21]}20010101T000000Z-h3k7"
     document = json.loads((world.directory / f"{made[0]}.manifest.json").read_text().replace(made[0], copy))
     del document["sha256"]
@@ -324,9 +322,9 @@ def raise_timeout(*_arguments: object) -> None:
 def test_a_proof_that_was_damaged_does_not_absolve(world: World, content: bytes) -> None:
     made = take(world, 3)
     world.verify(backup=made[0])
-    (world.directory / f"{made[0]}.proof.json").write_bytes(content)
+    world.proofs(made[0])[0].write_bytes(content)
     catalogue = read_place(world.host, world.repository, world.place)
-    assert "proofs" in (catalogue.backups[0].known_bad or "")
+    assert "proof" in (catalogue.backups[0].known_bad or "")
     assert len(catalogue.problems) == 1
     world.rotate(Policy(last=1))
     assert ids(world) == [made[0], made[2]]
@@ -338,11 +336,11 @@ def test_a_proof_that_was_damaged_does_not_absolve(world: World, content: bytes)
 def test_what_lies_in_the_place_of_proofs_does_not_absolve(world: World, make: str) -> None:
     made = take(world, 3)
     world.verify(backup=made[0])
-    proofs = world.directory / f"{made[0]}.proof.json"
-    proofs.unlink()
-    proofs.symlink_to("/dev/null") if make == "link" else proofs.mkdir()
+    (proof,) = world.proofs(made[0])
+    proof.unlink()
+    proof.symlink_to("/dev/null") if make == "link" else proof.mkdir()
     catalogue = read_place(world.host, world.repository, world.place)
-    assert "is not a regular file" in (catalogue.backups[0].known_bad or "")
+    assert f"its proof {proof.name} cannot be read" in (catalogue.backups[0].known_bad or "")
     world.rotate(Policy(last=1))
     assert ids(world) == [made[0], made[2]]
 

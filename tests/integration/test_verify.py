@@ -22,7 +22,7 @@ import pytest
 from _engine import keys
 from _engine import verify as verification
 from _engine.catalogue import read_place
-from _engine.errors import BadInput
+from _engine.errors import BadInput, NoSpace
 from _engine.model import Encryption, EncryptionSettings, FingerprintKind, Level, Outcome, Scratch
 from _engine.repositories.local import LocalRepository
 from _engine.verify import Assertion, Check, plan_verification
@@ -203,7 +203,7 @@ def test_no_row_of_a_database_lands_in_a_proof_or_a_message(world: World) -> Non
     for assertion in wanted:
         check = only(world, level=Level.RESTORE, assertions=(assertion,))
         assert check.code == "assertion_failed"
-        proofs = "".join(path.read_text() for path in world.directory.glob("*.proof.json"))
+        proofs = "".join(path.read_text() for path in world.directory.glob("*.proof.*"))
         assert not [item for item in items if item in check.detail or item in proofs]
 
 
@@ -296,19 +296,25 @@ def test_a_newest_backup_that_is_too_old_or_bad_fails(world: World) -> None:
     assert result.changed
 
 
-def test_a_proof_that_cannot_be_recorded_is_no_pass(world: World) -> None:
-    result = world.backup()
-    (world.directory / f"{result.manifest.id}.proof.json").mkdir()
+def full(*_arguments: object) -> None:
+    raise NoSpace("The disk is full.")
+
+
+def test_a_proof_that_cannot_be_recorded_is_no_pass(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.backup()
+    monkeypatch.setattr(LocalRepository, "store", full)
     check = only(world)
     assert check.outcome is Outcome.UNVERIFIABLE
     assert "the proof could not be recorded" in check.detail
 
 
-def test_a_failure_whose_proof_cannot_be_recorded_is_remembered_by_the_host(world: World) -> None:
+def test_a_failure_whose_proof_cannot_be_recorded_is_remembered_by_the_host(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = world.backup()
     artefact = world.directory / result.manifest.main.name
     artefact.write_bytes(artefact.read_bytes()[:-1] + b"?")
-    (world.directory / f"{result.manifest.id}.proof.json").mkdir()
+    monkeypatch.setattr(LocalRepository, "store", full)
     check = only(world)
     assert check.outcome is Outcome.FAILED and "could not be recorded" in check.detail
     (backup,) = read_place(world.host, world.repository, world.place).backups

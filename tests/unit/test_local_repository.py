@@ -22,7 +22,7 @@ from typing import Callable, Collection, Iterator, Type
 
 import pytest
 
-from _engine.errors import Damaged, EngineError, Locked, NoSpace, NotFound, RepositoryUnusable, TargetExists
+from _engine.errors import Damaged, EngineError, NoSpace, NotFound, RepositoryUnusable, TargetExists
 from _engine.host import mounts, trust
 from _engine.model import Place
 from _engine.repositories import local, local_files
@@ -32,7 +32,8 @@ PLACE = Place("web1", "sqlite", "shop")
 #: Another account of the host, whose group is its own.
 OWNER = pwd.getpwnam("daemon")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs two accounts")
-ID = "shop-20260301T020000Z-h3k7"
+ID, OTHER = "shop-20260301T020000Z-h3k7", "shop-20260301T020000Z-h3k6"
+PROVEN = "20260301T030000Z-abcd"
 ENGINE = Path(__file__).parents[2] / "plugins" / "module_utils"
 
 
@@ -193,18 +194,19 @@ def test_what_was_to_replace_a_manifest_goes_also_where_its_backup_is_spared(
 
 
 def test_a_removal_that_a_crash_interrupted_is_finished_by_tidy(repository: LocalRepository, root: Path) -> None:
-    for name in (f"{ID}.manifest.json", f"{ID}.db.zst", f"{ID}.proof.json", f"{ID}-2.manifest.json", f"{ID}-2.db.zst"):
-        put(repository, name)
+    for suffix in ("manifest.json", "db.zst", f"proof.{PROVEN}.json"):
+        put(repository, f"{ID}.{suffix}")
+        put(repository, f"{OTHER}.{suffix}")
     directory = root / PLACE.path
     os.rename(directory / f"{ID}.manifest.json", directory / f".{ID}.manifest.json.deleting")
     repository.tidy(PLACE, dry_run=False)
-    assert everything(root) == [f"{ID}-2.db.zst", f"{ID}-2.manifest.json"]
+    assert everything(root) == [f"{OTHER}.db.zst", f"{OTHER}.manifest.json", f"{OTHER}.proof.{PROVEN}.json"]
 
 
 def test_a_backup_is_removed_with_its_manifest_first(repository: LocalRepository, root: Path) -> None:
     for name in (f"{ID}.manifest.json", f"{ID}.db.zst"):
         put(repository, name)
-    repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst", f"{ID}.proof.json"])
+    repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst", f"{ID}.proof.{PROVEN}.json"])
     assert everything(root) == []
     repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db.zst"])
 
@@ -270,12 +272,11 @@ def test_replacing_shows_the_old_or_the_new_content(repository: LocalRepository,
     assert repository.read(PLACE, "m2", 100) == b"new"
 
 
-def test_lines_are_appended_and_one_that_was_cut_short_swallows_none(repository: LocalRepository, root: Path) -> None:
-    repository.append(PLACE, "p", b"one")
-    with (root / PLACE.path / "p").open("ab") as file:
-        file.write(b'{"cut')
-    repository.append(PLACE, "p", b"two")
-    assert repository.read(PLACE, "p", 100) == b'one\n{"cut\ntwo\n'
+def test_a_small_file_is_stored_once_and_never_again(repository: LocalRepository) -> None:
+    repository.store(PLACE, "p", b"one")
+    with pytest.raises(TargetExists):
+        repository.store(PLACE, "p", b"two")
+    assert repository.read(PLACE, "p", 100) == b"one"
 
 
 def test_a_file_larger_than_any_such_file_is_not_read(repository: LocalRepository) -> None:
@@ -309,11 +310,11 @@ def link(path: Path) -> None:
 
 
 @pytest.mark.parametrize("plant", [fifo, device, unix_socket, link, Path.mkdir])
-def test_what_is_no_file_is_never_opened_read_or_added_to(
+def test_what_is_no_file_is_never_opened_read_or_written_to(
     repository: LocalRepository, root: Path, plant: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(repository, "a")
-    path = root / PLACE.path / f"{ID}.proof.json"
+    path = root / PLACE.path / f"{ID}.proof.{PROVEN}.json"
     plant(path)
     opened: list[object] = []
     real = os.open
@@ -328,19 +329,15 @@ def test_what_is_no_file_is_never_opened_read_or_added_to(
     with pytest.raises(EngineError), repository.open(PLACE, path.name):
         pass
     with pytest.raises(EngineError):
-        repository.append(PLACE, path.name, b"line")
+        repository.store(PLACE, path.name, b"content")
     assert path.name not in opened
 
 
-def test_a_lock_that_somebody_keeps_is_not_waited_for_without_end(
-    repository: LocalRepository, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_files, "_PATIENCE", 0.1)
-    repository.append(PLACE, f"{ID}.proof.json", b"{}")
-    with (root / PLACE.path / f"{ID}.proof.json").open("rb") as held:
-        fcntl.flock(held, fcntl.LOCK_SH)
-        with pytest.raises(Locked, match="stayed locked"):
-            repository.append(PLACE, f"{ID}.proof.json", b"{}")
+def test_what_no_backup_needs_is_discarded_and_nothing_else(repository: LocalRepository, root: Path) -> None:
+    put(repository, "a")
+    put(repository, "b")
+    repository.discard(PLACE, ["a", "gone"])
+    assert everything(root) == ["b"]
 
 
 def test_links_inside_are_not_followed(repository: LocalRepository, root: Path, tmp_path: Path) -> None:
@@ -452,7 +449,7 @@ def test_no_descriptor_stays_open(repository: LocalRepository) -> None:
     before = len(os.listdir("/proc/self/fd"))
     for _attempt in range(3):
         put(repository, f"b{_attempt}")
-        repository.append(PLACE, "c", b"x")
+        repository.store(PLACE, f"c{_attempt}", b"x")
         repository.replace(PLACE, "d", b"x")
         repository.tidy(PLACE, dry_run=False)
         list(repository.places())
@@ -512,7 +509,8 @@ def writings(repository: LocalRepository) -> dict[str, Callable[[], object]]:
         "check": lambda: repository.check(writing=True),
         "create": lambda: put(repository, f"{ID}.other"),
         "replace": lambda: repository.replace(PLACE, "small", b"new"),
-        "append": lambda: repository.append(PLACE, "small", b"line"),
+        "store": lambda: repository.store(PLACE, f"{ID}.small", b"content"),
+        "discard": lambda: repository.discard(PLACE, ["small"]),
         "remove": lambda: repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db"]),
         "tidy": lambda: repository.tidy(PLACE, dry_run=False),
         "clock": lambda: repository.clock(PLACE),

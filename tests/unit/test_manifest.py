@@ -42,7 +42,9 @@ from _engine.model import (
     TableFingerprint,
     Totals,
 )
-from _engine.proofs import MOST_PROOFS, read_proofs, write_proof
+from _engine.names import make_proof_name
+from _engine.proofs import Judgement, read_stored, write_proof
+from _engine.shapes import Misshapen
 from _engine.timespan import format_size
 
 WHERE = "Manifest /srv/backups/m"
@@ -309,56 +311,61 @@ def backup(*proofs: Proof) -> Backup:
     return Backup(Place("web1", "postgresql", "shop"), MANIFEST, proofs)
 
 
-def test_proofs_come_back_as_they_were_written() -> None:
-    written = (proof(Level.RESTORE, Outcome.PASSED, 3), proof(Level.CHECKSUM, Outcome.UNVERIFIABLE, 4))
-    assert read_proofs(b"".join(write_proof(item) + b"\n" for item in written)) == (written, None)
+def judged(*found: Proof | str) -> Judgement:
+    """What is found of a backup's proofs, given from the oldest to the newest."""
+    judgement = Judgement()
+    for number, one in reversed(list(enumerate(found))):
+        judgement.tell(f"{number}", one)
+    return judgement
 
 
-HUGE = (
-    b'{"level": "checksum", "outcome": "passed", "time": "2026-03-01", "host": "x", "seconds": 1' + b"0" * 400 + b"}\n"
+def test_a_proof_comes_back_as_it_was_written() -> None:
+    written = proof(Level.RESTORE, Outcome.PASSED, 3)
+    assert read_stored(make_proof_name(ID, written.time), write_proof(ID, written)) == written
+
+
+PROVEN = make_proof_name(ID, TIME.replace(hour=3))
+WHOLE = write_proof(ID, proof(Level.RESTORE, Outcome.PASSED, 3))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\n",
+        b"null\n",
+        b"[" * 9000 + b"\n",
+        WHOLE[:40],
+        WHOLE * 2,
+        WHOLE.replace(b'"seconds": 1.5', b'"seconds": 1' + b"0" * 400),
+        WHOLE.replace(b'"level"', b'"level": "restore", "level"'),
+        write_proof(ID[:-1] + "6", proof(Level.RESTORE, Outcome.PASSED, 3)),
+        write_proof(ID, proof(Level.RESTORE, Outcome.PASSED, 4)),
+    ],
 )
+def test_what_is_no_proof_of_this_backup_and_time_is_none(content: bytes) -> None:
+    with pytest.raises(Misshapen):
+        read_stored(PROVEN, content)
 
 
-@pytest.mark.parametrize("line", [HUGE, b'{"level": "restore", "outcome": "pas', b"\n", b"null\n", b"[" * 9000 + b"\n"])
-def test_a_proof_that_cannot_be_read_leaves_the_backup_unjudged_until_a_restore_passes(line: bytes) -> None:
-    passed = write_proof(proof(Level.RESTORE, Outcome.PASSED, 3)) + b"\n"
-    proofs, unjudged = read_proofs(passed + line)
-    assert len(proofs) == 1
-    assert "line 2 of its proofs cannot be read" in (unjudged or "")
-    checked = write_proof(proof(Level.CHECKSUM, Outcome.PASSED, 4)) + b"\n"
-    torn = line if line.endswith(b"\n") else line + b"\n"
-    assert read_proofs(passed + torn + checked)[1] == unjudged
-    assert read_proofs(passed + torn + checked + passed)[1] is None
+def test_a_proof_that_cannot_be_read_leaves_the_backup_unjudged_until_a_restore_passes() -> None:
+    passed, checked = proof(Level.RESTORE, Outcome.PASSED, 3), proof(Level.CHECKSUM, Outcome.PASSED, 4)
+    assert judged(passed, "torn").unjudged == "torn"
+    assert judged(passed, "torn", checked).unjudged == "torn"
+    assert judged(passed, "first", "second").unjudged == "second"
+    settled = judged(passed, "torn", checked, passed)
+    assert (settled.unjudged, settled.proofs) == (None, (checked, passed))
+    assert settled.superseded == ["1", "0"]
 
 
-def test_proofs_that_were_emptied_leave_the_backup_unjudged() -> None:
-    assert read_proofs(b"") == ((), "its proofs are empty")
-
-
-@pytest.mark.parametrize("filling", [b"\n", b"x\n", b"{}\n"])
-def test_a_file_full_of_what_are_no_proofs_is_soon_given_up(filling: bytes) -> None:
-    passed = write_proof(proof(Level.RESTORE, Outcome.PASSED, 3)) + b"\n"
-    checked = write_proof(proof(Level.CHECKSUM, Outcome.PASSED, 4)) + b"\n"
-    number = 4_000_000 // len(filling)
-    proofs, unjudged = read_proofs(passed + filling * number + checked)
-    assert len(proofs) == 1 and f"no proofs up to line {number - 100}" in (unjudged or "")
-    # A restore that passed settles the matter, whatever is before it.
-    proofs, unjudged = read_proofs(filling * number + passed + checked)
-    assert [proof.level for proof in proofs] == [Level.RESTORE, Level.CHECKSUM] and unjudged is None
-
-
-def test_the_newest_proof_of_a_kind_counts_in_the_order_in_which_they_were_written() -> None:
+def test_the_newest_proof_of_a_kind_counts_and_the_others_are_superseded() -> None:
     written = [
         proof(Level.CONTENTS, Outcome.FAILED, 3),
         proof(Level.CONTENTS, Outcome.PASSED, 4),
         proof(Level.CONTENTS, Outcome.FAILED, 5),
     ]
-    read = read_proofs(b"\n".join(map(write_proof, written)))
-    assert read == (tuple(written[1:]), None)
-    many = write_proof(proof(Level.CHECKSUM, Outcome.PASSED, 6)) + b"\n"
-    proofs, unjudged = read_proofs(write_proof(written[0]) + b"\n" + many * MOST_PROOFS)
-    assert len(proofs) == 1 and "too many" in (unjudged or "")
-    assert read_proofs(b"\n" * 50 + many * (MOST_PROOFS - 50))[1]
+    found = judged(*written)
+    assert (found.proofs, found.superseded, found.unjudged) == (tuple(written[1:]), ["0"], None)
 
 
 def test_a_failed_proof_makes_a_backup_bad_until_one_as_strong_passes() -> None:

@@ -59,7 +59,7 @@ def test_what_could_lead_elsewhere_is_no_component(name: str) -> None:
 def test_an_id_is_found_again_in_the_names_of_its_files(database: str, tail: int | None) -> None:
     backup_id = make_id(database, MOMENT, tail)
     assert is_id(backup_id)
-    for suffix in (".dump.zst.aes", ".manifest.json", ".proof.json", ".globals.sql", ""):
+    for suffix in (".dump.zst.aes", ".manifest.json", ".proof.20260301T020000Z-h3k7.json", ".globals.sql", ""):
         assert id_of_file(backup_id + suffix) == backup_id
 
 

@@ -11,17 +11,18 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Collection, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 from .databases import check_properties
 from .errors import BadManifest, EngineError, Locked
 from .manifest import MANIFEST_LIMIT, facts_digest, read_manifest, skim_manifest
 from .manifest_cache import ManifestCache
 from .memory import Memory, expected, recall, writes
-from .model import Artefact, Backup, Database, Encryption, Place, Problem, Proof
-from .names import MANIFEST, PROOF, id_of_file, order_of, safe_name
-from .proofs import PROOFS_LIMIT, read_proofs
+from .model import Artefact, Backup, Database, Encryption, Outcome, Place, Problem, Proof
+from .names import MANIFEST, id_of_file, order_of, proof_of, safe_name
+from .proofs import PROOF_LIMIT, Judgement, read_stored
 from .repositories.base import Content, Repository
+from .shapes import Misshapen
 from .state import Host
 from .timespan import format_time
 
@@ -30,6 +31,8 @@ _CLOCKS = timedelta(minutes=5)
 #: How much is read of one place: ten backups a day for a hundred years would have fewer manifests, and those of 100,000
 #: usual backups, with their proofs, take about 0.6 GB.
 _MOST_BACKUPS, _MOST_BYTES = 400_000, 2 << 30
+#: What the reading of a small file costs at least, in bytes.
+_LEAST = 4 << 10
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Catalogue:
     problems: Tuple[Problem, ...]
     #: The ids of backups that this host counts on (memory.expected) and that cannot be read here, oldest first.
     absent: Tuple[str, ...] = ()
+    #: The names of proofs that newer ones make irrelevant.
+    superseded: Tuple[str, ...] = ()
 
     @property
     def good(self) -> Tuple[Backup, ...]:
@@ -74,7 +79,7 @@ def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
     So is the newest backup that a host counts on, where it is gone.
     """
     cache = ManifestCache(host, repository.label, place)
-    catalogue = scan(repository, place, recall(host, repository, place), cache)
+    catalogue = scan(repository, place, host.now(), recall(host, repository, place), cache)
     cache.store()
     # Asked for once more: what this host itself took or removed in between was neither planted nor lost.
     memory = recall(host, repository, place)
@@ -105,7 +110,11 @@ def _attributed(backup: Backup, memory: Memory) -> Backup:
 
 
 def scan(
-    repository: Repository, place: Place, memory: Optional[Memory] = None, cache: Optional[ManifestCache] = None
+    repository: Repository,
+    place: Place,
+    now: datetime,
+    memory: Optional[Memory] = None,
+    cache: Optional[ManifestCache] = None,
 ) -> Catalogue:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
 
@@ -117,20 +126,19 @@ def scan(
     entries = repository.entries(place)
     sizes = {entry.name: entry.bytes for entry in entries if entry.regular}
     everything = [name for name in sizes if name.endswith(MANIFEST)]
-    manifests = _affordable(everything, sizes, memory or {})
+    proofs = _proofs_by_backup(entry.name for entry in entries)
+    manifests = _affordable(everything, proofs, sizes, memory or {})
     backups: List[Backup] = []
-    odd = [entry.name for entry in entries if not entry.regular]
+    odd = (entry.name for entry in entries if not entry.regular)
     problems = [Problem(place, name, _irregular(repository, place, name)) for name in odd]
     problems += _unread(repository, place, set(everything) - set(manifests), memory or {})
-    named = [name[: -len(MANIFEST)] + PROOF for name in manifests]
-    proofs = _read_proofs(repository, place, [name for name in named if name in sizes], problems)
-    # What lies there instead of proofs hides them: that is not the same as none.
-    hidden = [name for name in odd if name.endswith(PROOF)]
-    proofs.update({name[: -len(PROOF)]: ((), f"{name} is not a regular file") for name in hidden})
+    read = [name[: -len(MANIFEST)] for name in manifests]
+    judged = {backup: proofs[backup] for backup in read if backup in proofs}
+    judgements = _read_proofs(repository, place, judged, problems, now)
     with _collector_paused():
         for name, content in repository.read_all(place, manifests, MANIFEST_LIMIT):
             try:
-                backup = _read_backup(repository, place, name, content, proofs, sizes, memory or {}, cache)
+                backup = _read_backup(repository, place, name, content, judgements, sizes, memory or {}, cache)
             except EngineError as error:
                 if repository.stat(place, name):
                     problems.append(Problem(place, name, str(error)))
@@ -141,10 +149,23 @@ def scan(
         if id_of_file(name) not in owned and is_stray(repository, place, name):
             problems.append(Problem(place, name, _stray(repository, place, name)))
     backups.sort(key=lambda backup: (backup.time, backup.id))
-    return Catalogue(tuple(_chained(backups)), tuple(problems))
+    superseded = tuple(name for judgement in judgements.values() for name in judgement.superseded)
+    return Catalogue(tuple(_chained(backups)), tuple(problems), superseded=superseded)
 
 
-def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memory) -> List[str]:
+def _proofs_by_backup(names: Iterable[str]) -> Dict[str, List[str]]:
+    """The names of all proofs by the id of their backup, the newest first. Pure."""
+    proofs: Dict[str, List[str]] = {}
+    for name in sorted(names, reverse=True):
+        found = proof_of(name)
+        if found:
+            proofs.setdefault(found[0], []).append(name)
+    return proofs
+
+
+def _affordable(
+    manifests: Sequence[str], proofs: Mapping[str, Sequence[str]], sizes: Mapping[str, int], memory: Memory
+) -> List[str]:
     """The manifests that are read of a place: those of this host's own backups before others, newer before older. Pure.
 
     Files can have many names (link(2)), and be larger than their disk (lseek(2)), so that the space that they take
@@ -157,7 +178,8 @@ def _affordable(manifests: Sequence[str], sizes: Mapping[str, int], memory: Memo
 
     chosen, left = set(), _MOST_BYTES
     for name in sorted(manifests, key=rank, reverse=True)[:_MOST_BACKUPS]:
-        size = min(sizes[name], MANIFEST_LIMIT) + min(sizes.get(name[: -len(MANIFEST)] + PROOF, 0), PROOFS_LIMIT)
+        size = min(sizes[name], MANIFEST_LIMIT)
+        size += sum(_LEAST + min(sizes.get(proof, 0), PROOF_LIMIT) for proof in proofs.get(name[: -len(MANIFEST)], ()))
         if size <= left:
             left -= size
             chosen.add(name)
@@ -247,7 +269,7 @@ def _read_backup(
     place: Place,
     name: str,
     content: Content,
-    proofs: Mapping[str, Tuple[Tuple[Proof, ...], Optional[str]]],
+    judgements: Mapping[str, Judgement],
     sizes: Mapping[str, int],
     memory: Memory,
     cache: Optional[ManifestCache],
@@ -263,7 +285,7 @@ def _read_backup(
         raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
     if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != place:
         raise BadManifest(f"{where} is that of another database or host. Find out who moved it here.")
-    judged, unjudged = proofs.get(manifest.id, ((), None))
+    judgement = judgements.get(manifest.id) or Judgement()
     remembered = memory.get(manifest.id)
     if remembered and remembered.digest != digest and remembered.facts != facts_digest(content, where):
         raise BadManifest(
@@ -272,7 +294,7 @@ def _read_backup(
         )
     if cache and not cached:
         cache.put(digest, manifest)
-    backup = Backup(place, manifest, judged, None, unjudged, digest, remembered)
+    backup = Backup(place, manifest, judgement.proofs, None, judgement.unjudged, digest, remembered)
     if all(sizes.get(artefact.name) == artefact.bytes for artefact in manifest.artefacts):
         return backup
     return confirmed(repository, backup)
@@ -286,28 +308,51 @@ def confirmed(repository: Repository, backup: Backup) -> Optional[Backup]:
 
 
 def _read_proofs(
-    repository: Repository, place: Place, names: Sequence[str], problems: List[Problem]
-) -> Dict[str, Tuple[Tuple[Proof, ...], Optional[str]]]:
-    """The proofs by the id of their backup, and why they do not judge it where they cannot be read: a problem too."""
-    proofs: Dict[str, Tuple[Tuple[Proof, ...], Optional[str]]] = {}
-    for name, content in repository.read_all(place, names, PROOFS_LIMIT):
-        if isinstance(content, EngineError):
+    repository: Repository, place: Place, proofs: Mapping[str, Sequence[str]], problems: List[Problem], now: datetime
+) -> Dict[str, Judgement]:
+    """How each backup was judged, by its id. ``proofs`` names the newest of each first.
+
+    What cannot be read is a problem too.
+    """
+    owners = {name: backup for backup, names in proofs.items() for name in names}
+    judgements: Dict[str, Judgement] = {}
+    for name, content in repository.read_all(place, list(owners), PROOF_LIMIT):
+        found = _read_proof(name, content)
+        if isinstance(found, str):
             if repository.stat(place, name) is None:
-                # It was removed with its backup.
+                # It was removed: with its backup, or because a newer one took its place.
                 continue
-            found: Tuple[Tuple[Proof, ...], Optional[str]] = (), f"its proofs in {name} cannot be read"
-            problems.append(Problem(place, name, str(content)))
-        else:
-            found = read_proofs(content)
-            if found[1]:
-                problems.append(Problem(place, name, _unjudged(repository, place, name, found[1])))
-        proofs[name[: -len(PROOF)]] = found
-    return proofs
+        elif found.outcome is Outcome.PASSED and found.time - now > _CLOCKS:
+            # It would take back whatever is found until then.
+            problems.append(Problem(place, name, _early(repository, place, name)))
+            continue
+        judgements.setdefault(owners[name], Judgement()).tell(name, found)
+    for judgement in judgements.values():
+        if judgement.unjudged:
+            problems.append(Problem(place, judgement.unread, _unjudged(repository, place, judgement.unjudged)))
+    return judgements
 
 
-def _unjudged(repository: Repository, place: Place, name: str, why: str) -> str:
+def _read_proof(name: str, content: Content) -> Union[Proof, str]:
+    """A proof, or why it cannot be read."""
+    if isinstance(content, EngineError):
+        return f"its proof {name} cannot be read"
+    try:
+        return read_stored(name, content)
+    except Misshapen as error:
+        return f"its proof {name} cannot be read ({error})"
+
+
+def _early(repository: Repository, place: Place, name: str) -> str:
     return (
-        f"{repository.label}/{place.path}/{name}: {why}. Whether that backup is good is not known: verify it at "
+        f"{repository.label}/{place.path}/{name} is dated in the future, and passes nothing: a clock was wrong, or it "
+        "is forged. Remove it, and verify that backup again."
+    )
+
+
+def _unjudged(repository: Repository, place: Place, why: str) -> str:
+    return (
+        f"{repository.label}/{place.path}: {why}. Whether that backup is good is not known: verify it at "
         "level restore, which settles it."
     )
 

@@ -106,7 +106,7 @@ def rotation_document(rotation: PlaceRotation) -> Dict[str, Any]:
         "kept": [_decision_document(decision) for decision in rotation.decisions if decision.keep],
         "removed": [_decision_document(decision) for decision in rotation.removed],
         "unknown": list(rotation.unknown),
-        "tidied": list(rotation.leftovers),
+        "tidied": [*rotation.leftovers, *rotation.superseded],
         "problems": [problem_document(problem) for problem in rotation.problems],
     }
 

@@ -7,7 +7,7 @@
 ```
 <repository>/<host>/<engine>/<database>/<id>.<extensions>
 <repository>/<host>/<engine>/<database>/<id>.manifest.json
-<repository>/<host>/<engine>/<database>/<id>.proof.json
+<repository>/<host>/<engine>/<database>/<id>.proof.<YYYYMMDD>T<HHMMSS>Z-<4 letters>.json
 ```
 """
 
@@ -23,7 +23,6 @@ from typing import Optional, Tuple
 from .errors import BadManifest
 
 MANIFEST = ".manifest.json"
-PROOF = ".proof.json"
 
 #: Everything that may stand as one component of a path in a repository: no separator, no leading dot, no control
 #: character, at most 200 bytes (temporary names are longer by a prefix and a suffix, and 255 is the limit of Linux).
@@ -32,6 +31,7 @@ _PLAIN = re.compile(r"[a-z0-9_][a-z0-9_.-]{0,79}")
 _HASHED = re.compile(r".*-[0-9a-f]{12}")
 _ID = re.compile(r"(?P<database>.+)-(?P<stamp>[0-9]{8}T[0-9]{6}Z)-[2-7a-z]{4}")
 _FILE = re.compile(r"(.+-[0-9]{8}T[0-9]{6}Z-[2-7a-z]{4})(?:\.|$)")
+_PROOF = re.compile(r"(?P<backup>.+)\.proof\.(?P<stamp>[0-9]{8}T[0-9]{6}Z)-[2-7a-z]{4}\.json")
 #: Base32 (RFC 4648, 6) in small letters, whose order is that of the numbers that they stand for.
 _LETTERS = "234567abcdefghijklmnopqrstuvwxyz"
 
@@ -72,10 +72,18 @@ def make_id(database: str, moment: datetime, tail: Optional[int] = None) -> str:
     The letters are a ``tail`` of 20 bits: normally 10 for the part of the second, so that ids sort by their time, and
     10 random ones, so that writers that share no lock take different ids.
     """
+    return f"{safe_name(database)}-{stamp(moment)}-{_letters(moment, tail)}"
+
+
+def make_proof_name(backup_id: str, moment: datetime) -> str:
+    """The name of a new proof of a backup. The names of one backup's proofs sort by their time."""
+    return f"{backup_id}.proof.{stamp(moment)}-{_letters(moment)}.json"
+
+
+def _letters(moment: datetime, tail: Optional[int] = None) -> str:
     if tail is None:
         tail = (moment.microsecond * 1024 // 1_000_000) << 10 | secrets.randbits(10)
-    letters = (_LETTERS[tail >> shift & 31] for shift in (15, 10, 5, 0))
-    return f"{safe_name(database)}-{stamp(moment)}-{''.join(letters)}"
+    return "".join(_LETTERS[tail >> shift & 31] for shift in (15, 10, 5, 0))
 
 
 def stamp(moment: datetime) -> str:
@@ -99,6 +107,12 @@ def id_of_file(name: str) -> Optional[str]:
     """The id in a file's name (``<id>.dump.zst.aes``, ``<id>.manifest.json``), or None where there is none."""
     match = _FILE.match(name)
     return match.group(1) if match else None
+
+
+def proof_of(name: str) -> Optional[Tuple[str, str]]:
+    """The id of the backup that a file with this name is a proof of, and the time in the name; None for other files."""
+    match = _PROOF.fullmatch(name)
+    return (match.group("backup"), match.group("stamp")) if match and is_id(match.group("backup")) else None
 
 
 def is_id(text: str) -> bool:

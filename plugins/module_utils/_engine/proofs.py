@@ -2,31 +2,30 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Proofs as lines of JSON (docs/formats.md). Reading trusts nothing. Pure functions."""
+"""Proofs: what one verification found, a JSON object each (docs/formats.md). Reading trusts nothing. Pure functions."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .model import Level, Outcome, Proof
+from .names import proof_of, stamp
 from .shapes import Fields, Misshapen, choice, moment, number, parse, text
 from .timespan import format_precise
 
-#: No file of proofs is larger than this: some 10,000 verifications of one backup.
-PROOFS_LIMIT = 4 << 20
-#: The most lines of a backup's proofs, and how many of them may be none before the rest is not looked at.
-MOST_PROOFS = 20_000
-_MOST_UNREADABLE = 100
+#: No proof is longer, in bytes.
+PROOF_LIMIT = 16 << 10
 #: What a proof says of a verification that has not ended. The one of its end takes its place.
 BEGUN = "It was begun."
 _LEVEL, _OUTCOME = choice(Level), choice(Outcome)
-_HOST, _DETAIL, _SECONDS = text(255), text(4_000), number(0, 1e9)
+_ID, _HOST, _DETAIL, _SECONDS = text(200), text(255), text(4_000), number(0, 1e9)
 
 
-def write_proof(proof: Proof) -> bytes:
-    """A proof as one line of JSON, without its end of line."""
-    return json.dumps(proof_document(proof), ensure_ascii=False).encode("utf-8")
+def write_proof(backup_id: str, proof: Proof) -> bytes:
+    """A proof of a backup as JSON, with its end of line."""
+    document = {"backup": backup_id, **proof_document(proof)}
+    return json.dumps(document, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
 def proof_document(proof: Proof) -> Dict[str, Any]:
@@ -41,37 +40,49 @@ def proof_document(proof: Proof) -> Dict[str, Any]:
     }
 
 
-def read_proofs(content: bytes) -> Tuple[Tuple[Proof, ...], Optional[str]]:
-    """Those proofs of a file that judge its backup (see ``with_proof``), and why they do not, where one cannot be read.
+def read_stored(name: str, content: bytes) -> Proof:
+    """The proof in a file of this name. Raises Misshapen, also for one of another backup or time than its name says."""
+    document = parse(content)
+    proof = read_proof(document)
+    if (Fields(document).take("backup", _ID), stamp(proof.time)) != proof_of(name):
+        raise Misshapen("it is one of another backup, or of another time, than its name says")
+    return proof
 
-    A file can hold 20,000, and a place any number of such files: what is not needed is not kept.
 
-    A line that was damaged, cut or emptied may have been a failure of any level, so that only a restore that passed
-    after it settles the matter. So the file is read from its end: no lines before keep that one from being found.
+class Judgement:
+    """Those proofs of a backup that judge it (see ``with_proof``), told from the newest one to the oldest.
+
+    A place can hold any number of proofs: what is not needed is not kept. One that cannot be read may have been a
+    failure of any level, so that only a restore that passed after it settles the matter.
     """
-    proofs: Dict[Tuple[Level, Outcome], Proof] = {}
-    if not content:
-        return (), "its proofs are empty"
-    lines = content[: -1 if content.endswith(b"\n") else None]
-    last = lines.count(b"\n") + 1
-    unjudged: Optional[str] = None
-    settled, unreadable = False, 0
-    for number_of, written in zip(range(last, 0, -1), reversed(lines.rsplit(b"\n", MOST_PROOFS))):
-        if number_of == last - MOST_PROOFS or unreadable > _MOST_UNREADABLE:
-            unjudged = unjudged if settled else f"its proofs are too many, or no proofs up to line {number_of}"
-            break
-        try:
-            proof = read_proof(parse(written))
-        except Misshapen as error:
-            unreadable += 1
-            if not (settled or unjudged):
-                unjudged = f"line {number_of} of its proofs cannot be read ({error})"
-            continue
-        kind = proof.level, proof.outcome
-        # The newest one of a kind, in the order in which they were written: it decides which one takes which back.
-        proofs.setdefault(kind, proof)
-        settled = settled or kind == (Level.RESTORE, Outcome.PASSED)
-    return tuple(proofs.values())[::-1], unjudged
+
+    def __init__(self) -> None:
+        self._newest: Dict[Tuple[Level, Outcome], Proof] = {}
+        self._settled = False
+        #: Why it is not known how the backup was judged, and the name of the proof that would say.
+        self.unjudged: Optional[str] = None
+        self.unread = ""
+        #: The names of proofs that newer ones of their kind make irrelevant.
+        self.superseded: List[str] = []
+
+    def tell(self, name: str, found: Union[Proof, str]) -> None:
+        """One more proof, or why it cannot be read."""
+        if isinstance(found, str):
+            if self._settled:
+                self.superseded.append(name)
+            elif not self.unjudged:
+                self.unjudged, self.unread = found, name
+            return
+        kind = found.level, found.outcome
+        if kind in self._newest:
+            self.superseded.append(name)
+        self._newest.setdefault(kind, found)
+        self._settled = self._settled or kind == (Level.RESTORE, Outcome.PASSED)
+
+    @property
+    def proofs(self) -> Tuple[Proof, ...]:
+        """The proofs, the oldest first."""
+        return tuple(self._newest.values())[::-1]
 
 
 def with_proof(proofs: Sequence[Proof], proof: Proof) -> Tuple[Proof, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import List, Optional, Sequence, Tuple
+from typing import Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from .apiece import Apiece
 from .catalogue import Catalogue, in_future, place_of, read_place, scan, tidy, unchanged
@@ -17,7 +17,7 @@ from .errors import BadInput, EngineError, NotFound, PartlyDone
 from .interrupts import interruptible
 from .memory import adopt, dismiss, forget, recall, remembered
 from .model import Backup, Database, Decision, Place, Policy, Problem
-from .names import MANIFEST, PROOF, id_of_file, safe_name
+from .names import MANIFEST, id_of_file, proof_of, safe_name
 from .repositories.base import Repository
 from .retention import plan_trusted
 from .state import Host, audit, audit_failure, locked
@@ -55,6 +55,8 @@ class PlaceRotation:
     problems: Tuple[Problem, ...]
     #: Whether even what is not in order goes.
     purge: bool = False
+    #: Proofs that newer ones make irrelevant.
+    superseded: Tuple[str, ...] = ()
 
     @property
     def unknown(self) -> Tuple[str, ...]:
@@ -68,7 +70,7 @@ class PlaceRotation:
 
     @property
     def changed(self) -> bool:
-        return bool(self.removed or self.leftovers or (self.purge and self.problems))
+        return bool(self.removed or self.leftovers or self.superseded or (self.purge and self.problems))
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
     if request.adopt:
         _adopt(host, repository, rotation)
     dismiss(host, repository, place, {decision.backup.id for decision in rotation.removed})
+    proofs = _proofs(repository, place)
     # The oldest goes first: if this is interrupted, what is left is what a policy would rather keep.
     for decision in reversed(rotation.removed):
         backup = decision.backup
@@ -148,15 +151,29 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
             continue
         facts = {"id": backup.id, "repository": repository.label, "reasons": list(decision.reasons)}
         audit(host, action, place.path, "removing", facts)
-        files = [artefact.name for artefact in backup.manifest.artefacts] + [backup.id + PROOF]
+        files = [artefact.name for artefact in backup.manifest.artefacts] + proofs.get(backup.id, [])
         repository.remove_backup(place, backup.id + MANIFEST, files)
     forget(host, repository, place, {decision.backup.id for decision in rotation.removed})
     if request.purge:
         adopt(host, repository, place, {})
         _purge_remains(host, repository, rotation)
+    if rotation.superseded:
+        facts = {"repository": repository.label, "files": list(rotation.superseded)}
+        audit(host, "tidy", place.path, "removing", facts)
+        repository.discard(place, rotation.superseded)
     if rotation.leftovers:
         audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
         tidy(host, repository, place, dry_run=False)
+
+
+def _proofs(repository: Repository, place: Place) -> Dict[str, List[str]]:
+    """The names of the proofs that there are, by the id of their backup."""
+    proofs: Dict[str, List[str]] = {}
+    for entry in repository.entries(place):
+        found = proof_of(entry.name)
+        if found:
+            proofs.setdefault(found[0], []).append(entry.name)
+    return proofs
 
 
 def _still_there(repository: Repository, backup: Backup) -> bool:
@@ -184,7 +201,7 @@ def _purge_remains(host: Host, repository: Repository, rotation: PlaceRotation) 
         audit(host, "purge", place.path, "removing", {"id": backup_id, "repository": repository.label})
         files = [entry.name for entry in repository.entries(place) if id_of_file(entry.name) == backup_id]
         repository.remove_backup(place, backup_id + MANIFEST, [name for name in files if not name.endswith(MANIFEST)])
-    left = [problem.name for problem in rotation.problems if repository.stat(place, problem.name)]
+    left = [name for name in {problem.name: None for problem in rotation.problems} if repository.stat(place, name)]
     if left:
         raise PartlyDone(
             f"All backups in {repository.label}/{place.path} are gone, but not {', '.join(shortened(left))}, which is "
@@ -196,7 +213,7 @@ def _plan_place(
     request: RotateRequest, host: Host, repository: Repository, place: Place, now: datetime
 ) -> PlaceRotation:
     if request.purge:
-        catalogue = scan(repository, place)
+        catalogue = scan(repository, place, now)
     else:
         catalogue = _adopted(host, repository, place) if request.adopt else read_place(host, repository, place)
     decisions = _purge(catalogue) if request.policy is None else _decide(catalogue, request.policy, now)
@@ -209,12 +226,24 @@ def _plan_place(
     if not (request.purge or request.trust_clock or all(decision.keep for decision in decisions)):
         known = [backup.time for backup in catalogue.known.good if not in_future(backup, now)]
         require_trustworthy(host, known, None)
-    return PlaceRotation(repository.label, place, tuple(decisions), tuple(leftovers), problems, request.purge)
+    removed = {decision.backup.id for decision in decisions if not decision.keep}
+    superseded = () if request.purge else tuple(_stale(catalogue.superseded, removed))
+    return PlaceRotation(
+        repository.label, place, tuple(decisions), tuple(leftovers), problems, request.purge, superseded
+    )
+
+
+def _stale(superseded: Sequence[str], removed: Collection[str]) -> Iterator[str]:
+    """The proofs that no backup needs, and that do not go with their backup."""
+    for name in superseded:
+        found = proof_of(name)
+        if found and found[0] not in removed:
+            yield name
 
 
 def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
     """What lies there, all of it as this host's own: how it remembered what is not the same any more is forgotten."""
-    catalogue, memory = scan(repository, place), recall(host, repository, place)
+    catalogue, memory = scan(repository, place, host.now()), recall(host, repository, place)
     backups = []
     for backup in catalogue.backups:
         known = memory.get(backup.id)

@@ -48,7 +48,7 @@ from .model import (
     Scratch,
     Server,
 )
-from .names import MANIFEST, PROOF, id_of_file
+from .names import MANIFEST, id_of_file, make_proof_name
 from .proofs import BEGUN, write_proof
 from .repositories.base import Repository
 from .retention import as_judged_here
@@ -298,7 +298,11 @@ def _prove(
             return None if request.backup == "all" else _removed(repository, check)
         # First where nobody else writes: a failure must not be forgotten because a store does not take it.
         _remember(host, repository, backup, proof)
-        repository.append(backup.place, backup.id + PROOF, write_proof(proof))
+        name = make_proof_name(backup.id, proof.time)
+        repository.store(backup.place, name, write_proof(backup.id, proof))
+        if not repository.stat(backup.place, backup.id + MANIFEST):
+            # It was removed while this was written.
+            repository.discard(backup.place, [name])
     except EngineError as error:
         unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
         if check.outcome is Outcome.FAILED:

@@ -126,9 +126,16 @@ class Repository(ABC):
     def replace(self, place: Place, name: str, content: bytes) -> None:
         """Write a small file so that a reader finds the old or the new content, whole, at any moment."""
 
+    def store(self, place: Place, name: str, content: bytes) -> None:
+        """Write a small new file. Raises what ``create`` and its writer raise."""
+        with self.create(place, name) as writer:
+            writer.write(content)
+            writer.finish()
+            writer.commit()
+
     @abstractmethod
-    def append(self, place: Place, name: str, line: bytes) -> None:
-        """Add one line to a small file, durably; it is created where it is missing."""
+    def discard(self, place: Place, names: Sequence[str]) -> None:
+        """Remove files that no backup needs. One that is not there is none to be removed."""
 
     @abstractmethod
     def remove_backup(self, place: Place, manifest: str, others: List[str]) -> None:

@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Collection, ContextManager, Iterator, List, Optional, Sequence, Tuple
 
-from ..errors import Damaged, EngineError, NotFound, RepositoryUnusable, TargetExists
+from ..errors import Damaged, EngineError, NotFound, RepositoryUnusable
 from ..model import Place, Space
 from ..names import MANIFEST, id_of_file, is_component
 from .base import Content, Entry, Reader, Repository, Writer
@@ -35,12 +35,9 @@ from .local_files import (
     exists,
     explain,
     is_directory,
-    lock,
     open_file,
-    open_regular,
     remove_abandoned,
     unlink,
-    write_all,
 )
 from .local_root import denied, opened_root
 
@@ -137,36 +134,12 @@ class LocalRepository(Repository):
             finally:
                 writer.close()
 
-    def append(self, place: Place, name: str, line: bytes) -> None:
-        label = f"{self.label}/{place.path}/{name}"
-        with self._made(place) as directory, self._explained(name):
-            if not exists(directory, name) and self._begun(directory, name, line + b"\n"):
-                return
-            descriptor = open_regular(directory, name, os.O_RDWR | os.O_APPEND, label)
-            try:
-                lock(descriptor, label)
-                size = os.fstat(descriptor).st_size
-                # A line that a crash cut short must not swallow the one after it.
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                write_all(descriptor, (b"\n" if torn else b"") + line + b"\n")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            os.fsync(directory)
-
-    def _begun(self, directory: int, name: str, content: bytes) -> bool:
-        """Make a small file, never empty; False where another process was quicker."""
-        try:
-            writer = LocalWriter(self.label, directory, name)
-        except TargetExists:
-            return False
-        try:
-            writer.write(content)
-            writer.finish()
-            writer.commit()
-        finally:
-            writer.close()
-        return True
+    def discard(self, place: Place, names: Sequence[str]) -> None:
+        with self._existing(place, writing=True) as directory, self._explained(f"superseded files in {place.path}"):
+            if directory is not None:
+                for name in names:
+                    unlink(directory, name)
+                os.fsync(directory)
 
     def remove_backup(self, place: Place, manifest: str, others: List[str]) -> None:
         with self._existing(place, writing=True) as directory, self._explained(manifest):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import datetime, timezone
 from typing import List, Optional, Sequence
 
 from ...catalogue import place_of, scan
@@ -47,7 +48,8 @@ def _ids(config: Optional[str], name: str) -> Sequence[str]:
     for job in _jobs(config, name):
         for target in job.targets:
             try:
-                catalogue = scan(target.repository, place_of(job.backup.source_host, job.database))
+                place, now = place_of(job.backup.source_host, job.database), datetime.now(timezone.utc)
+                catalogue = scan(target.repository, place, now)
             except EngineError as error:
                 # A shell that completes shows no errors; the command itself will.
                 complain(str(error))
