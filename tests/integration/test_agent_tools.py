@@ -71,6 +71,17 @@ def test_one_backup_is_shown_whole(agent: Agent) -> None:
     assert 'There is no backup "none"' in agent.run("show", "shop", "--backup", "none", status=1)
 
 
+def test_rubbish_in_a_repository_fills_no_screen_and_hides_nothing_that_matters(agent: Agent) -> None:
+    agent.run("run", "shop")
+    (newest,) = agent.world.directory.glob("*.manifest.json")
+    newest.rename(agent.world.root / "gone")
+    for number in range(50):
+        (agent.world.directory / f"rubbish{number}").touch()
+    told = agent.run("list", "shop", status=1).splitlines()
+    assert len(told) < 15 and f"{newest.name} is gone" in told[1] and "more like these" in told[-1]
+    assert len(agent.json("list", "shop", status=1)["problems"]) > 50
+
+
 def test_a_backup_is_shown_where_another_repository_cannot_be_read(agent: Agent) -> None:
     agent.run("run", "shop")
     agent.job("shop", repositories=[{"path": "/nowhere"}, {"path": agent.world.repository.label}])

@@ -19,7 +19,7 @@ from .manifest import MANIFEST_LIMIT, facts_digest, read_manifest, skim_manifest
 from .manifest_cache import ManifestCache
 from .memory import Memory, expected, recall, writes
 from .model import Artefact, Backup, Database, Encryption, Outcome, Place, Problem, Proof
-from .names import MANIFEST, id_of_file, order_of, proof_of, safe_name
+from .names import MANIFEST, id_of_file, order_of, parse_proof_name, safe_name
 from .proofs import PROOF_LIMIT, Judgement, read_stored
 from .repositories.base import Content, Repository
 from .shapes import Misshapen
@@ -88,7 +88,7 @@ def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
     here = {backup.id for backup in catalogue.backups}
     absent = tuple(backup for backup in expected(memory) if backup not in here)
     problems = (*_vanished(repository, place, memory, absent), *_planted(repository, place, catalogue))
-    return replace(catalogue, absent=absent, problems=(*catalogue.problems, *problems))
+    return replace(catalogue, absent=absent, problems=(*problems, *catalogue.problems))
 
 
 def tidy(host: Host, repository: Repository, place: Place, dry_run: bool, everything: bool = False) -> List[str]:
@@ -157,7 +157,7 @@ def _proofs_by_backup(names: Iterable[str]) -> Dict[str, List[str]]:
     """The names of all proofs by the id of their backup, the newest first. Pure."""
     proofs: Dict[str, List[str]] = {}
     for name in sorted(names, reverse=True):
-        found = proof_of(name)
+        found = parse_proof_name(name)
         if found:
             proofs.setdefault(found[0], []).append(name)
     return proofs

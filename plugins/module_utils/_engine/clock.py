@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional, Sequence
 
 from .errors import PermissionDenied, Refused
+from .host.small import read_small
 from .shapes import Fields, Misshapen, line, moment, number, parse
 from .state import Host
 from .timespan import format_span, format_time
@@ -116,7 +117,7 @@ def _path(host: Host) -> Path:
 
 def _load(host: Host) -> Optional[_Note]:
     try:
-        return _read(parse(_path(host).read_bytes()))
+        return _read(parse(read_small(_path(host))))
     except FileNotFoundError:
         return None
     except OSError as error:

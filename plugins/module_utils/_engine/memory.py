@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Collection, Dict, Mapping, Tuple
 
 from .errors import Damaged, NoSpace, PermissionDenied
+from .host.small import read_small
 from .manifest import facts_digest
 from .model import Place, Proof, Remembered
 from .names import order_of
@@ -31,6 +32,8 @@ from .state import Host, locked
 Memory = Mapping[str, Remembered]
 #: How long another process of this host may take to write what it remembers, in seconds.
 _PATIENCE = 60.0
+#: What is remembered of 100,000 backups is not larger, in bytes.
+_LARGEST = 256 << 20
 
 
 def recall(host: Host, repository: Repository, place: Place) -> Memory:
@@ -146,7 +149,7 @@ def _store(path: Path, everything: Mapping[str, Memory]) -> None:
 
 def _load(path: Path) -> Dict[str, Memory]:
     try:
-        content = path.read_bytes()
+        content = read_small(path, _LARGEST)
     except FileNotFoundError:
         return {}
     except OSError as error:

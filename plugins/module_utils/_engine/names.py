@@ -109,7 +109,7 @@ def id_of_file(name: str) -> Optional[str]:
     return match.group(1) if match else None
 
 
-def proof_of(name: str) -> Optional[Tuple[str, str]]:
+def parse_proof_name(name: str) -> Optional[Tuple[str, str]]:
     """The id of the backup that a file with this name is a proof of, and the time in the name; None for other files."""
     match = _PROOF.fullmatch(name)
     return (match.group("backup"), match.group("stamp")) if match and is_id(match.group("backup")) else None

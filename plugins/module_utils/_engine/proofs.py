@@ -10,7 +10,7 @@ import json
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .model import Level, Outcome, Proof
-from .names import proof_of, stamp
+from .names import parse_proof_name, stamp
 from .shapes import Fields, Misshapen, choice, moment, number, parse, text
 from .timespan import format_precise
 
@@ -44,7 +44,7 @@ def read_stored(name: str, content: bytes) -> Proof:
     """The proof in a file of this name. Raises Misshapen, also for one of another backup or time than its name says."""
     document = parse(content)
     proof = read_proof(document)
-    if (Fields(document).take("backup", _ID), stamp(proof.time)) != proof_of(name):
+    if (Fields(document).take("backup", _ID), stamp(proof.time)) != parse_proof_name(name):
         raise Misshapen("it is one of another backup, or of another time, than its name says")
     return proof
 

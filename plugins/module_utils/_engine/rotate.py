@@ -17,7 +17,7 @@ from .errors import BadInput, EngineError, NotFound, PartlyDone
 from .interrupts import interruptible
 from .memory import adopt, dismiss, forget, recall, remembered
 from .model import Backup, Database, Decision, Place, Policy, Problem
-from .names import MANIFEST, id_of_file, proof_of, safe_name
+from .names import MANIFEST, id_of_file, parse_proof_name, safe_name
 from .repositories.base import Repository
 from .retention import plan_trusted
 from .state import Host, audit, audit_failure, locked
@@ -170,7 +170,7 @@ def _proofs(repository: Repository, place: Place) -> Dict[str, List[str]]:
     """The names of the proofs that there are, by the id of their backup."""
     proofs: Dict[str, List[str]] = {}
     for entry in repository.entries(place):
-        found = proof_of(entry.name)
+        found = parse_proof_name(entry.name)
         if found:
             proofs.setdefault(found[0], []).append(entry.name)
     return proofs
@@ -236,7 +236,7 @@ def _plan_place(
 def _stale(superseded: Sequence[str], removed: Collection[str]) -> Iterator[str]:
     """The proofs that no backup needs, and that do not go with their backup."""
     for name in superseded:
-        found = proof_of(name)
+        found = parse_proof_name(name)
         if found and found[0] not in removed:
             yield name
 

@@ -15,15 +15,15 @@ from pathlib import Path
 _MOST = 4 << 20
 
 
-def read_small(path: Path) -> bytes:
-    """A file's content. Raises OSError, also where it is a device, a FIFO or a directory, or too large."""
+def read_small(path: Path, most: int = _MOST) -> bytes:
+    """A file's content. Raises OSError, also where it is a device, a FIFO or a directory, or has more bytes."""
     # To open a device may do anything, and to open a FIFO waits for who writes into it.
     _require_file(path, os.stat(path))
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
         _require_file(path, os.fstat(descriptor))
-        content = file.read(_MOST + 1)
-    if len(content) > _MOST:
+        content = file.read(most + 1)
+    if len(content) > most:
         raise OSError(errno.EFBIG, "It is too large", str(path))
     return content
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 from datetime import datetime
 from functools import partial
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from ...catalogue import place_of, read_place
 from ...documents import backup_document
 from ...errors import BadManifest, EngineError
 from ...model import Backup
 from ...state import Host
+from ...text import shortened
 from ...timespan import format_size
 from ..config.jobs import Job, Target
 from ..console.exits import Exit, exit_of
@@ -54,9 +55,18 @@ def act(parsed: argparse.Namespace) -> Exit:
         heads = ("JOB", "BACKUP", "AGE", "SIZE", "TIER", "PROOF", "REPOSITORY")
         empty = "No backup can be read.\n" if problems else "There are no backups.\n"
         put(table(heads, rows, right=(2, 3)) if rows else empty)
-        for name, why in problems:
-            put_line(f"{name}: {why}")
+        for line in _lines(problems):
+            put_line(line)
     return exit_of([why.code for _name, why in problems])
+
+
+def _lines(problems: Sequence[Tuple[str, EngineError]]) -> Iterator[str]:
+    """What is wrong, a line each, of each job no more than somebody reads."""
+    told: Dict[str, List[str]] = {}
+    for name, why in problems:
+        told.setdefault(name, []).append(str(why))
+    for name, reasons in told.items():
+        yield from (f"{name}: {reason}" for reason in shortened(reasons))
 
 
 def _backups(
