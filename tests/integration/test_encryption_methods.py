@@ -10,10 +10,12 @@ import ast
 import fcntl
 import io
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -54,13 +56,21 @@ def world(tmp_path: Path) -> World:
     return made
 
 
+@pytest.fixture(scope="session")
+def gnupg_keys() -> Iterator[Path]:
+    """A home with two key pairs, which take seconds to make."""
+    with tempfile.TemporaryDirectory(prefix="gnupg-") as home:
+        for name in ("ops@example.com", "other@example.com"):
+            gpg("--homedir", home, "--passphrase", "", "--quick-gen-key", name, "default", "default", "never")
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+        yield Path(home)
+
+
 @pytest.fixture
-def gnupg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def gnupg(gnupg_keys: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     home = Path("/tmp") / f"gnupg-{os.getpid()}-{tmp_path.name[:20]}"
-    home.mkdir(mode=0o700)
+    shutil.copytree(gnupg_keys, home, ignore=shutil.ignore_patterns("S.*", "*.lock"))
     monkeypatch.setenv("GNUPGHOME", str(home))
-    for name in ("ops@example.com", "other@example.com"):
-        gpg("--passphrase", "", "--quick-gen-key", name, "default", "default", "never")
     yield home
     subprocess.run(["gpgconf", "--kill", "all"], check=True)
     subprocess.run(["rm", "-rf", str(home)], check=True)
