@@ -18,7 +18,8 @@ from typing import Any, Callable
 from _engine import binding, keys
 from _engine.backup import BackupRequest, BackupResult, take_backup
 from _engine.catalogue import Catalogue, place_of, scan
-from _engine.manifest import read_manifest, sealed
+from _engine.generations import read_generation
+from _engine.manifest import read_manifest
 from _engine.model import Database, EncryptionSettings, EngineName, Place, Policy, Proof
 from _engine.names import make_proof_name
 from _engine.proofs import write_proof
@@ -26,6 +27,7 @@ from _engine.repositories.base import Repository
 from _engine.repositories.local import LocalRepository
 from _engine.restore import RestoreRequest, RestoreResult, restore
 from _engine.rotate import RotateRequest, RotateResult, rotate
+from _engine.sealed import sealed
 from _engine.state import Host
 from _engine.verify import VerifyRequest, VerifyResult, verify
 
@@ -138,10 +140,14 @@ class World:
     def manifest(self, result: BackupResult) -> Path:
         return self.directory / f"{result.manifest.id}.manifest.json"
 
+    def slots(self, backup: str) -> Path:
+        """The newest key slots of a backup."""
+        return max(self.directory.glob(f"{backup}.slots.*.json"))
+
     def rewrite(
         self, path: Path, change: Callable[[dict[str, Any]], Any], bind: bool = False, forget: bool = True
     ) -> None:
-        """Let a manifest say something else, with a checksum that is right, as a forger would.
+        """Let a manifest, or key slots, say something else, with a checksum that is right, as a forger would.
 
         With ``bind``, it is bound to its artefacts anew, as only one who has their data keys can. With ``forget`` it is
         news to the host, which would notice otherwise.
@@ -154,8 +160,10 @@ class World:
         if bind:
             manifest = read_manifest(sealed(document), str(path))
             identities = keys.load_identities((self.private,))
+            slots = self.slots(manifest.id)
+            slots_of = read_generation(slots.name, slots.read_bytes()).slots
             for one in document["binding"]:
-                data_key = keys.unwrap(manifest.key_slots, manifest.origin(one["artefact"]), identities, None)
+                data_key = keys.unwrap(slots_of, manifest.origin(one["artefact"]), identities, None)
                 one["hmac"] = binding._mac(binding._from_data_key(data_key), one["artefact"], manifest.facts)
         path.write_bytes(sealed(document))
 

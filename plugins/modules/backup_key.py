@@ -260,7 +260,7 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
     return Outcome(
         bool(changed) or bool(pair and pair.changed),
         values,
-        before="".join(f"{item.backup.id}: {', '.join(readers(item.backup.manifest.key_slots))}\n" for item in changed),
+        before="".join(f"{item.backup.id}: {', '.join(readers(item.backup.key_slots))}\n" for item in changed),
         after="".join(f"{item.backup.id}: {', '.join(readers(item.slots))}\n" for item in changed)
         + (f"{pair.path}: {options.value('state')}\n" if pair and pair.changed else ""),
         warnings=[f"{item.backup.id}: {item.reason}" for item in rekeyed if item.reason],

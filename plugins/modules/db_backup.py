@@ -327,14 +327,13 @@ def act(options: Options, host: Host, check_mode: bool) -> Outcome:
     if check_mode:
         plan = plan_backup(request, host)
         if plan.fresh:
-            return Outcome(
-                False, {"backup": manifest_document(plan.fresh.manifest), "repositories": labels, "tidied": []}
-            )
+            document = manifest_document(plan.fresh.manifest, plan.fresh.key_slots)
+            return Outcome(False, {"backup": document, "repositories": labels, "tidied": []})
         values = {"expected_bytes": plan.expected_bytes, "repositories": labels, "tidied": list(plan.leftovers)}
         return Outcome(True, values, after=f"a new backup of {request.database.name}\n")
     result = take_backup(request, host)
     values = {
-        "backup": manifest_document(result.manifest),
+        "backup": manifest_document(result.manifest, result.slots),
         "repositories": list(result.repositories),
         "tidied": list(result.tidied),
     }

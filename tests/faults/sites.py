@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Iterator
 
 from _engine import keys
-from _engine.catalogue import Catalogue, place_of, scan
+from _engine.catalogue import Catalogue, place_of, scan, whole
 from _engine.cipher import opening
-from _engine.manifest import read_manifest
 from _engine.model import Database, EncryptionSettings, EngineName, Place
-from _engine.names import MANIFEST
 from _engine.repositories.local import LocalRepository
 from injection import Ended, Fault, Forge, Mode, forge, locked_file
 
@@ -140,7 +138,7 @@ class Site:
             for artefact in backup.manifest.artefacts:
                 stored = (self.directory / artefact.name).read_bytes()
                 assert (len(stored), hashlib.sha256(stored).hexdigest()) == (artefact.bytes, artefact.sha256)
-                with opening(settings, manifest_of(self.directory / f"{backup.id}{MANIFEST}"), artefact):
+                with opening(settings, whole(self.repository, backup), artefact):
                     pass
 
     def expect_no_plaintext(self) -> None:
@@ -286,11 +284,6 @@ class PostgresqlSite(Site):
 def _is_probe(path: Path) -> bool:
     """Whether it is Python's own: tempfile.gettempdir() tries a directory by writing this into it."""
     return path.is_file() and path.read_bytes() in (b"", b"bl", b"blat")
-
-
-def manifest_of(path: Path) -> Any:
-    """The manifest in a file."""
-    return read_manifest(path.read_bytes(), path.name[: -len(MANIFEST)])
 
 
 @contextmanager

@@ -773,7 +773,7 @@ def test_aes256_gcm_opens_for_each_recipient_alone_and_for_the_passphrase(world:
 def test_aes256_gcm_opens_with_the_tink_library_and_the_unwrapped_key(world: World, tmp_path: Path) -> None:
     result = world.backup()
     origin = result.manifest.origin(result.manifest.main.name)
-    data_key = keys.unwrap(result.manifest.key_slots, origin, keys.load_identities((world.private,)), None)
+    data_key = keys.unwrap(result.slots, origin, keys.load_identities((world.private,)), None)
     stored = io.BytesIO(world.artefact(result).read_bytes())
     plain = reference(data_key).new_decrypting_stream(stored, origin.associated_data).read()
     assert unpacked(plain, tmp_path) == 100

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Who can read existing backups is changed in their manifests; the artefacts keep every byte."""
+"""Who can read existing backups is changed by new key slots; artefacts and manifests keep every byte."""
 
 from __future__ import annotations
 
@@ -13,17 +13,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Sequence
 
 import pytest
 
 from _engine import keyfile, keys
 from _engine.backup import BackupResult
-from _engine.errors import BadInput, BadManifest, Damaged, EngineError, NoKey, PartlyDone, Refused, WrongKey
-from _engine.manifest import sealed
-from _engine.model import Encryption, EncryptionSettings
+from _engine.errors import (
+    BadInput,
+    BadManifest,
+    Damaged,
+    EngineError,
+    Locked,
+    NoKey,
+    PartlyDone,
+    Refused,
+    TargetExists,
+    WrongKey,
+)
+from _engine.generations import read_generation, write_generation
+from _engine.model import Encryption, EncryptionSettings, KeySlot, Level, Outcome, Place
 from _engine.rekey import RekeyRequest, SlotChange, plan_rekeying, rekey
 from _engine.repositories.local import LocalRepository
+from _engine.sealed import sealed
 from world import World
 
 
@@ -112,7 +124,7 @@ def plant_garbage(world: World, result: BackupResult, person: str) -> None:
         slots.append({**document["key_slots"][0], "recipient": person, "ciphertext": "A" * 64})
         document["key_slots"] = slots
 
-    world.rewrite(world.manifest(result), forge)
+    world.rewrite(world.slots(result.manifest.id), forge)
 
 
 @pytest.mark.parametrize("kind", [SlotChange.EXACTLY, SlotChange.INCLUDE])
@@ -187,23 +199,150 @@ def test_check_mode_changes_no_byte_and_predicts_the_run(world: World) -> None:
     assert world.picture() == before
 
 
-def test_what_the_manifest_does_not_know_is_kept_and_the_change_is_audited(world: World) -> None:
+def test_new_slots_leave_the_manifest_alone_and_take_the_place_of_the_old_ones(world: World) -> None:
     result = world.backup()
-
-    def change_it(document: dict[str, Any]) -> None:
-        document["from_the_future"] = {"a": 1}
-        document["artefacts"][0]["from_the_future"] = [2]
-
-    world.rewrite(world.manifest(result), change_it, bind=True)
-    document = json.loads(world.manifest(result).read_text())
+    manifest, before = world.manifest(result).read_bytes(), world.slots(result.manifest.id)
     encryption = replace(world.encryption, recipients=(Person().public,))
     rekey(change(world, SlotChange.INCLUDE, encryption=encryption), world.host)
-    after = json.loads(world.manifest(result).read_text())
-    assert len(after.pop("key_slots")) == len(document.pop("key_slots")) + 1
-    assert after.pop("sha256") != document.pop("sha256")
-    assert after == document
+    assert world.manifest(result).read_bytes() == manifest
+    assert not before.exists() and world.slots(result.manifest.id).name == f"{result.manifest.id}.slots.2.json"
     last = json.loads((world.host.state / "audit.jsonl").read_text().splitlines()[-1])
     assert (last["action"], len(last["before"]), len(last["after"])) == ("rekey", 1, 2)
+    assert world.verify().passed and world.catalogue().problems == ()
+
+
+def plant(world: World, backup: str, number: int, slots: Sequence[KeySlot]) -> Path:
+    """Put key slots beside a backup, as anyone can who can write to the repository."""
+    path = world.directory / f"{backup}.slots.{number}.json"
+    path.write_bytes(write_generation(backup, number, slots))
+    return path
+
+
+def newest_slots(world: World, backup: str) -> tuple[KeySlot, ...]:
+    path = world.slots(backup)
+    return read_generation(path.name, path.read_bytes()).slots
+
+
+@pytest.mark.parametrize("number", [2, 999_999_999])
+@pytest.mark.parametrize("garbage", ["nothing", "garbage", "another key"])
+def test_newer_slots_that_open_nothing_hide_none_that_do(world: World, garbage: str, number: int) -> None:
+    backup = world.backup().manifest
+    slots, origin = newest_slots(world, backup.id), backup.origin(backup.main.name)
+    planted = plant(
+        world,
+        backup.id,
+        number,
+        {
+            "nothing": (),
+            "garbage": tuple(slot._replace(parameters={**slot.parameters, "ciphertext": "A" * 64}) for slot in slots),
+            # Its data key is the forger's own: it takes a public key only.
+            "another key": keys.wrap(bytes(32), origin, keys.load_recipients((world.public,)), None),
+        }[garbage],
+    )
+    assert world.verify(level=Level.RESTORE).passed
+    # Read with a key, and still not this host's: what opened it were the older ones.
+    assert world.verify().checks[0].code == "unverifiable"
+    successor = Person()
+    wanted = change(world, SlotChange.INCLUDE, encryption=replace(world.encryption, recipients=(successor.public,)))
+    assert rekey(wanted, world.host)[0].changed
+    assert not planted.exists() and [path.name for path in world.directory.glob("*.slots.*")] == [
+        f"{backup.id}.slots.{3 if number == 2 else 2}.json"
+    ]
+    assert can_read(world, successor.private) and can_read(world, world.private)
+
+
+@pytest.mark.parametrize("kind", SlotChange)
+def test_a_key_whose_withdrawal_was_cut_off_is_withdrawn_by_the_next_run(world: World, kind: SlotChange) -> None:
+    colleague = Person()
+    both = replace(world.encryption, recipients=(world.public, colleague.public))
+    backup = world.backup(encryption=both).manifest
+    older = newest_slots(world, backup.id)
+    own = keys.recipient_id(world.public.encode())
+    # The new slots were written, and then it was killed.
+    plant(world, backup.id, 2, [slot for slot in older if slot.recipient == own])
+    assert can_read(world, colleague.private)
+    slots = (colleague.id,) if kind is SlotChange.EXCLUDE else ()
+    wanted = change(world, kind, slots=slots, encryption=world.encryption)
+    (item,) = rekey(wanted, world.host)
+    assert item.changed and (can_read(world, colleague.private), can_read(world, world.private)) == (False, True)
+    assert not rekey(wanted, world.host)[0].changed
+
+
+def test_slots_that_are_planted_cannot_make_a_removal_the_end_of_a_backup(world: World) -> None:
+    colleague = Person()
+    both = replace(world.encryption, recipients=(world.public, colleague.public))
+    backup = world.backup(encryption=both).manifest
+    older = newest_slots(world, backup.id)
+    plant(world, backup.id, 2, [slot._replace(parameters={}) for slot in older])
+    rekey(change(world, SlotChange.EXCLUDE, slots=(colleague.id,)), world.host)
+    assert (can_read(world, colleague.private), can_read(world, world.private)) == (False, True)
+
+
+def test_every_slot_is_destroyed_without_a_key(world: World) -> None:
+    backup = world.backup().manifest
+    plant(world, backup.id, 2, newest_slots(world, backup.id))
+    own = keys.recipient_id(world.public.encode())
+    wanted = change(world, SlotChange.EXCLUDE, slots=(own,), destroy=True, encryption=EncryptionSettings())
+    rekey(wanted, world.host)
+    assert newest_slots(world, backup.id) == () and len(list(world.directory.glob("*.slots.*"))) == 1
+    assert not can_read(world, world.private)
+    assert rekey(replace(wanted, slots=(own,)), world.host)[0].reason.startswith("It has no slot for")
+
+
+class Meanwhile(LocalRepository):
+    """A repository in which somebody else gives a backup new slots, and removes the old ones or is about to."""
+
+    def __init__(self, world: World, backup: str, removed: bool) -> None:
+        super().__init__(world.root / "backups")
+        self._world, self._backup, self._removed = world, backup, removed
+        self._reads = 0
+
+    def read(self, place: Place, name: str, limit: int) -> bytes:
+        self._reads += 1
+        if self._reads == 2 and self._removed:
+            self._give()
+            (self._world.directory / f"{self._backup}.slots.1.json").unlink()
+        return super().read(place, name, limit)
+
+    def store(self, place: Place, name: str, content: bytes) -> None:
+        if not self._removed:
+            self._give()
+        super().store(place, name, content)
+
+    def _give(self) -> None:
+        plant(self._world, self._backup, 2, newest_slots(self._world, self._backup))
+
+
+@pytest.mark.parametrize(("removed", "error"), [(True, Locked), (False, TargetExists)])
+def test_two_that_change_the_same_slots_do_not_mix(world: World, removed: bool, error: type[EngineError]) -> None:
+    backup = world.backup().manifest.id
+    encryption = replace(world.encryption, recipients=(Person().public,))
+    wanted = change(world, SlotChange.INCLUDE, encryption=encryption)
+    with pytest.raises(error):
+        rekey(replace(wanted, repositories=(Meanwhile(world, backup, removed),)), world.host)
+    assert world.slots(backup).name == f"{backup}.slots.2.json" and can_read(world, world.private)
+    assert {slot.recipient for slot in newest_slots(world, backup)} == {keys.recipient_id(world.public.encode())}
+    assert rekey(wanted, world.host)[0].changed
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "a link", "another backup's"])
+def test_a_backup_whose_slots_cannot_be_read_is_no_good_one_and_is_named(world: World, damage: str) -> None:
+    other, backup = world.backup().manifest, world.backup().manifest
+    path = world.slots(backup.id)
+    content = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(content[:-20])
+    elif damage == "a link":
+        path.symlink_to(world.slots(other.id))
+    elif damage == "another backup's":
+        shutil.copy(world.slots(other.id), path)
+    catalogue = world.catalogue()
+    assert [one.id for one in catalogue.good] == [other.id]
+    assert catalogue.backups[-1].known_bad == "its key slots are missing"
+    assert [problem.name for problem in catalogue.problems] == ([] if damage == "missing" else [path.name])
+    (check,) = world.verify(backup=backup.id).checks
+    assert check.outcome is Outcome.FAILED and "key slots are missing" in check.detail
 
 
 def test_a_backup_without_slots_is_named_and_one_that_cannot_be_read_is_an_error(world: World) -> None:
@@ -240,7 +379,7 @@ def test_a_planted_or_damaged_backup_keeps_no_withdrawn_key_in_any_other_one(wor
         assert f"{damaged.manifest.id}.manifest.json" in str(caught.value)
         assert f"{world.root}/missing does not exist" in str(caught.value)
     for repository, count in ((world.repository, 1), (second, 2)):
-        slots = [one.manifest.key_slots for one in world.catalogue(repository).backups if one.id != copy]
+        slots = [one.key_slots for one in world.catalogue(repository).backups if one.id != copy]
         assert [{slot.recipient for slot in one} for one in slots] == [{successor.id}] * count
 
 

@@ -203,7 +203,7 @@ FORGERIES: dict[str, Callable[[dict[str, Any]], object]] = {
     "tool_versions of the wrong type": change(tool_versions={"pg_dump": ["15"]}),
     "labels of the wrong type": change(labels={"a": {"b": 1}}),
     "durations of the wrong type": change(durations={"dump": "long"}),
-    "240,000 slots": lambda document: document.update(key_slots=document["key_slots"] * 240_000),
+    "240,000 artefacts": lambda document: document.update(artefacts=document["artefacts"] * 240_000),
     "terminal control characters": change(tier="\x1b[2J\x9b31mdaily"),
     "nested without end": lambda document: document.update(unknown=json.loads("[" * 200 + "]" * 200)),
 }
@@ -309,8 +309,8 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
         os.link(manifest, world.directory / f"{name}.manifest.json")
         # Without a manifest, nothing reads them.
         os.link(written[0], world.directory / f"{name[:-1]}8{written[0].name[len(own) :]}")
-    spent = sum((4 << 10) + path.stat().st_size for path in written)
-    monkeypatch.setattr("_engine.catalogue._MOST_BYTES", spent + 10 * manifest.stat().st_size)
+    spent = sum((4 << 10) + path.stat().st_size for path in [*written, world.slots(own)])
+    monkeypatch.setattr("_engine.scanning._MOST_BYTES", spent + 10 * manifest.stat().st_size)
     read: list[str] = []
     read_all = LocalRepository.read_all
 
@@ -320,7 +320,7 @@ def test_many_names_of_one_file_are_not_read_without_end(world: World, monkeypat
 
     monkeypatch.setattr(LocalRepository, "read_all", watched)
     found = read_place(world.host, world.repository, world.place)
-    assert len(read) == 19 and {path.name for path in written} < set(read)
+    assert len(read) == 20 and {path.name for path in written} < set(read)
     assert [(backup.id, len(backup.proofs)) for backup in found.backups] == [(own, 1)]
     assert "20 manifests of other hosts were not read" in next(
         problem.reason for problem in found.problems if not problem.name
@@ -355,8 +355,12 @@ def test_an_own_backup_that_was_not_read_is_named_and_the_newest_are_read_first(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = [world.backup().manifest.id for _backup in range(3)]
-    size = max(path.stat().st_size for path in world.directory.glob("*.manifest.json"))
-    monkeypatch.setattr("_engine.catalogue._MOST_BYTES", 2 * size)
+    sizes = [
+        path.stat().st_size + world.slots(one).stat().st_size
+        for one in ids
+        for path in world.directory.glob(f"{one}.m*")
+    ]
+    monkeypatch.setattr("_engine.scanning._MOST_BYTES", 2 * (max(sizes) + (4 << 10)))
     found = read_place(world.host, world.repository, world.place)
     assert [backup.id for backup in found.backups] == ids[1:]
     assert [problem.name for problem in found.problems] == [f"{ids[0]}.manifest.json"]

@@ -247,7 +247,7 @@ def test_going_on_without_a_backup_that_vanished_is_said_once(world: World) -> N
 
 def test_a_slot_that_was_changed_elsewhere_is_unverifiable_without_a_key(world: World) -> None:
     (made,) = take(world, 1)
-    path = world.directory / f"{made}.manifest.json"
+    path = world.slots(made)
     world.rewrite(path, lambda document: document["key_slots"][0].update(ciphertext="AAAA"), forget=False)
     (check,) = world.verify().checks
     assert (check.outcome, check.code) == (Outcome.UNVERIFIABLE, "unverifiable")

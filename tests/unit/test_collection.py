@@ -77,7 +77,7 @@ DECISIONS = (Decision(BACKUP, True, ("daily",)), Decision(BACKUP, False, ("remov
 
 #: What a module returns under a name, by the function that makes it.
 RETURNED: List[Tuple[str, str, Dict[str, Any]]] = [
-    ("db_backup", "backup", manifest_document(MANIFEST)),
+    ("db_backup", "backup", manifest_document(MANIFEST, ())),
     ("db_restore", "backup", backup_document(BACKUP)),
     ("backup_info", "repositories", repository_document(INFO)),
     ("backup_info", "summary", summary_document(InfoResult((INFO,), ()))),

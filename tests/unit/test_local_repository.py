@@ -248,7 +248,7 @@ def test_a_file_that_cannot_be_locked_is_not_left_behind(
     put(repository, "name")
     monkeypatch.setattr("_engine.repositories.local_files.lock", fail)
     with pytest.raises(EngineError):
-        repository.replace(PLACE, "name", b"new")
+        repository.clock(PLACE)
     assert everything(root) == ["name"]
 
 
@@ -261,15 +261,6 @@ def test_what_cannot_be_removed_is_named_and_hides_no_other_error(
     with pytest.raises(RepositoryUnusable, match=r"mounted read-only.*Mount it writable\."):
         with repository.create(PLACE, "name"):
             monkeypatch.setattr(os, "unlink", read_only)
-
-
-def test_replacing_shows_the_old_or_the_new_content(repository: LocalRepository, root: Path) -> None:
-    put(repository, "m", b"old")
-    repository.replace(PLACE, "m", b"new")
-    assert repository.read(PLACE, "m", 100) == b"new"
-    kill_while_writing(root, "m2")
-    repository.replace(PLACE, "m2", b"new")
-    assert repository.read(PLACE, "m2", 100) == b"new"
 
 
 def test_a_small_file_is_stored_once_and_never_again(repository: LocalRepository) -> None:
@@ -450,7 +441,6 @@ def test_no_descriptor_stays_open(repository: LocalRepository) -> None:
     for _attempt in range(3):
         put(repository, f"b{_attempt}")
         repository.store(PLACE, f"c{_attempt}", b"x")
-        repository.replace(PLACE, "d", b"x")
         repository.tidy(PLACE, dry_run=False)
         list(repository.places())
         for name in ("missing", "a"):
@@ -508,7 +498,6 @@ def writings(repository: LocalRepository) -> dict[str, Callable[[], object]]:
     return {
         "check": lambda: repository.check(writing=True),
         "create": lambda: put(repository, f"{ID}.other"),
-        "replace": lambda: repository.replace(PLACE, "small", b"new"),
         "store": lambda: repository.store(PLACE, f"{ID}.small", b"content"),
         "discard": lambda: repository.discard(PLACE, ["small"]),
         "remove": lambda: repository.remove_backup(PLACE, f"{ID}.manifest.json", [f"{ID}.db"]),

@@ -11,15 +11,15 @@ import shutil
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping
+from typing import Any, Callable, Dict
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _engine import catalogue, manifest_cache
+from _engine import manifest_cache, scanning
 from _engine.catalogue import Catalogue, read_place, whole
-from _engine.manifest import sealed, skim_manifest, write_manifest
+from _engine.manifest import skim_manifest, write_manifest
 from _engine.manifest_cache import ManifestCache
 from _engine.model import (
     Artefact,
@@ -29,15 +29,14 @@ from _engine.model import (
     Encryption,
     Fingerprint,
     FingerprintKind,
-    KeySlot,
     Manifest,
     Place,
     Previous,
-    SlotKind,
     TableFingerprint,
 )
 from _engine.names import make_id
 from _engine.repositories.local import LocalRepository
+from _engine.sealed import sealed
 from _engine.state import Host
 
 NOW = datetime(2026, 3, 1, 2, tzinfo=timezone.utc)
@@ -49,8 +48,7 @@ def manifest(number: int = 0, **fields: Any) -> Manifest:
     started = NOW - timedelta(hours=number)
     name = make_id("shop", started, 0)
     artefact = Artefact(f"{name}.db.zst.aes", 7, "a" * 64, 100, Compression.ZSTD, Encryption.AES256_GCM)
-    slot = KeySlot(artefact.name, SlotKind.X25519, "c" * 64, {"enc": "AA==", "ciphertext": "AA=="})
-    made = Manifest(name, "web1", "sqlite", "shop", started, started + timedelta(seconds=5), (artefact,), None, (slot,))
+    made = Manifest(name, "web1", "sqlite", "shop", started, started + timedelta(seconds=5), (artefact,))
     return replace(made, **fields)
 
 
@@ -99,7 +97,7 @@ def skimmed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(where)
         return skim_manifest(content, where, check)
 
-    monkeypatch.setattr(catalogue, "skim_manifest", skim)
+    monkeypatch.setattr(scanning, "skim_manifest", skim)
     return found
 
 
@@ -125,9 +123,6 @@ def manifests(draw: Any) -> Manifest:
         )
         for content in (Content.DATABASE, Content.GLOBALS)[: draw(st.integers(1, 2))]
     ]
-    parameters: Mapping[str, Any] = draw(st.dictionaries(words, words | st.integers(0, 1 << 32), max_size=3))
-    taken = {"artefact", "kind", "recipient"}
-    slot = {key: value for key, value in parameters.items() if key not in taken}
     tables: Dict[str, TableFingerprint] = {
         key: TableFingerprint(rows) for key, rows in draw(st.dictionaries(words, st.integers(0, 2**60))).items()
     }
@@ -141,7 +136,6 @@ def manifests(draw: Any) -> Manifest:
         draw(moments),
         tuple(artefacts),
         draw(st.none() | words),
-        tuple(KeySlot(one.name, draw(st.sampled_from(SlotKind)), draw(words), slot) for one in artefacts),
         tuple(Binding(one.name, "b" * 64, draw(st.sampled_from(["", "0" * 32]))) for one in artefacts),
         draw(words),
         draw(st.dictionaries(words, words, max_size=3)),
@@ -232,12 +226,11 @@ def test_no_problem_is_kept(shop: Repository, skimmed: list[str]) -> None:
     assert len(shop.cache.read_bytes().splitlines()) == 1 + 5
 
 
-def test_a_manifest_whose_key_slots_changed_is_read_anew(shop: Repository) -> None:
+def test_a_manifest_that_was_replaced_is_read_anew(shop: Repository) -> None:
     shop.listed()
-    changed = manifest(0)
-    shop.add(replace(changed, key_slots=()))
+    shop.add(replace(manifest(0), tier="monthly"))
     newest = shop.listed().backups[-1]
-    assert newest.manifest.key_slots == ()
+    assert newest.manifest.tier == "monthly"
     assert shop.listed() == shop.uncached()
 
 

@@ -461,7 +461,7 @@ def test_the_order_in_which_backups_are_listed_does_not_matter(backups: List[Bac
 
 def known(one: Backup) -> Backup:
     """A backup that this host wrote, and whose proofs are its own."""
-    return replace(one, remembered=Remembered("", "f", proofs=one.proofs, written=True))
+    return replace(one, remembered=Remembered("", "", proofs=one.proofs, written=True))
 
 
 forgeries = st.lists(st.tuples(st.integers(0, 40), st.sampled_from(PROOFS[1:])), max_size=6)

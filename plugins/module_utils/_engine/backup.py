@@ -23,7 +23,7 @@ from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
 from .errors import BadInput, Contended, Damaged, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .manifest import require_writable
-from .memory import remember, remembered
+from .memory import remember
 from .model import (
     SAFETY_TIER,
     Artefact,
@@ -38,6 +38,7 @@ from .model import (
     Manifest,
     Origin,
     Place,
+    Remembered,
 )
 from .names import make_id
 from .nesting import require_apart, surrounding
@@ -104,6 +105,7 @@ class BackupResult:
 
     changed: bool
     manifest: Manifest
+    slots: Tuple[KeySlot, ...]
     repositories: Tuple[str, ...]
     tidied: Tuple[str, ...] = ()
     warnings: Tuple[str, ...] = ()
@@ -152,7 +154,7 @@ def take_backup(request: BackupRequest, host: Host) -> BackupResult:
             facts = {
                 "id": result.manifest.id,
                 "repositories": list(result.repositories),
-                "sealed_for": sealed_for(request.encryption, result.manifest.key_slots),
+                "sealed_for": sealed_for(request.encryption, result.slots),
             }
             audit(host, "backup", subject, "done", facts)
         return result
@@ -165,7 +167,7 @@ def _run(request: BackupRequest, host: Host) -> BackupResult:
     if plan.fresh:
         if found.failures:
             raise partly_done(f"Backup {plan.fresh.id} is", labels, found.failures)
-        return BackupResult(False, plan.fresh.manifest, labels, warnings=found.disorder)
+        return BackupResult(False, plan.fresh.manifest, plan.fresh.key_slots, labels, warnings=found.disorder)
     note(host)
     tidied, untidy = _tidy(request, host, found)
     found = replace(found, untidy=tuple(untidy))
@@ -199,13 +201,15 @@ def _attempt_backup(
             manifest = run.store(publication)
             snapshot.conclude()
             warnings = [*found.disorder, *_misplaced(request), *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
-            content = publication.describe(manifest)
+            slots = publication.add_slots(manifest.id, run.slots)
+            digest = publication.describe(manifest)
             # Before it appears: a backup that this host does not know to be its own would never be rotated.
-            run.remember(publication, content, pending=True)
+            run.remember(publication, digest, slots, pending=True)
             publication.publish(manifest)
             warnings += [*snapshot.doubts, *run.heard, *run.row_warnings(manifest)]
-            run.remember(publication, content)
-            return BackupResult(True, manifest, tuple(publication.repositories), tuple(tidied), tuple(warnings))
+            run.remember(publication, digest, slots)
+            labels = tuple(publication.repositories)
+            return BackupResult(True, manifest, tuple(run.slots), labels, tuple(tidied), tuple(warnings))
 
 
 def _misplaced(request: BackupRequest) -> List[str]:
@@ -257,7 +261,7 @@ class _Run:
         self._previous = found.previous(self._last)
         self._id = make_id(request.database.name, started)
         self._sealer = Sealer(request.encryption)
-        self._slots: List[KeySlot] = []
+        self.slots: List[KeySlot] = []
         self._tools: Dict[str, str] = {}
         #: What the database's own programs warned of.
         self.heard: List[str] = []
@@ -281,7 +285,6 @@ class _Run:
             finished=self._host.now(),
             artefacts=tuple(artefacts),
             tier=request.tier,
-            key_slots=tuple(self._slots),
             server_version=facts.server_version,
             tool_versions={**facts.tool_versions, **self._tools, "fleet.backup": __version__},
             fingerprint=fingerprint,
@@ -302,7 +305,7 @@ class _Run:
         publication.begin(name)
         origin = Origin(request.source_host, request.database.engine.value, request.database.name, name)
         with self._sealer.seal(origin) as sealing:
-            self._slots += sealing.slots
+            self.slots += sealing.slots
             stored, digest, plain = self._stream(publication, stream, compressor, sealing)
         publication.finish()
         return Artefact(
@@ -354,9 +357,9 @@ class _Run:
             )
         return stored, digest.hexdigest(), count
 
-    def remember(self, publication: Publication, content: bytes, pending: bool = False) -> None:
-        """Note in this host's state that this backup is its own."""
-        what = remembered(content, self._request.tier == SAFETY_TIER, pending)._replace(written=True)
+    def remember(self, publication: Publication, manifest: str, slots: str, pending: bool = False) -> None:
+        """Note in this host's state that this backup is its own, by the digests of its manifest and its key slots."""
+        what = Remembered(manifest, slots, self._request.tier == SAFETY_TIER, pending, written=True)
         for repository in publication.taking_part:
             remember(self._host, repository, self._request.place, self._id, what)
 

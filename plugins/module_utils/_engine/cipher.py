@@ -14,8 +14,8 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Sequenc
 
 from . import binding, keys
 from .command import Command
-from .errors import BadInput, Damaged, EngineError, ToolFailed, WeakerEncryption
-from .model import Artefact, Encryption, EncryptionSettings, KeySlot, Manifest, Origin
+from .errors import BadInput, BadManifest, Damaged, EngineError, NoKey, ToolFailed, WeakerEncryption, WrongKey
+from .model import Artefact, Backup, Encryption, EncryptionSettings, Generation, KeySlot, Manifest, Origin
 from .process import run
 from .stream import age, gpg, openssl
 from .stream.age_header import AgeHeader
@@ -128,17 +128,18 @@ def check_accepted(settings: EncryptionSettings, manifest: Manifest) -> None:
 
 
 @contextmanager
-def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> Iterator[Stage]:
+def opening(settings: EncryptionSettings, backup: Backup, artefact: Artefact) -> Iterator[Stage]:
     """The stage that decrypts an artefact; the right key is found among those given.
 
     Before anything is read, all of the manifest is known to be of the one who encrypted the artefact, where the method
     can tell. Raises WeakerEncryption, NoKey, WrongKey and BadManifest.
     """
+    manifest = backup.manifest
     check_accepted(settings, manifest)
     method = artefact.encryption
     _check_passphrase(settings.passphrase)
     if method is Encryption.AES256_GCM:
-        data_key = data_key_of(settings, manifest, artefact)
+        data_key, _generation = opened(settings, backup, artefact)
         associated_data = manifest.origin(artefact.name).associated_data
         yield Stage(transform=Decryptor(data_key, associated_data, artefact.name))
     elif method is Encryption.GPG:
@@ -154,13 +155,23 @@ def opening(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact
         yield Stage()
 
 
-def data_key_of(settings: EncryptionSettings, manifest: Manifest, artefact: Artefact) -> bytes:
-    """An artefact's data key, to which its manifest is bound. Raises NoKey, WrongKey, Damaged and BadManifest."""
-    slots = tuple(slot for slot in manifest.key_slots if slot.artefact == artefact.name)
-    identities = keys.load_identities(settings.identities)
-    data_key = keys.unwrap(slots, manifest.origin(artefact.name), identities, settings.passphrase)
-    binding.check_by_key(manifest, artefact, data_key)
-    return data_key
+def opened(settings: EncryptionSettings, backup: Backup, artefact: Artefact) -> Tuple[bytes, Generation]:
+    """An artefact's data key, to which its manifest is bound, and the newest key slots that give it.
+
+    Anybody who can write the repository can put newer slots there that open nothing, or open a key of their own. Raises
+    NoKey, WrongKey, Damaged and BadManifest, of the newest.
+    """
+    manifest, identities = backup.manifest, keys.load_identities(settings.identities)
+    origin, failures = manifest.origin(artefact.name), []
+    for generation in backup.generations or (Generation(0, (), ""),):
+        try:
+            data_key = keys.unwrap(generation.slots, origin, identities, settings.passphrase)
+            binding.check_by_key(manifest, artefact, data_key)
+        except (NoKey, WrongKey, Damaged, BadManifest) as error:
+            failures.append(error)
+        else:
+            return data_key, generation
+    raise failures[0]
 
 
 def sealed_for(settings: EncryptionSettings, slots: Sequence[KeySlot]) -> List[str]:
@@ -172,13 +183,13 @@ def sealed_for(settings: EncryptionSettings, slots: Sequence[KeySlot]) -> List[s
     return ["passphrase"] if settings.passphrase else []
 
 
-def opened_with(settings: EncryptionSettings, manifest: Manifest) -> List[str]:
+def opened_with(settings: EncryptionSettings, backup: Backup) -> List[str]:
     """Which of the keys that were given open a backup, for the audit log: ids, paths, "passphrase". No private key."""
-    method = manifest.main.encryption
+    method = backup.manifest.main.encryption
     if method is Encryption.NONE:
         return []
     if method is Encryption.AES256_GCM:
-        wanted = {slot.recipient for slot in manifest.key_slots}
+        wanted = {slot.recipient for slot in backup.key_slots}
         try:
             identities = keys.load_identities(settings.identities)
         except EngineError as error:

@@ -6,18 +6,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Tuple
 
 from .info import DatabaseHealth, InfoResult, RepositoryInfo
-from .model import Backup, Decision, Level, Manifest, Problem
+from .model import Backup, Decision, KeySlot, Level, Manifest, Problem
 from .rekey import Rekeyed, readers
 from .rotate import PlaceRotation
 from .timespan import format_time
 from .verify import Check
 
 
-def manifest_document(manifest: Manifest) -> Dict[str, Any]:
-    """What a manifest says, without wrapped keys and without the fingerprint's tables, which can be many."""
+def manifest_document(manifest: Manifest, slots: Tuple[KeySlot, ...]) -> Dict[str, Any]:
+    """What a manifest says, and who can read the backup, without wrapped keys and the fingerprint's many tables."""
     totals = manifest.totals
     return {
         "id": manifest.id,
@@ -42,7 +42,7 @@ def manifest_document(manifest: Manifest) -> Dict[str, Any]:
             }
             for artefact in manifest.artefacts
         ],
-        "recipients": readers(manifest.key_slots),
+        "recipients": readers(slots),
         "server_version": manifest.server_version,
         "opaque": manifest.opaque,
         "fingerprint": totals.kind.value if totals else "none",
@@ -56,7 +56,7 @@ def manifest_document(manifest: Manifest) -> Dict[str, Any]:
 def backup_document(backup: Backup) -> Dict[str, Any]:
     """A backup as found: its manifest, how far it is proven, and whether it is bad or foreign."""
     return dict(
-        manifest_document(backup.manifest),
+        manifest_document(backup.manifest, backup.key_slots),
         path=backup.place.path,
         proof=_strongest_proof(backup),
         known_bad=backup.known_bad,

@@ -121,7 +121,7 @@ def unwrap(
     if not mine:
         raise NoKey(
             f"Nobody can read {artefact_name} any more: it has no key slot left. "
-            "Its keys were destroyed to erase it, or its manifest was altered. Use another backup."
+            "Its keys were destroyed to erase it, or somebody removed them. Use another copy, or another backup."
         )
     if not identities and passphrase is None:
         raise NoKey(f"{artefact_name} is encrypted for {_readers(mine)}; give {_what_opens(mine)}.")
@@ -324,7 +324,7 @@ def _binary(slot: KeySlot, name: str, size: int) -> bytes:
 def _senseless(slot: KeySlot, why: str) -> BadManifest:
     return BadManifest(
         f"A key slot of {slot.artefact} makes no sense: {why}. "
-        "The manifest was altered. Use that of another copy, or another backup."
+        "It was altered. Use that of another copy, or another backup."
     )
 
 

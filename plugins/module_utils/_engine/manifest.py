@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, TypeVar
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, TypeVar
 
 from .errors import BadInput, BadManifest
 from .model import (
@@ -20,15 +20,14 @@ from .model import (
     Encryption,
     Fingerprint,
     FingerprintKind,
-    KeySlot,
     Manifest,
     Previous,
-    SlotKind,
     TableFingerprint,
     Totals,
 )
 from .names import is_id, require_component, stamp, stamp_of
-from .shapes import LARGEST, Fields, Misshapen, boolean, choice, integer, line, mapping, moment, number, parse, sequence
+from .sealed import sealed, unsealed
+from .shapes import LARGEST, Fields, Misshapen, boolean, choice, integer, line, mapping, moment, number, sequence
 from .shapes import text as text_of
 from .timespan import format_precise
 
@@ -40,16 +39,9 @@ SCHEMA = 1
 #: No manifest is larger than this (a database of 100,000 tables makes one of about 10 MB).
 MANIFEST_LIMIT = 24 << 20
 
-#: The end of every manifest: the SHA-256 of the bytes before it.
-_CHECKSUM = re.compile(rb',\n "sha256": "([0-9a-f]{64})"\n\}\n')
-_CHECKSUM_SIZE = len(b',\n "sha256": ""\n}\n') + 64
 #: An artefact for the database and one for its globals.
 _MOST_ARTEFACTS = 2
-#: Slots of one artefact: people and escrow, not a crowd; and one passphrase, since to try one takes a second.
-_SLOTS, _PASSPHRASES = 64, 1
 _MOST_TABLES = 200_000
-#: What a binding does not cover: slots change with their recipients, and it cannot cover itself.
-_UNBOUND = ("key_slots", "binding")
 #: zstd writes a block of 128 KiB that repeats one byte in 4 bytes (RFC 8878, 3.1.1.2), and nothing else is denser.
 _DENSEST, _SMALL = 1 << 16, 1 << 20
 #: Roles and tablespaces are read into memory.
@@ -65,10 +57,8 @@ _NAME = text_of(10_000)
 _LONG = text_of(1 << 20)
 _DIGEST = text_of(64, re.compile(r"[0-9a-f]{64}"))
 _SALT = text_of(32, re.compile(r"[0-9a-f]{32}"))
-_RECIPIENT = line(64)
-_PARAMETER, _COST = text_of(1_000), integer(0, 1 << 32)
 _COMPRESSION, _ENCRYPTION, _CONTENT = choice(Compression), choice(Encryption), choice(Content)
-_SLOT_KIND, _KIND = choice(SlotKind), choice(FingerprintKind)
+_KIND = choice(FingerprintKind)
 _VERSIONS = mapping(_WORD, 50)
 _DURATIONS = mapping(number(0, 1e9), 100)
 #: Labels and tiers are checked before a backup is taken too.
@@ -82,7 +72,7 @@ def write_manifest(manifest: Manifest) -> bytes:
 
 
 def _document(manifest: Manifest) -> Dict[str, Any]:
-    document: Dict[str, Any] = {
+    return {
         "schema": SCHEMA,
         "id": manifest.id,
         "host": manifest.host,
@@ -92,7 +82,6 @@ def _document(manifest: Manifest) -> Dict[str, Any]:
         "started": format_precise(manifest.started),
         "finished": format_precise(manifest.finished),
         "artefacts": [_artefact_document(artefact) for artefact in manifest.artefacts],
-        "key_slots": _slots_document(manifest.key_slots),
         "binding": [_binding_document(binding) for binding in manifest.binding],
         "server_version": manifest.server_version,
         "tool_versions": dict(manifest.tool_versions),
@@ -103,8 +92,6 @@ def _document(manifest: Manifest) -> Dict[str, Any]:
         "previous": {"id": manifest.previous.id, "sha256": manifest.previous.sha256} if manifest.previous else None,
         "labels": dict(manifest.labels),
     }
-    document.update(manifest.unknown)
-    return document
 
 
 def read_manifest(content: bytes, where: str) -> Manifest:
@@ -122,7 +109,7 @@ def skim_manifest(content: bytes, where: str, check: PropertiesCheck) -> Manifes
 
 
 def _manifest(content: bytes, where: str, check: Optional[PropertiesCheck]) -> Manifest:
-    document = _parse(content)
+    document = unsealed(content, MANIFEST_LIMIT)
     fields = Fields(document)
     schema = fields.take("schema", _SCHEMA)
     if schema > SCHEMA:
@@ -134,8 +121,6 @@ def _manifest(content: bytes, where: str, check: Optional[PropertiesCheck]) -> M
         raise Misshapen("is not the id of a backup", "id")
     artefacts = fields.take("artefacts", _ARTEFACTS_OF)
     _check_artefacts(artefacts, where, backup_id)
-    slots = fields.maybe("key_slots", _SLOTS_OF, ())
-    _check_slots(slots, artefacts)
     engine, properties = fields.take("engine", _WORD), fields.maybe("properties", _PROPERTIES, {})
     if check:
         check(engine, properties, backup_id)
@@ -154,7 +139,6 @@ def _manifest(content: bytes, where: str, check: Optional[PropertiesCheck]) -> M
         started=started,
         finished=fields.take("finished", moment),
         artefacts=artefacts,
-        key_slots=slots,
         binding=fields.maybe("binding", _BINDINGS, ()),
         server_version=fields.maybe("server_version", _WORD, ""),
         tool_versions=fields.maybe("tool_versions", _VERSIONS, {}),
@@ -165,31 +149,18 @@ def _manifest(content: bytes, where: str, check: Optional[PropertiesCheck]) -> M
         durations=fields.maybe("durations", _DURATIONS, {}),
         previous=fields.maybe("previous", _read_previous, None),
         labels=fields.maybe("labels", LABELS, {}),
-        unknown={} if check else fields.left(),
-        facts="" if check else _digest_without(document, *_UNBOUND),
+        facts="" if check else _facts(document),
     )
 
 
-def with_key_slots(content: bytes, slots: Sequence[KeySlot], where: str) -> bytes:
-    """A manifest with other key slots; everything else in it, known or not, at any depth, stays as it is."""
-    document = dict(_told(where, _parse, content))
-    document["key_slots"] = _slots_document(slots)
-    return sealed(document)
-
-
-def facts_digest(content: bytes, where: str) -> str:
-    """The SHA-256 of all that never changes in a manifest: of everything but its key slots. Raises BadManifest."""
-    return _digest_without(_told(where, _parse, content), "key_slots")
-
-
 def bound_facts(manifest: Manifest) -> str:
-    """The SHA-256 of all that is bound in a manifest that is to be written: of everything but slots and binding."""
-    return _digest_without(json.loads(json.dumps(_document(manifest))), *_UNBOUND)
+    """The SHA-256 of all that is bound in a manifest that is to be written: of everything but the binding itself."""
+    return _facts(json.loads(json.dumps(_document(manifest))))
 
 
-def _digest_without(document: Mapping[str, Any], *names: str) -> str:
-    """The SHA-256 of an object without some of its fields, in JSON with sorted names and without spaces (RFC 8259)."""
-    kept = {name: value for name, value in document.items() if name not in names}
+def _facts(document: Mapping[str, Any]) -> str:
+    """The SHA-256 of a manifest without its binding, in JSON with sorted names and without spaces (RFC 8259)."""
+    kept = {name: value for name, value in document.items() if name != "binding"}
     canonical = json.dumps(kept, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
@@ -205,31 +176,6 @@ def _told(where: str, read: Callable[..., _T], *arguments: Any) -> _T:
         raise BadManifest(
             f"{where}: {error}. The file is damaged or forged; restore from another repository."
         ) from None
-
-
-def _parse(content: bytes) -> Mapping[str, Any]:
-    """A manifest as an object, without its checksum, which must be that of its bytes."""
-    if len(content) > MANIFEST_LIMIT:
-        raise Misshapen(f"is larger than {MANIFEST_LIMIT} bytes")
-    body, end = content[:-_CHECKSUM_SIZE], content[-_CHECKSUM_SIZE:]
-    checksum = _CHECKSUM.fullmatch(end)
-    if not checksum:
-        raise Misshapen("does not end with its checksum: it is cut short or damaged")
-    if hashlib.sha256(body).hexdigest().encode("ascii") != checksum.group(1):
-        raise Misshapen("does not have the SHA-256 that it ends with")
-    document = parse(body + b"\n}\n")
-    if not isinstance(document, dict):
-        raise Misshapen("is not a JSON object")
-    return document
-
-
-def sealed(document: Mapping[str, Any]) -> bytes:
-    """An object as the bytes of a manifest, which end with their own SHA-256: it is the field ``sha256``.
-
-    No single bit of a manifest can change without being noticed, whoever reads it.
-    """
-    body = json.dumps(document, indent=1, ensure_ascii=False).encode("utf-8")[: -len(b"\n}")]
-    return body + b',\n "sha256": "' + hashlib.sha256(body).hexdigest().encode("ascii") + b'"\n}\n'
 
 
 def _artefact_document(artefact: Artefact) -> Dict[str, Any]:
@@ -271,16 +217,6 @@ def _check_artefacts(artefacts: Sequence[Artefact], where: str, backup_id: str) 
         raise Misshapen("does not name one artefact that holds the database", "artefacts")
 
 
-def _read_slot(item: Any) -> KeySlot:
-    fields = Fields(item)
-    return KeySlot(
-        artefact=fields.take("artefact", _FILE),
-        kind=fields.take("kind", _SLOT_KIND),
-        recipient=fields.maybe("recipient", _RECIPIENT, ""),
-        parameters=_PARAMETERS(fields.left()),
-    )
-
-
 def _binding_document(binding: Binding) -> Dict[str, Any]:
     salt = {"salt": binding.salt} if binding.salt else {}
     return {"artefact": binding.artefact, **salt, "hmac": binding.hmac}
@@ -295,10 +231,6 @@ def _read_binding(item: Any) -> Binding:
     )
 
 
-def _read_parameter(value: Any) -> Any:
-    return _PARAMETER(value) if isinstance(value, str) else _COST(value)
-
-
 def _read_scalar(value: Any) -> Any:
     if isinstance(value, (dict, list)):
         raise Misshapen("is not a single value")
@@ -311,24 +243,6 @@ def _read_property(value: Any) -> Any:
     if not isinstance(value, list):
         return _read_scalar(value)
     return list((_OBJECTS if value and isinstance(value[0], dict) else _NAMES)(value))
-
-
-def _check_slots(slots: Sequence[KeySlot], artefacts: Sequence[Artefact]) -> None:
-    counts = {artefact.name: dict.fromkeys(SlotKind, 0) for artefact in artefacts}
-    for slot in slots:
-        if slot.artefact not in counts:
-            raise Misshapen(f"has a slot for {slot.artefact!r}, which is not of this backup", "key_slots")
-        counts[slot.artefact][slot.kind] += 1
-    for count in counts.values():
-        if sum(count.values()) > _SLOTS or count[SlotKind.PASSPHRASE] > _PASSPHRASES:
-            raise Misshapen("has more slots than one artefact can have", "key_slots")
-
-
-def _slots_document(slots: Sequence[KeySlot]) -> List[Dict[str, Any]]:
-    return [
-        {"artefact": slot.artefact, "kind": slot.kind.value, "recipient": slot.recipient, **slot.parameters}
-        for slot in slots
-    ]
 
 
 def _fingerprint_document(fingerprint: Optional[Fingerprint]) -> Optional[Dict[str, Any]]:
@@ -390,8 +304,6 @@ def require_writable(tier: Optional[str], labels: Mapping[str, str]) -> None:
 
 
 _ARTEFACTS_OF = sequence(_read_artefact, _MOST_ARTEFACTS)
-_PARAMETERS = mapping(_read_parameter, 20)
-_SLOTS_OF = sequence(_read_slot, _MOST_ARTEFACTS * _SLOTS)
 _BINDINGS = sequence(_read_binding, _MOST_ARTEFACTS)
 _TABLES = mapping(_read_table, _MOST_TABLES, names=10_000)
 _ROWS = mapping(_read_rows, _MOST_TABLES, names=10_000)

@@ -36,17 +36,15 @@ from .model import (
     Content,
     Encryption,
     FingerprintKind,
-    KeySlot,
     Manifest,
     Place,
     Previous,
-    SlotKind,
     Totals,
 )
 from .state import Host, directory
 
 #: To be counted up whenever a manifest is read or checked differently, or is kept differently.
-_FORMAT = 1
+_FORMAT = 2
 _HEAD = f"fleet-backup manifests {_FORMAT} {__version__}"
 #: The most bytes of one place, some 30,000 backups, and of all places.
 _MOST, _MOST_IN_ALL = 32 << 20, 128 << 20
@@ -55,7 +53,6 @@ _JSON = json.JSONDecoder()
 _COMPRESSIONS: Mapping[str, Compression] = {one.value: one for one in Compression}
 _ENCRYPTIONS: Mapping[str, Encryption] = {one.value: one for one in Encryption}
 _CONTENTS: Mapping[str, Content] = {one.value: one for one in Content}
-_SLOT_KINDS: Mapping[str, SlotKind] = {one.value: one for one in SlotKind}
 _KINDS: Mapping[str, FingerprintKind] = {one.value: one for one in FingerprintKind}
 
 
@@ -170,7 +167,6 @@ def _line(manifest: Manifest) -> str:
             manifest.finished.isoformat(),
             [[*artefact] for artefact in manifest.artefacts],
             manifest.tier,
-            [[*slot] for slot in manifest.key_slots],
             manifest.binding,
             manifest.server_version,
             manifest.tool_versions,
@@ -201,7 +197,6 @@ def _made(
     finished: str,
     artefacts: Any,
     tier: Optional[str],
-    slots: Any,
     binding: Any,
     server_version: str,
     tool_versions: Mapping[str, str],
@@ -225,7 +220,6 @@ def _made(
             ]
         ),
         tier,
-        tuple([KeySlot(artefact, _SLOT_KINDS[kind], reader, values) for artefact, kind, reader, values in slots]),
         tuple([Binding(*one) for one in binding]),
         server_version,
         tool_versions,

@@ -11,7 +11,6 @@ vanished or was changed is noticed either way.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from contextlib import suppress
@@ -20,7 +19,6 @@ from typing import Any, Callable, Collection, Dict, Mapping, Tuple
 
 from .errors import Damaged, NoSpace, PermissionDenied
 from .host.small import read_small
-from .manifest import facts_digest
 from .model import Place, Proof, Remembered
 from .names import order_of
 from .proofs import proof_document, read_proof, with_proof
@@ -61,9 +59,9 @@ def remember_read(host: Host, repository: Repository, place: Place, backup_id: s
 
     def read(known: Memory) -> Memory:
         before = known.get(backup_id)
-        if before and before.facts != what.facts:
+        if before and before.digest != what.digest:
             return known
-        return {**known, backup_id: before._replace(digest=what.digest) if before else what}
+        return {**known, backup_id: before._replace(slots=what.slots) if before else what}
 
     _change(host, repository, place, read)
 
@@ -86,11 +84,6 @@ def forget(host: Host, repository: Repository, place: Place, backups: Collection
 def adopt(host: Host, repository: Repository, place: Place, backups: Mapping[str, Remembered]) -> None:
     """Remember exactly these backups of a place."""
     _change(host, repository, place, lambda known: backups)
-
-
-def remembered(content: bytes, safety: bool, pending: bool = False) -> Remembered:
-    """What there is to remember of a manifest's bytes, of which nothing is said yet of who wrote them."""
-    return Remembered(hashlib.sha256(content).hexdigest(), facts_digest(content, "A manifest"), safety, pending)
 
 
 def writes(memory: Memory) -> bool:
@@ -166,7 +159,7 @@ def _load(path: Path) -> Dict[str, Memory]:
 def _document(what: Remembered) -> Dict[str, Any]:
     return {
         "sha256": what.digest,
-        "facts": what.facts,
+        "slots": what.slots,
         "safety": what.safety,
         "pending": what.pending,
         "written": what.written,
@@ -180,7 +173,7 @@ def _read(value: Any) -> Remembered:
     fields = Fields(value)
     return Remembered(
         fields.take("sha256", text(64)),
-        fields.take("facts", text(64)),
+        fields.take("slots", text(64)),
         fields.take("safety", boolean),
         fields.take("pending", boolean),
         fields.take("proofs", sequence(read_proof, 10)),

@@ -233,6 +233,14 @@ class KeySlot(NamedTuple):
     parameters: Mapping[str, Any]
 
 
+class Generation(NamedTuple):
+    """One generation of a backup's key slots: its number, from 1 on, and the SHA-256 of its file's bytes."""
+
+    number: int
+    slots: Tuple[KeySlot, ...]
+    digest: str
+
+
 class TableFingerprint(NamedTuple):
     """What was in one table: its number of rows, and where there is one a digest that does not depend on their order.
 
@@ -305,7 +313,6 @@ class Manifest:
     finished: datetime
     artefacts: Tuple[Artefact, ...]
     tier: Optional[str] = None
-    key_slots: Tuple[KeySlot, ...] = ()
     binding: Tuple[Binding, ...] = ()
     server_version: str = ""
     tool_versions: Mapping[str, str] = field(default_factory=dict)
@@ -319,9 +326,6 @@ class Manifest:
     durations: Mapping[str, float] = field(default_factory=dict)
     previous: Optional[Previous] = None
     labels: Mapping[str, str] = field(default_factory=dict)
-    #: Fields that this version does not know; kept when the manifest is written again.
-    unknown: Mapping[str, Any] = field(default_factory=dict)
-
     #: The SHA-256 of all that is bound, in hexadecimal (manifest.py); empty where a listing read only a part.
     facts: str = field(default="", compare=False)
 
@@ -370,14 +374,14 @@ class Proof(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """What a host has in its own state of a backup: digests of the manifest as it wrote or read it, and its own proofs.
+    """What a host has in its own state of a backup: digests of the files that it wrote or read, and its own proofs.
 
-    ``digest`` is the SHA-256 of all bytes, ``facts`` that of everything but the key slots. What is ``pending`` was
-    about to be published when this was written; what is ``leaving``, about to be removed.
+    ``digest`` is the SHA-256 of its manifest, ``slots`` that of its newest key slots, empty where it has none. What is
+    ``pending`` was about to be published when this was written; what is ``leaving``, about to be removed.
     """
 
     digest: str
-    facts: str
+    slots: str = ""
     safety: bool = False
     pending: bool = False
     proofs: Tuple[Proof, ...] = ()
@@ -408,14 +412,21 @@ class Backup:
     digest: str = ""
     #: What this host remembers of it; None where it neither wrote, read nor adopted it.
     remembered: Optional[Remembered] = None
-    #: What the backups after it say that the digest of its manifest's facts was (Previous.sha256).
+    #: What the backups after it say that the digest of its manifest was (Previous.sha256).
     claimed: Tuple[str, ...] = ()
     #: Whether it is not this host's, in a place where this host itself writes: planted, or another's.
     foreign: bool = False
+    #: The generations of its key slots that can be read, the newest first.
+    generations: Tuple[Generation, ...] = ()
 
     @property
     def id(self) -> str:
         return self.manifest.id
+
+    @property
+    def key_slots(self) -> Tuple[KeySlot, ...]:
+        """The newest of its key slots."""
+        return self.generations[0].slots if self.generations else ()
 
     @property
     def time(self) -> datetime:
@@ -447,7 +458,7 @@ class Backup:
 
     @property
     def own(self) -> bool:
-        """Whether this host wrote or adopted it, by the digest of all facts in its manifest."""
+        """Whether this host wrote or adopted it, by the digest of its manifest."""
         return self.remembered is not None and self.remembered.own
 
     @property
@@ -457,8 +468,13 @@ class Backup:
 
     @property
     def rekeyed(self) -> bool:
-        """Whether its key slots, and nothing else, are not as this host wrote or read them."""
-        return self.remembered is not None and self.digest != self.remembered.digest
+        """Whether its key slots are not as this host wrote or read them."""
+        return self.remembered is not None and self.remembered.slots != self.slots_digest
+
+    @property
+    def slots_digest(self) -> str:
+        """The SHA-256 of its newest key slots; empty where it has none."""
+        return self.generations[0].digest if self.generations else ""
 
 
 def _failure(proofs: Tuple[Proof, ...]) -> Optional[Proof]:

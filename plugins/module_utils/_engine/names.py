@@ -7,6 +7,7 @@
 ```
 <repository>/<host>/<engine>/<database>/<id>.<extensions>
 <repository>/<host>/<engine>/<database>/<id>.manifest.json
+<repository>/<host>/<engine>/<database>/<id>.slots.<n>.json
 <repository>/<host>/<engine>/<database>/<id>.proof.<YYYYMMDD>T<HHMMSS>Z-<4 letters>.json
 ```
 """
@@ -32,6 +33,7 @@ _HASHED = re.compile(r".*-[0-9a-f]{12}")
 _ID = re.compile(r"(?P<database>.+)-(?P<stamp>[0-9]{8}T[0-9]{6}Z)-[2-7a-z]{4}")
 _FILE = re.compile(r"(.+-[0-9]{8}T[0-9]{6}Z-[2-7a-z]{4})(?:\.|$)")
 _PROOF = re.compile(r"(?P<backup>.+)\.proof\.(?P<stamp>[0-9]{8}T[0-9]{6}Z)-[2-7a-z]{4}\.json")
+_GENERATION = re.compile(r"(?P<backup>.+)\.slots\.(?P<number>[1-9][0-9]{0,8})\.json")
 #: Base32 (RFC 4648, 6) in small letters, whose order is that of the numbers that they stand for.
 _LETTERS = "234567abcdefghijklmnopqrstuvwxyz"
 
@@ -113,6 +115,18 @@ def parse_proof_name(name: str) -> Optional[Tuple[str, str]]:
     """The id of the backup that a file with this name is a proof of, and the time in the name; None for other files."""
     match = _PROOF.fullmatch(name)
     return (match.group("backup"), match.group("stamp")) if match and is_id(match.group("backup")) else None
+
+
+def slots_name(backup_id: str, generation: int) -> str:
+    """The name of the file with one generation of a backup's key slots."""
+    return f"{backup_id}.slots.{generation}.json"
+
+
+def parse_slots_name(name: str) -> Optional[Tuple[str, int]]:
+    """The id of the backup whose key slots a file with this name has, and their generation; None for other files."""
+    match = _GENERATION.fullmatch(name)
+    found = match and is_id(match.group("backup"))
+    return (match.group("backup"), int(match.group("number"))) if match and found else None
 
 
 def is_id(text: str) -> bool:

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .model import Level, Outcome, Proof
 from .names import parse_proof_name, stamp
-from .shapes import Fields, Misshapen, choice, moment, number, parse, text
+from .sealed import sealed, unsealed
+from .shapes import Fields, Misshapen, choice, moment, number, text
 from .timespan import format_precise
 
 #: No proof is longer, in bytes.
@@ -23,9 +23,8 @@ _ID, _HOST, _DETAIL, _SECONDS = text(200), text(255), text(4_000), number(0, 1e9
 
 
 def write_proof(backup_id: str, proof: Proof) -> bytes:
-    """A proof of a backup as JSON, with its end of line."""
-    document = {"backup": backup_id, **proof_document(proof)}
-    return json.dumps(document, ensure_ascii=False).encode("utf-8") + b"\n"
+    """A proof of a backup, as its file holds it."""
+    return sealed({"backup": backup_id, **proof_document(proof)})
 
 
 def proof_document(proof: Proof) -> Dict[str, Any]:
@@ -42,7 +41,7 @@ def proof_document(proof: Proof) -> Dict[str, Any]:
 
 def read_stored(name: str, content: bytes) -> Proof:
     """The proof in a file of this name. Raises Misshapen, also for one of another backup or time than its name says."""
-    document = parse(content)
+    document = unsealed(content, PROOF_LIMIT)
     proof = read_proof(document)
     if (Fields(document).take("backup", _ID), stamp(proof.time)) != parse_proof_name(name):
         raise Misshapen("it is one of another backup, or of another time, than its name says")

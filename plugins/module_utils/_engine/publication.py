@@ -4,23 +4,25 @@
 
 """Writing one backup into several repositories at once, so that in each it appears whole or not at all.
 
-Order of writes in each repository: artefacts under hidden names, made durable; the manifest under a hidden name, made
-durable; then the artefacts appear, and last the manifest. A repository that fails is left behind, and the others go on:
-one full disk must not cost the copy on the other one.
+Order of writes in each repository: artefacts and key slots under hidden names, made durable; the manifest under a
+hidden name, made durable; then all appear in this order, the manifest last. A repository that fails is left behind, and
+the others go on: one full disk must not cost the copy on the other one.
 """
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from .apiece import partly_done
 from .errors import BadInput, BadManifest, EngineError
+from .generations import write_generation
 from .interrupts import finish
 from .manifest import MANIFEST_LIMIT, read_manifest, write_manifest
-from .model import Manifest, Place
-from .names import MANIFEST
+from .model import KeySlot, Manifest, Place
+from .names import MANIFEST, slots_name
 from .repositories.base import Repository, Writer
 
 
@@ -31,6 +33,7 @@ class Publication:
         self._place = place
         self._stack = ExitStack()
         self._writers: Dict[Repository, List[Writer]] = {repository: [] for repository in repositories}
+        self._names: List[str] = []
         #: Why repositories that were asked for do not, or do no longer, take part.
         self._failures: List[EngineError] = list(failures)
 
@@ -54,6 +57,7 @@ class Publication:
             writer = self._stack.enter_context(repository.create(self._place, name))
             self._writers[repository].append(writer)
 
+        self._names.append(name)
         self._each(create)
 
     def write(self, block: bytes) -> None:
@@ -64,13 +68,19 @@ class Publication:
         """Make the file that was begun last durable."""
         self._each(lambda repository: self._writers[repository][-1].finish())
 
-    def describe(self, manifest: Manifest) -> bytes:
-        """Write the manifest, still hidden; its bytes."""
-        content = _readable(manifest)
-        self.begin(manifest.id + MANIFEST)
+    def add_slots(self, backup_id: str, slots: Sequence[KeySlot]) -> str:
+        """Write the first generation of the key slots, still hidden, where there are any; their SHA-256."""
+        return self._add(slots_name(backup_id, 1), write_generation(backup_id, 1, slots)) if slots else ""
+
+    def describe(self, manifest: Manifest) -> str:
+        """Write the manifest, still hidden; its SHA-256."""
+        return self._add(manifest.id + MANIFEST, _readable(manifest))
+
+    def _add(self, name: str, content: bytes) -> str:
+        self.begin(name)
         self.write(content)
         self.finish()
-        return content
+        return hashlib.sha256(content).hexdigest()
 
     @property
     def taking_part(self) -> Tuple[Repository, ...]:
@@ -89,9 +99,9 @@ class Publication:
             for writer in self._writers[repository]:
                 writer.commit()
         except BaseException:
-            # Its artefacts may be visible by now, and without this they would stay, unexplained by any mark.
-            artefacts = [artefact.name for artefact in manifest.artefacts]
-            repository.remove_backup(self._place, manifest.id + MANIFEST, artefacts)
+            # Its other files may be visible by now, and without this they would stay, unexplained by any mark.
+            others = [name for name in self._names if name != manifest.id + MANIFEST]
+            repository.remove_backup(self._place, manifest.id + MANIFEST, others)
             raise
 
     def _each(self, act: Callable[[Repository], None]) -> None:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Changing who can read backups: rewrites the key slots in manifests and leaves every artefact's bytes alone."""
+"""Changing who can read backups: writes new key slots, removes the old ones, and leaves every artefact alone."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import hashlib
 import re
 from dataclasses import dataclass
 from enum import Enum
+from itertools import count
 from typing import List, Optional, Sequence, Tuple
 
 from . import keys
 from .apiece import Apiece
 from .catalogue import read_place, unchanged, whole
-from .cipher import data_key_of, opened_with
-from .errors import BadInput, BadManifest, PartlyDone, Refused
+from .cipher import opened, opened_with
+from .errors import BadInput, BadManifest, Locked, PartlyDone, Refused
+from .generations import LAST_GENERATION, write_generation
 from .interrupts import interruptible
-from .manifest import facts_digest, with_key_slots
 from .memory import recall, remember
-from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Manifest, Place, SlotKind
-from .names import MANIFEST, id_of_file, safe_name
+from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Place, SlotKind
+from .names import MANIFEST, id_of_file, parse_slots_name, safe_name, slots_name
 from .repositories.base import Repository
 from .state import Host, audit, audit_failure, locked
 from .text import shortened
@@ -71,7 +72,8 @@ class Rekeyed:
 
     @property
     def changed(self) -> bool:
-        return self.slots != self.backup.manifest.key_slots
+        # As long as there are older slots, a key that they are for still opens it.
+        return self.slots != self.backup.key_slots or len(self.backup.generations) > 1
 
 
 def plan_rekeying(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
@@ -142,30 +144,48 @@ def _name(repository: Repository, backup: Backup) -> str:
 
 
 def _write(request: RekeyRequest, host: Host, repository: Repository, item: Rekeyed) -> None:
-    manifest, place = item.backup.manifest, item.backup.place
+    backup, place = item.backup, item.backup.place
     facts = {
-        "id": manifest.id,
+        "id": backup.id,
         "repository": repository.label,
         "change": request.change.value,
-        "opened_with": opened_with(request.encryption, manifest),
-        "before": readers(manifest.key_slots),
+        "opened_with": opened_with(request.encryption, backup),
+        "before": readers(backup.key_slots),
         "after": readers(item.slots),
     }
     audit(host, "rekey", place.path, "changing", facts)
-    name = manifest.id + MANIFEST
     try:
-        # The slots were made for the manifest that was listed: another one would come out with a right checksum.
-        changed = with_key_slots(
-            unchanged(repository, item.backup), item.slots, f"{repository.label}/{place.path}/{name}"
-        )
-        repository.replace(place, name, changed)
+        # The slots were made for the manifest that was listed.
+        unchanged(repository, backup)
+        replaced = _slots_files(repository, backup)
+        number = _next_generation(backup, replaced)
+        content = write_generation(backup.id, number, item.slots)
+        repository.store(place, slots_name(backup.id, number), content)
+        repository.discard(place, replaced)
         # Who may read it says nothing of who wrote it: what this host does not know, or not like this, stays so.
-        known = recall(host, repository, place).get(manifest.id)
-        if known and known.facts == facts_digest(changed, f"{repository.label}/{place.path}/{name}"):
-            remember(host, repository, place, manifest.id, known._replace(digest=hashlib.sha256(changed).hexdigest()))
+        known = recall(host, repository, place).get(backup.id)
+        if known and known.digest == backup.digest:
+            digest = hashlib.sha256(content).hexdigest()
+            remember(host, repository, place, backup.id, known._replace(slots=digest))
     except BaseException as error:
-        audit_failure(host, "rekey", place.path, error, {"id": manifest.id, "repository": repository.label})
+        audit_failure(host, "rekey", place.path, error, {"id": backup.id, "repository": repository.label})
         raise
+
+
+def _slots_files(repository: Repository, backup: Backup) -> List[str]:
+    """All files with key slots of a backup. Raises Locked where those that were listed are not among them any more."""
+    names = [entry.name for entry in repository.entries(backup.place)]
+    found = [name for name in names if (parse_slots_name(name) or ("", 0))[0] == backup.id]
+    if {slots_name(backup.id, one.number) for one in backup.generations} - set(found):
+        raise Locked(f"The key slots of {backup.id} were changed while this worked on them. Run this again.")
+    return found
+
+
+def _next_generation(backup: Backup, names: Sequence[str]) -> int:
+    """The number of the next key slots: above that of the newest, unless somebody has used the numbers up."""
+    newest = backup.generations[0].number
+    numbers = count(newest + 1 if newest < LAST_GENERATION else 1)
+    return next(number for number in numbers if slots_name(backup.id, number) not in names)
 
 
 def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:
@@ -173,41 +193,54 @@ def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rek
     manifest = backup.manifest
     if not manifest.is_encrypted_with(Encryption.AES256_GCM):
         reason = f"It is encrypted with {manifest.main.encryption.value}, which has no key slots."
-        return Rekeyed(repository.label, backup, manifest.key_slots, reason)
+        return Rekeyed(repository.label, backup, backup.key_slots, reason)
     if request.change is SlotChange.EXCLUDE:
-        present = {slot.recipient for slot in manifest.key_slots}
-        gone = [wanted for wanted in request.slots if any(_stands_for(wanted, found) for found in present)]
-        left = keys.without(manifest.key_slots, gone, request.destroy) if gone else manifest.key_slots
-        if gone and not request.destroy:
-            left = _known_to_open(request, manifest, left)
-        unknown = ", ".join(wanted or SlotKind.PASSPHRASE.value for wanted in request.slots if wanted not in gone)
-        # Removed before, or misspelt: whoever shuts somebody out has to know which.
-        reason = f"It has no slot for {unknown}; it is for {', '.join(readers(manifest.key_slots))}." if unknown else ""
-        return Rekeyed(repository.label, backup, left, reason)
+        return _without(request, repository, backup)
     slots: List[KeySlot] = []
     for artefact in manifest.artefacts:
-        slots += _wrapped(request, manifest, artefact)
+        slots += _wrapped(request, backup, artefact)
     return Rekeyed(repository.label, backup, tuple(slots))
 
 
-def _wrapped(request: RekeyRequest, manifest: Manifest, artefact: Artefact) -> Tuple[KeySlot, ...]:
+def _without(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:
+    everywhere = [slot for generation in backup.generations for slot in generation.slots]
+    gone = [wanted for wanted in request.slots if any(_stands_for(wanted, slot.recipient) for slot in everywhere)]
+    others = [slot for slot in everywhere if not any(_stands_for(wanted, slot.recipient) for wanted in gone)]
+    unknown = ", ".join(wanted or SlotKind.PASSPHRASE.value for wanted in request.slots if wanted not in gone)
+    # Removed before, or misspelt: whoever shuts somebody out has to know which.
+    reason = f"It has no slot for {unknown}; it is for {', '.join(readers(backup.key_slots))}." if unknown else ""
+    if request.destroy and not others:
+        return Rekeyed(repository.label, backup, (), reason)
+    present = backup.key_slots
+    if len(backup.generations) > 1:
+        # Anybody can have written the newest ones. Only those that open it may be all that is left.
+        present = opened(request.encryption, backup, backup.manifest.main)[1].slots
+    gone = [wanted for wanted in gone if any(_stands_for(wanted, slot.recipient) for slot in present)]
+    left = keys.without(present, gone, request.destroy) if gone else present
+    if gone and not request.destroy:
+        left = _known_to_open(request, backup, left)
+    return Rekeyed(repository.label, backup, left, reason)
+
+
+def _wrapped(request: RekeyRequest, backup: Backup, artefact: Artefact) -> Tuple[KeySlot, ...]:
     """An artefact's new slots, of which none is kept that is not known to open: each comes from the data key itself."""
     settings = request.encryption
     recipients = keys.load_recipients(settings.recipients)
-    data_key, origin = data_key_of(settings, manifest, artefact), manifest.origin(artefact.name)
+    data_key, generation = opened(settings, backup, artefact)
+    origin = backup.manifest.origin(artefact.name)
     if request.change is SlotChange.EXACTLY:
-        return keys.rewrap(manifest.key_slots, origin, data_key, recipients, settings.passphrase)
-    return keys.included(manifest.key_slots, origin, data_key, recipients)
+        return keys.rewrap(generation.slots, origin, data_key, recipients, settings.passphrase)
+    return keys.included(generation.slots, origin, data_key, recipients)
 
 
-def _known_to_open(request: RekeyRequest, manifest: Manifest, left: Sequence[KeySlot]) -> Tuple[KeySlot, ...]:
+def _known_to_open(request: RekeyRequest, backup: Backup, left: Sequence[KeySlot]) -> Tuple[KeySlot, ...]:
     """The slots that are left and authentic. Raises Refused where an artefact would have none, and NoKey without a key.
 
     Otherwise garbage under somebody's id could be all that is left, and nobody could ever read the backup again.
     """
     known: List[KeySlot] = []
-    for artefact in manifest.artefacts:
-        found = keys.authentic(left, artefact.name, data_key_of(request.encryption, manifest, artefact))
+    for artefact in backup.manifest.artefacts:
+        found = keys.authentic(left, artefact.name, opened(request.encryption, backup, artefact)[0])
         if not found:
             raise Refused(
                 f"Cannot remove these slots of {artefact.name}: none of the others opens it, so nobody could ever read "

@@ -127,7 +127,7 @@ def plan_restore(request: RestoreRequest, host: Host) -> RestorePlan:
     engine = open_engine(request.database)
     target = engine.check_restore(backup.manifest, request.replace, request.owner, request.globals, request.tolerant)
     for artefact in backup.manifest.artefacts:
-        with opening(request.encryption, backup.manifest, artefact):
+        with opening(request.encryption, backup, artefact):
             pass
     if target.exists and request.safety_backup:
         check_sealing(request.safety_encryption or request.encryption)
@@ -151,7 +151,7 @@ def restore(request: RestoreRequest, host: Host) -> RestoreResult:
             "source": backup.place.path,
             "repository": result.plan.repository.label,
             "own": backup.own,
-            "opened_with": opened_with(request.encryption, backup.manifest),
+            "opened_with": opened_with(request.encryption, backup),
             "safety_backup": result.safety_backup,
         }
         if result.failure:
@@ -172,7 +172,7 @@ def _run(request: RestoreRequest, host: Host, subject: str) -> RestoreResult:
             _restore_globals(request, plan, engine, progress)
             engine.check_restore(manifest, request.replace, request.owner, tolerant=request.tolerant)
         progress.stage("prepare")
-        stage = stack.enter_context(opening(request.encryption, manifest, manifest.main))
+        stage = stack.enter_context(opening(request.encryption, backup, manifest.main))
         staging = stack.enter_context(engine.stage(manifest, request.owner, request.parallel, request.tolerant))
         load(repository, backup, manifest.main, stage, staging.load, engine, progress, _must_check(request, manifest))
         staging.loaded()
@@ -231,7 +231,7 @@ def _incomplete(request: RestoreRequest, staging: Staging) -> Optional[EngineErr
 def _restore_globals(request: RestoreRequest, plan: RestorePlan, engine: Engine, progress: Progress) -> None:
     backup = plan.backup
     artefact = _globals_of(backup)
-    with opening(request.encryption, backup.manifest, artefact) as stage, engine.load_globals() as loading:
+    with opening(request.encryption, backup, artefact) as stage, engine.load_globals() as loading:
         load(
             plan.repository,
             backup,

@@ -15,8 +15,8 @@ from .catalogue import Catalogue, in_future, place_of, read_place, scan, tidy, u
 from .clock import note, require_trustworthy
 from .errors import BadInput, EngineError, NotFound, PartlyDone
 from .interrupts import interruptible
-from .memory import adopt, dismiss, forget, recall, remembered
-from .model import Backup, Database, Decision, Place, Policy, Problem
+from .memory import adopt, dismiss, forget, recall
+from .model import Backup, Database, Decision, Place, Policy, Problem, Remembered
 from .names import MANIFEST, id_of_file, parse_proof_name, safe_name
 from .repositories.base import Repository
 from .retention import plan_trusted
@@ -143,7 +143,7 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
     if request.adopt:
         _adopt(host, repository, rotation)
     dismiss(host, repository, place, {decision.backup.id for decision in rotation.removed})
-    proofs = _proofs(repository, place)
+    files = _files(repository, place)
     # The oldest goes first: if this is interrupted, what is left is what a policy would rather keep.
     for decision in reversed(rotation.removed):
         backup = decision.backup
@@ -151,8 +151,8 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
             continue
         facts = {"id": backup.id, "repository": repository.label, "reasons": list(decision.reasons)}
         audit(host, action, place.path, "removing", facts)
-        files = [artefact.name for artefact in backup.manifest.artefacts] + proofs.get(backup.id, [])
-        repository.remove_backup(place, backup.id + MANIFEST, files)
+        named = [artefact.name for artefact in backup.manifest.artefacts]
+        repository.remove_backup(place, backup.id + MANIFEST, sorted({*named, *files.get(backup.id, ())}))
     forget(host, repository, place, {decision.backup.id for decision in rotation.removed})
     if request.purge:
         adopt(host, repository, place, {})
@@ -166,14 +166,14 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
         tidy(host, repository, place, dry_run=False)
 
 
-def _proofs(repository: Repository, place: Place) -> Dict[str, List[str]]:
-    """The names of the proofs that there are, by the id of their backup."""
-    proofs: Dict[str, List[str]] = {}
+def _files(repository: Repository, place: Place) -> Dict[str, List[str]]:
+    """The names of the files of each backup but its manifest, by its id."""
+    files: Dict[str, List[str]] = {}
     for entry in repository.entries(place):
-        found = parse_proof_name(entry.name)
-        if found:
-            proofs.setdefault(found[0], []).append(entry.name)
-    return proofs
+        backup = id_of_file(entry.name)
+        if backup and entry.name != backup + MANIFEST:
+            files.setdefault(backup, []).append(entry.name)
+    return files
 
 
 def _still_there(repository: Repository, backup: Backup) -> bool:
@@ -199,8 +199,7 @@ def _purge_remains(host: Host, repository: Repository, rotation: PlaceRotation) 
     place = rotation.place
     for backup_id in sorted({id_of_file(problem.name) or "" for problem in rotation.problems} - {""}):
         audit(host, "purge", place.path, "removing", {"id": backup_id, "repository": repository.label})
-        files = [entry.name for entry in repository.entries(place) if id_of_file(entry.name) == backup_id]
-        repository.remove_backup(place, backup_id + MANIFEST, [name for name in files if not name.endswith(MANIFEST)])
+        repository.remove_backup(place, backup_id + MANIFEST, _files(repository, place).get(backup_id, []))
     left = [name for name in {problem.name: None for problem in rotation.problems} if repository.stat(place, name)]
     if left:
         raise PartlyDone(
@@ -247,9 +246,11 @@ def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
     backups = []
     for backup in catalogue.backups:
         known = memory.get(backup.id)
-        if known is None or known.digest != backup.digest or known.pending or not known.own:
-            content = unchanged(repository, backup)
-            known = remembered(content, backup.manifest.safety)._replace(proofs=backup.proofs, adopted=True)
+        same = known and (known.digest, known.slots) == (backup.digest, backup.slots_digest)
+        if known is None or not same or known.pending or not known.own:
+            known = Remembered(
+                backup.digest, backup.slots_digest, backup.manifest.safety, proofs=backup.proofs, adopted=True
+            )
         backups.append(replace(backup, remembered=known))
     return replace(catalogue, backups=tuple(backups))
 

@@ -14,9 +14,7 @@ from typing import List, Optional, Sequence, Tuple
 from .apiece import Apiece
 from .catalogue import Catalogue, newest_good, read_place
 from .errors import EngineError, NoSpace
-from .manifest import MANIFEST_LIMIT, facts_digest
 from .model import Backup, Encryption, Place, Previous
-from .names import MANIFEST
 from .repositories.base import Repository
 from .retention import as_judged_here
 from .state import Host
@@ -63,15 +61,8 @@ class Survey:
         return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(newest) else None
 
     def previous(self, last: Optional[Backup]) -> Optional[Previous]:
-        """The backup before the next one, with the digest of all that never changes in its manifest."""
-        if last is None:
-            return None
-        if last.remembered:
-            return Previous(last.id, last.remembered.facts)
-        found = zip(self.repositories, self.catalogues)
-        where = next(one for one, catalogue in found if last.id in [backup.id for backup in catalogue.backups])
-        content = where.read(last.place, last.id + MANIFEST, MANIFEST_LIMIT)
-        return Previous(last.id, facts_digest(content, f"Manifest {where.label}/{last.place.path}/{last.id}{MANIFEST}"))
+        """The backup before the next one, with the digest of its manifest."""
+        return Previous(last.id, last.digest) if last else None
 
 
 def survey(repositories: Sequence[Repository], place: Place, host: Host) -> Survey:

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
-from .catalogue import Catalogue, confirmed, dated_in_future, in_future, place_of, read_place, whole
-from .cipher import check_accepted, opened_with, opening
+from .catalogue import Catalogue, dated_in_future, in_future, place_of, read_place, whole
+from .cipher import check_accepted, opened, opened_with, opening
 from .databases import open_engine
 from .databases.base import Engine, Staging
 from .errors import (
@@ -33,11 +33,11 @@ from .errors import (
 from .host.unexpected import reason_of
 from .interrupts import interruptible, time_limit
 from .loading import check_checksum, check_staged, load
-from .manifest import MANIFEST_LIMIT, facts_digest
-from .memory import remember_proof, remember_read, remembered
+from .memory import remember_proof, remember_read
 from .model import (
     Backup,
     Database,
+    Encryption,
     EncryptionSettings,
     EngineName,
     Level,
@@ -45,6 +45,7 @@ from .model import (
     Outcome,
     Place,
     Proof,
+    Remembered,
     Scratch,
     Server,
 )
@@ -52,6 +53,7 @@ from .names import MANIFEST, id_of_file, make_proof_name
 from .proofs import BEGUN, write_proof
 from .repositories.base import Repository
 from .retention import as_judged_here
+from .scanning import confirmed
 from .scratch import Purpose, unprivileged_directory
 from .state import Host, Progress, audit, audit_failure, locked
 from .timespan import format_span
@@ -133,7 +135,7 @@ def verify(request: VerifyRequest, host: Host) -> VerifyResult:
     _check_request(request)
     subject = request.place.path
     checks: List[Check] = []
-    opened: Set[str] = set()
+    used: Set[str] = set()
     limit = time_limit(request.timeout, f"The verification of {request.database.name}")
     with interruptible(), limit, locked(host, f"verify/{subject}", request.lock_timeout):
         try:
@@ -144,23 +146,23 @@ def verify(request: VerifyRequest, host: Host) -> VerifyResult:
                         continue
                     checks.append(check)
                     if not isinstance(target, Check) and request.level is not Level.CHECKSUM:
-                        opened.update(opened_with(request.encryption, target[1].manifest))
+                        used.update(opened_with(request.encryption, target[1]))
         except BaseException as error:
-            audit_failure(host, "verify", subject, error, {"checked": len(checks), "opened_with": sorted(opened)})
+            audit_failure(host, "verify", subject, error, {"checked": len(checks), "opened_with": sorted(used)})
             raise
         result = VerifyResult(tuple(checks))
-        audit(host, "verify", subject, "passed" if result.passed else "failed", _facts(request, result, opened))
+        audit(host, "verify", subject, "passed" if result.passed else "failed", _facts(request, result, used))
     return result
 
 
-def _facts(request: VerifyRequest, result: VerifyResult, opened: Set[str]) -> Dict[str, Any]:
+def _facts(request: VerifyRequest, result: VerifyResult, used: Set[str]) -> Dict[str, Any]:
     """What the audit log has of a verification."""
     ids = {
         outcome.value: [check.backup for check in result.checks if check.outcome is outcome and check.backup]
         for outcome in Outcome
     }
     reasons = [check.detail for check in result.checks if check.outcome is not Outcome.PASSED]
-    facts: Dict[str, Any] = {"level": request.level.value, "checked": len(result.checks), "opened_with": sorted(opened)}
+    facts: Dict[str, Any] = {"level": request.level.value, "checked": len(result.checks), "opened_with": sorted(used)}
     facts.update({name: found for name, found in ids.items() if found})
     return dict(facts, reason=reasons[0]) if reasons else facts
 
@@ -297,7 +299,7 @@ def _prove(
             # What was rotated away meanwhile needs no proof any more, and is not bad.
             return None if request.backup == "all" else _removed(repository, check)
         # First where nobody else writes: a failure must not be forgotten because a store does not take it.
-        _remember(host, repository, backup, proof)
+        _remember(request, host, repository, backup, proof)
         name = make_proof_name(backup.id, proof.time)
         repository.store(backup.place, name, write_proof(backup.id, proof))
         if not repository.stat(backup.place, backup.id + MANIFEST):
@@ -311,15 +313,21 @@ def _prove(
     return check
 
 
-def _remember(host: Host, repository: Repository, backup: Backup, proof: Proof) -> None:
-    """Keep what this host found; of a backup that it has read to its end, also how its manifest was."""
+def _remember(request: VerifyRequest, host: Host, repository: Repository, backup: Backup, proof: Proof) -> None:
+    """Keep what this host found; of a backup that it has read to its end, also how its files were."""
     read = proof.outcome is Outcome.PASSED and proof.level is not Level.CHECKSUM
-    if read and (backup.remembered is None or backup.rekeyed):
-        content = repository.read(backup.place, backup.id + MANIFEST, MANIFEST_LIMIT)
-        what = remembered(content, backup.manifest.safety)
-        if what.digest == backup.digest:
-            remember_read(host, repository, backup.place, backup.id, what)
+    if read and (backup.remembered is None or backup.rekeyed) and _opens(request, repository, backup):
+        what = Remembered(backup.digest, backup.slots_digest, backup.manifest.safety)
+        remember_read(host, repository, backup.place, backup.id, what)
     remember_proof(host, repository, backup.place, backup.id, proof)
+
+
+def _opens(request: VerifyRequest, repository: Repository, backup: Backup) -> bool:
+    """Whether its newest key slots are the ones that opened it: older ones may have done so."""
+    if not backup.manifest.is_encrypted_with(Encryption.AES256_GCM):
+        return True
+    _data_key, generation = opened(request.encryption, whole(repository, backup), backup.manifest.main)
+    return generation.digest == backup.slots_digest
 
 
 def _check_manifest(repository: Repository, backup: Backup) -> None:
@@ -333,14 +341,12 @@ def _check_manifest(repository: Repository, backup: Backup) -> None:
             f"The key slots of {backup.id} were changed, and not by this host, so whether they open it is not known. "
             "Verify it at level contents with a key, or rotate once with adopt if you changed them."
         )
-    if backup.remembered is None and backup.claimed:
+    if backup.remembered is None and backup.claimed and backup.digest not in backup.claimed:
         name = f"{repository.label}/{backup.place.path}/{backup.id}{MANIFEST}"
-        facts = facts_digest(repository.read(backup.place, backup.id + MANIFEST, MANIFEST_LIMIT), f"Manifest {name}")
-        if facts not in backup.claimed:
-            raise Unverifiable(
-                f"Manifest {name} is not the one that the backup after it names as the previous one. One of both was "
-                "changed; verify it at level contents with a key."
-            )
+        raise Unverifiable(
+            f"Manifest {name} is not the one that the backup after it names as the previous one. One of both was "
+            "changed; verify it at level contents with a key."
+        )
 
 
 def _removed(repository: Repository, check: Check) -> Check:
@@ -366,12 +372,12 @@ def _verify_one(request: VerifyRequest, repository: Repository, backup: Backup, 
     manifest = backup.manifest
     if manifest.globals:
         # Roles are restored into no scratch database, but are read to their end and judged.
-        with opening(request.encryption, manifest, manifest.globals) as stage, _scratch_engine(
+        with opening(request.encryption, backup, manifest.globals) as stage, _scratch_engine(
             request, backup
         ) as engine, engine.examine_globals() as examination:
             load(repository, backup, manifest.globals, stage, examination.load, engine, progress)
             examination.loaded()
-    with opening(request.encryption, manifest, manifest.main) as stage, _scratch_engine(request, backup) as engine:
+    with opening(request.encryption, backup, manifest.main) as stage, _scratch_engine(request, backup) as engine:
         if request.level is Level.CONTENTS:
             with engine.examine(manifest) as examination:
                 load(repository, backup, manifest.main, stage, examination.load, engine, progress)

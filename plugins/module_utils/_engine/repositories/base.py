@@ -122,10 +122,6 @@ class Repository(ABC):
             raise content
         return content
 
-    @abstractmethod
-    def replace(self, place: Place, name: str, content: bytes) -> None:
-        """Write a small file so that a reader finds the old or the new content, whole, at any moment."""
-
     def store(self, place: Place, name: str, content: bytes) -> None:
         """Write a small new file. Raises what ``create`` and its writer raise."""
         with self.create(place, name) as writer:

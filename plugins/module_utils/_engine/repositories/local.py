@@ -124,16 +124,6 @@ class LocalRepository(Repository):
                 except EngineError as error:
                     yield name, error
 
-    def replace(self, place: Place, name: str, content: bytes) -> None:
-        with self._made(place) as directory, self._explained(name):
-            writer = LocalWriter(self.label, directory, name, replacing=True)
-            try:
-                writer.write(content)
-                writer.finish()
-                writer.commit()
-            finally:
-                writer.close()
-
     def discard(self, place: Place, names: Sequence[str]) -> None:
         with self._existing(place, writing=True) as directory, self._explained(f"superseded files in {place.path}"):
             if directory is not None:

@@ -87,7 +87,7 @@ def _more(backup: Backup) -> Dict[str, Any]:
     return {
         "key_slots": [
             {"artefact": slot.artefact, "kind": slot.kind.value, "recipient": slot.recipient or None}
-            for slot in manifest.key_slots
+            for slot in backup.key_slots
         ],
         "tool_versions": dict(manifest.tool_versions),
         "fingerprint_tables": {name: counted.rows for name, counted in sorted(tables.items())},
@@ -111,7 +111,7 @@ def _text(found: List[Tuple[Repository, Backup]], now: datetime) -> str:
     backup = found[0][1]
     parts = [facts(list(_facts(backup, now))), _artefacts(backup.manifest), _tables(backup.manifest)]
     for repository, copy in found:
-        rows = [("repository", repository.label), ("proof", proof_of(copy)), *_slots(copy.manifest)]
+        rows = [("repository", repository.label), ("proof", proof_of(copy)), *_slots(copy)]
         parts.append(facts(rows) + _proofs(copy))
     return "\n".join(part for part in parts if part)
 
@@ -164,10 +164,10 @@ def _tables(manifest: Manifest) -> str:
     return table(("TABLE", "ROWS"), rows, right=(1,)) + rest
 
 
-def _slots(manifest: Manifest) -> Iterator[Tuple[str, str]]:
+def _slots(backup: Backup) -> Iterator[Tuple[str, str]]:
     """Who can read it, each once."""
     readers: List[str] = []
-    for slot in manifest.key_slots:
+    for slot in backup.key_slots:
         readers.append("a passphrase" if slot.kind is SlotKind.PASSPHRASE else short_id(slot.recipient))
     if readers:
         yield "readable by", ", ".join(dict.fromkeys(readers))

@@ -227,7 +227,7 @@ def _units(stopped: Sequence[Service]) -> Dict[str, Any]:
 
 def _origin(plan: RestorePlan, request: RestoreRequest) -> Dict[str, Any]:
     return {
-        "backup": manifest_document(plan.backup.manifest),
+        "backup": manifest_document(plan.backup.manifest, plan.backup.key_slots),
         "repository": plan.repository.label,
         "target": request.database.name,
     }

@@ -141,7 +141,7 @@ def _backup(job: Job, host: Host) -> Done:
     late = late_hooks("after", job.hooks.after, job.name, {"FLEET_BACKUP_OUTCOME": "done"})
     size = format_size(result.manifest.bytes)
     text = f"{result.manifest.id}, {size}" if result.changed else f"{result.manifest.id} is fresh; nothing was done"
-    detail = {"backup": manifest_document(result.manifest), "repositories": list(result.repositories)}
+    detail = {"backup": manifest_document(result.manifest, result.slots), "repositories": list(result.repositories)}
     if late:
         # The backup is there, and yet the application may not be running again: that is no success.
         return Done(result.changed, f"{text}, but {' '.join(late)}", ToolFailed.code, result.warnings, detail)
