@@ -17,6 +17,7 @@ from measure import OURS, Row, median, ours, timed
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "plugins" / "module_utils"))
 
 from _engine.databases.postgresql.definition import Properties
+from _engine.generations import write_generation
 from _engine.manifest import write_manifest
 from _engine.model import (
     Artefact,
@@ -32,7 +33,7 @@ from _engine.model import (
     SlotKind,
     TableFingerprint,
 )
-from _engine.names import make_id
+from _engine.names import make_id, slots_name
 from _engine.retention import plan
 
 #: A start is short, and what else the machine does for a moment is long beside it.
@@ -41,10 +42,9 @@ NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
 
 
 def manifest(database: str, moment: datetime) -> Manifest:
-    """A manifest of the usual size: one artefact, two recipients, twenty tables."""
+    """A manifest of the usual size: one artefact, twenty tables."""
     backup_id = make_id(database, moment)
     artefact = Artefact(f"{backup_id}.dump.zst.aes", 7, "a" * 64, 100, Compression.ZSTD, Encryption.AES256_GCM)
-    slot = {"enc": "A" * 44, "ciphertext": "A" * 64}
     return Manifest(
         id=backup_id,
         host="bench",
@@ -53,13 +53,18 @@ def manifest(database: str, moment: datetime) -> Manifest:
         started=moment,
         finished=moment + timedelta(seconds=5),
         artefacts=(artefact,),
-        key_slots=tuple(KeySlot(artefact.name, SlotKind.X25519, letter * 64, slot) for letter in "ab"),
         server_version="15.8",
         fingerprint=Fingerprint(
             FingerprintKind.COUNTS, {f"public.table_{n}": TableFingerprint(n * 1000) for n in range(20)}
         ),
         properties=Properties("UTF8", "C.UTF-8", "C.UTF-8", "shop", "pg_default", roles=("shop",)).written(),
     )
+
+
+def slots(item: Manifest) -> list[KeySlot]:
+    """The key slots of two recipients."""
+    fields = {"enc": "A" * 44, "ciphertext": "A" * 64, "hmac": "b" * 64}
+    return [KeySlot(item.main.name, SlotKind.X25519, letter * 64, fields) for letter in "ab"]
 
 
 def measure(directory: Path, runs: int) -> list[Row]:
@@ -75,6 +80,7 @@ def _listing(directory: Path, count: int, runs: int) -> list[Row]:
         place = repository / "bench" / "postgresql" / item.database
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{item.id}.manifest.json").write_bytes(write_manifest(item))
+        (place / slots_name(item.id, 1)).write_bytes(write_generation(item.id, 1, slots(item)))
         (place / item.main.name).write_bytes(b"content")
     cold, warm = [], []
     for _run in range(runs):

@@ -70,6 +70,14 @@ options:
       - V(0) accepts any but an empty one.
     type: float
     default: 0.5
+  accept_source:
+    description:
+      - Whether to go on although the earlier backups of this database are of another server or file.
+      - PostgreSQL's servers are told apart by their system identifier, which an upgrade with C(pg_upgrade) and a new
+        cluster change. Set this once when the database has moved. If both are in use, O(source_host) keeps their
+        backups apart.
+    type: bool
+    default: false
   lock_timeout:
     description: How long to wait for a lock on the database or for another backup of it.
     type: str
@@ -290,6 +298,7 @@ SPEC = (
                 "globals": {"type": "bool", "default": False},
                 "exclude_tables": {"type": "list", "elements": "str", "default": []},
                 "min_size_ratio": {"type": "float", "default": 0.5},
+                "accept_source": {"type": "bool", "default": False},
                 "lock_timeout": {"type": "str", "default": "60s"},
                 "timeout": {"type": "str"},
             }
@@ -315,6 +324,7 @@ def read_request(options: Options) -> BackupRequest:
         globals=options.value("globals"),
         exclude_tables=tuple(options.value("exclude_tables")),
         min_size_ratio=options.value("min_size_ratio"),
+        accept_source=options.value("accept_source"),
         lock_timeout=lock_timeout.total_seconds() if lock_timeout else 0.0,
         timeout=timeout.total_seconds() if timeout else None,
     )

@@ -20,7 +20,7 @@ from .clock import note
 from .command import Channel, Command, program_version
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
-from .errors import BadInput, Contended, Damaged, Shrunk, ToolFailed
+from .errors import BadInput, Contended, Damaged, Refused, Shrunk, ToolFailed
 from .interrupts import interruptible, time_limit
 from .manifest import require_writable
 from .memory import remember
@@ -32,6 +32,7 @@ from .model import (
     Content,
     Database,
     EncryptionSettings,
+    EngineName,
     Fingerprint,
     FingerprintKind,
     KeySlot,
@@ -73,6 +74,8 @@ class BackupRequest:
     min_size_ratio: float = 0.5
     lock_timeout: float = 60.0
     timeout: Optional[float] = None
+    #: Whether the backups before may be of another server or file.
+    accept_source: bool = False
     #: The name that ``database`` has right now, where that is another: it was replaced.
     renamed: Optional[str] = None
 
@@ -127,6 +130,7 @@ def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     fresh = found.fresh(request.max_age, host.now(), request.encryption.method)
     engine = open_engine(request.present)
     inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
+    _require_same_source(request, found, inspection.source)
     leftovers: List[str] = []
     if not fresh:
         compressing(request.compression, request.compression_level)
@@ -196,6 +200,7 @@ def _attempt_backup(
     # Taken before the snapshot: all that was committed by then is in the backup.
     started = host.now()
     with engine.snapshot(request.dump_options) as snapshot:
+        _require_same_source(request, found, snapshot.facts.source)
         run = _Run(request, host, started, engine, snapshot, found, progress)
         with Publication(found.repositories, request.place, found.failures) as publication:
             manifest = run.store(publication)
@@ -210,6 +215,20 @@ def _attempt_backup(
             run.remember(publication, digest, slots)
             labels = tuple(publication.repositories)
             return BackupResult(True, manifest, tuple(run.slots), labels, tuple(tidied), tuple(warnings))
+
+
+def _require_same_source(request: BackupRequest, found: Survey, source: str) -> None:
+    """Raise Refused where the backups that are there are of another server or file of this name."""
+    other = None if request.accept_source else found.of_another(source, request.place)
+    if other is None:
+        return
+    sqlite = request.database.engine is EngineName.SQLITE
+    kind, number = ("file", "device and inode") if sqlite else ("server", "system identifier")
+    raise Refused(
+        f"{request.place.path} has backups of another {kind}: {other.id} is of {number} {other.manifest.source}, and "
+        f"{request.database.name} is now of {source}. If both are in use, give this one a source_host of its own; if "
+        "it took the place of the other one, take one backup with accept_source."
+    )
 
 
 def _misplaced(request: BackupRequest) -> List[str]:
@@ -285,6 +304,7 @@ class _Run:
             finished=self._host.now(),
             artefacts=tuple(artefacts),
             tier=request.tier,
+            source=facts.source,
             server_version=facts.server_version,
             tool_versions={**facts.tool_versions, **self._tools, "fleet.backup": __version__},
             fingerprint=fingerprint,

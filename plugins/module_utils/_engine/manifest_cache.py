@@ -44,7 +44,7 @@ from .model import (
 from .state import Host, directory
 
 #: To be counted up whenever a manifest is read or checked differently, or is kept differently.
-_FORMAT = 2
+_FORMAT = 3
 _HEAD = f"fleet-backup manifests {_FORMAT} {__version__}"
 #: The most bytes of one place, some 30,000 backups, and of all places.
 _MOST, _MOST_IN_ALL = 32 << 20, 128 << 20
@@ -168,6 +168,7 @@ def _line(manifest: Manifest) -> str:
             [[*artefact] for artefact in manifest.artefacts],
             manifest.tier,
             manifest.binding,
+            manifest.source,
             manifest.server_version,
             manifest.tool_versions,
             manifest.summary,
@@ -198,6 +199,7 @@ def _made(
     artefacts: Any,
     tier: Optional[str],
     binding: Any,
+    source: str,
     server_version: str,
     tool_versions: Mapping[str, str],
     summary: Any,
@@ -221,6 +223,7 @@ def _made(
         ),
         tier,
         tuple([Binding(*one) for one in binding]),
+        source,
         server_version,
         tool_versions,
         None,

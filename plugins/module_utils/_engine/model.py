@@ -114,6 +114,11 @@ class Server:
     #: the owner of its directory. Only root can be another one.
     become_user: Optional[str] = None
 
+    @property
+    def address(self) -> Tuple[Optional[str], Optional[str], int]:
+        """Where it is: the same for all who log in there."""
+        return self.host, self.unix_socket, self.port or 5432
+
 
 @dataclass(frozen=True)
 class Database:
@@ -314,6 +319,8 @@ class Manifest:
     artefacts: Tuple[Artefact, ...]
     tier: Optional[str] = None
     binding: Tuple[Binding, ...] = ()
+    #: Which server or file it was taken of (databases.base.Inspection.source).
+    source: str = ""
     server_version: str = ""
     tool_versions: Mapping[str, str] = field(default_factory=dict)
     #: None where nothing was counted, and in a manifest that was read without its tables.

@@ -45,6 +45,7 @@ class Safety:
             labels={"before_restore_of": before},
             # What is replaced may well be a ruin: that is no reason not to keep it.
             min_size_ratio=0.0,
+            accept_source=True,
             lock_timeout=lock_timeout,
         )
 

@@ -14,7 +14,7 @@ from typing import List, Optional, Sequence, Tuple
 from .apiece import Apiece
 from .catalogue import Catalogue, newest_good, read_place
 from .errors import EngineError, NoSpace
-from .model import Backup, Encryption, Place, Previous
+from .model import Backup, Encryption, EngineName, Place, Previous
 from .repositories.base import Repository
 from .retention import as_judged_here
 from .state import Host
@@ -59,6 +59,19 @@ class Survey:
         newest = [newest_good(catalogue.known, method) for catalogue in self.catalogues]
         fresh = [backup for backup in newest if backup and timedelta(0) <= now - backup.time <= max_age]
         return min(fresh, key=lambda backup: backup.time) if len(fresh) == len(newest) else None
+
+    def of_another(self, source: str, place: Place) -> Optional[Backup]:
+        """The newest backup that says which server or file it was taken of, where that is another than this one.
+
+        Of what this host itself took, that of a file says nothing: whenever it is replaced, it is another file. What
+        another planted counts only where this host has taken none.
+        """
+        own = [backup for catalogue in self.catalogues for backup in catalogue.known.regular]
+        if own and place.engine == EngineName.SQLITE.value:
+            return None
+        told = own or [backup for catalogue in self.catalogues for backup in catalogue.eligible]
+        newest = max((backup for backup in told if backup.manifest.source), key=lambda one: one.time, default=None)
+        return newest if newest and source and newest.manifest.source != source else None
 
     def previous(self, last: Optional[Backup]) -> Optional[Previous]:
         """The backup before the next one, with the digest of its manifest."""

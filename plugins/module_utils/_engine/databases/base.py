@@ -29,11 +29,16 @@ Save = Callable[[Optional[str]], None]
 
 
 class Inspection(NamedTuple):
-    """What is known of a database before anything is done to it. ``bytes`` is its size on its server or disk."""
+    """What is known of a database before anything is done to it. ``bytes`` is its size on its server or disk.
+
+    ``source`` tells it from another one of the same name: the system identifier of its server, or its file's device and
+    inode; empty where that cannot be known.
+    """
 
     exists: bool
     bytes: int
     server_version: str
+    source: str = ""
 
 
 class DumpOptions(NamedTuple):
@@ -54,6 +59,7 @@ class DumpFacts:
     opaque: bool = False
     properties: Mapping[str, Any] = field(default_factory=dict)
     warnings: Tuple[str, ...] = ()
+    source: str = ""
 
 
 class Snapshot(ABC):

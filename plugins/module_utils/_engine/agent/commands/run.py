@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from ..config.schedule import Work
 from ..console.exits import Exit
@@ -18,9 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What the command takes."""
     add_selection(parser, every=False)
     parser.add_argument("--due", action="store_true", help="the jobs that missed their last time on schedule")
+    parser.add_argument(
+        "--accept-source",
+        action="store_true",
+        help="go on although the earlier backups are of another server or file, which this one replaced",
+    )
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
 
 
 def act(parsed: argparse.Namespace) -> Exit:
     """Do it."""
-    return do_each(parsed, "backup", back_up, lambda job: job.seconds_for(Work.BACKUP))
+    act_on = partial(back_up, accept_source=parsed.accept_source)
+    return do_each(parsed, "backup", act_on, lambda job: job.seconds_for(Work.BACKUP))

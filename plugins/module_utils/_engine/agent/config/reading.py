@@ -10,12 +10,13 @@ The options have the names that they have in the modules.
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from ...backup import BackupRequest
 from ...databases import open_engine
@@ -30,6 +31,7 @@ from ...model import (
     EngineName,
     FingerprintKind,
     Level,
+    Place,
     Policy,
     Scratch,
     Server,
@@ -52,6 +54,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _MINUTE = timedelta(minutes=1)
+_EPOCH = datetime.fromtimestamp(0, timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,29 @@ def read_jobs(directory: Path, host: str) -> Tuple[Tuple[Job, ...], Tuple[Broken
         except Exception as error:
             # One unforeseen file must not keep all the other jobs from being done.
             broken.append(BrokenJob(path.stem, explained(error, f"Reading {path}")))
-    return tuple(jobs), tuple(broken)
+    alone, sharing = _apart(jobs, directory)
+    return alone, (*broken, *sharing)
+
+
+def _apart(jobs: Sequence[Job], directory: Path) -> Tuple[Tuple[Job, ...], Tuple[BrokenJob, ...]]:
+    """The jobs whose backups are theirs alone, and those that would share a place with one that was there before.
+
+    Two jobs of one database may share its place; those of two servers would mix what they hold.
+    """
+    first: Dict[Tuple[str, Place], Job] = {}
+    sharing: Dict[str, BrokenJob] = {}
+    for job in sorted(jobs, key=lambda one: (one.since or _EPOCH, one.name)):
+        for target in job.targets:
+            where = os.path.normpath(target.repository.label)
+            other = first.setdefault((where, job.backup.place), job)
+            if other.database.server.address != job.database.server.address:
+                error = BadInput(
+                    f'{directory / job.name}.json: the job "{other.name}" keeps its backups in the same place, '
+                    f"{where}/{job.backup.place.path}, and those are of another server. Give one of the two a "
+                    "source_host of its own; if both are one server, write its address the same."
+                )
+                sharing[job.name] = BrokenJob(job.name, error)
+    return tuple(job for job in jobs if job.name not in sharing), tuple(sharing.values())
 
 
 def read_job(document: Any, name: str, where: str, host: str) -> Job:

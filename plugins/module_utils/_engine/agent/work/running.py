@@ -79,8 +79,9 @@ class Done:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-def back_up(job: Job, host: Host, dry_run: bool = False) -> Report:
+def back_up(job: Job, host: Host, dry_run: bool = False, accept_source: bool = False) -> Report:
     """Take the job's backup, between its hooks."""
+    job = replace(job, backup=replace(job.backup, accept_source=accept_source))
     if dry_run:
         return _report(job, "backup", lambda: _plan_backup(job.opened(), host.unchanging()))
     return _report(job, "backup", lambda: _backup(job, host), interrupted_within=True)

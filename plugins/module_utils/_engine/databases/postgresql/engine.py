@@ -160,7 +160,10 @@ class PostgresqlEngine(Engine):
     def _inspected(self, connection: Connection) -> Inspection:
         size = connection.rows(_SIZE, [self._name])
         version = snapshot.server_version(connection)
-        return Inspection(exists=bool(size), bytes=int(size[0][0]) if size else 0, server_version=version)
+        source = snapshot.system_identifier(connection)
+        return Inspection(
+            exists=bool(size), bytes=int(size[0][0]) if size else 0, server_version=version, source=source
+        )
 
 
 class _PostgresqlExamination(Examination):

@@ -111,6 +111,7 @@ class PostgresqlSnapshot(Snapshot):
             tool_versions=tools,
             properties=properties.written(),
             warnings=tuple(warnings),
+            source=system_identifier(held),
         )
 
     def fingerprint(self) -> Optional[Fingerprint]:
@@ -202,6 +203,16 @@ def _undigested(tables: Sequence[str]) -> str:
         f"{differing(tables, 'No digest could be made of')}: the server or psql cannot write these values as "
         "text. Their rows are counted, and a verification calls their contents unverifiable."
     )
+
+
+def system_identifier(connection: Connection) -> str:
+    """The number that tells this cluster, and its standbys, from all others; empty where the login may not ask.
+
+    PostgreSQL manual, "Control Data Functions".
+    """
+    if not connection.value("SELECT has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')"):
+        return ""
+    return str(connection.value("SELECT system_identifier FROM pg_catalog.pg_control_system()"))
 
 
 def server_version(connection: Connection) -> str:

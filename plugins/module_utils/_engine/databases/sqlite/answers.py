@@ -22,6 +22,7 @@ from .elsewhere import replaced_prefix
 _MOST = 1 << 62
 _VERSION = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6}){1,4}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_SOURCE = re.compile(r"([0-9]{1,20}:[0-9]{1,20})?")
 _MODE = re.compile(r"[0-7]{1,5}")
 _TEXT_LENGTH = 1000
 
@@ -29,7 +30,8 @@ _TEXT_LENGTH = 1000
 def read_inspection(value: Any) -> Inspection:
     """What is known of a database."""
     fields = _mapping(value)
-    return Inspection(_flag(fields.get("exists")), _size(fields.get("bytes")), _version(fields.get("version")))
+    exists, size = _flag(fields.get("exists")), _size(fields.get("bytes"))
+    return Inspection(exists, size, _version(fields.get("version")), _source(fields.get("source")))
 
 
 def read_size(value: Any) -> int:
@@ -70,6 +72,7 @@ def read_facts(value: Any) -> Tuple[DumpFacts, int]:
         opaque=_flag(fields.get("opaque")),
         properties=_properties(fields.get("properties")),
         warnings=_texts(fields.get("warnings")),
+        source=_source(fields.get("source")),
     )
     return facts, _size(fields.get("bytes"))
 
@@ -177,6 +180,12 @@ def _text(value: Any) -> str:
 
 def _version(value: Any) -> str:
     if not isinstance(value, str) or not _VERSION.fullmatch(value):
+        raise _unusable()
+    return value
+
+
+def _source(value: Any) -> str:
+    if not isinstance(value, str) or not _SOURCE.fullmatch(value):
         raise _unusable()
     return value
 

@@ -131,7 +131,7 @@ class SqliteEngine(Engine):
     @contextmanager
     def snapshot(self, options: DumpOptions) -> Iterator[Snapshot]:
         """Copy the database. Raises what ``check_dump`` raises, Locked after ``lock_timeout``, and Damaged."""
-        self.check_dump(options)
+        inspection = self.check_dump(options)
         directory = _copies_directory(self._path)
         sweep(directory, self._path.name, BACKUP)
         if _is_writable(self._path.parent):
@@ -148,6 +148,7 @@ class SqliteEngine(Engine):
                 opaque=kind is Kind.OPAQUE,
                 properties=properties,
                 warnings=warnings,
+                source=inspection.source,
             )
             yield SqliteSnapshot(self._path, copy.path, facts, options.fingerprint)
 
@@ -206,10 +207,11 @@ class SqliteEngine(Engine):
 
     def _inspection(self) -> Inspection:
         try:
-            size = size_of(self._path)
+            size, status = size_of(self._path), os.stat(self._path)
         except OSError as error:
             raise_os_error(error, f"Cannot look at {self._path}")
-        return Inspection(exists=True, bytes=size, server_version=sqlite3.sqlite_version)
+        source = f"{status.st_dev}:{status.st_ino}"
+        return Inspection(exists=True, bytes=size, server_version=sqlite3.sqlite_version, source=source)
 
     def _clean_up_restores(self) -> None:
         """Remove what restores that were killed have left beside the database."""

@@ -81,6 +81,7 @@ def copy(_ask: Asking, target: Target, options: DumpOptions, pipe: int) -> Itera
             "opaque": facts.opaque,
             "properties": dict(facts.properties),
             "warnings": list(facts.warnings),
+            "source": facts.source,
         }
         threading.Thread(target=_pour, args=(source, pipe, size), daemon=True).start()
         calls = {"fingerprint": lambda: [_fingerprint(snapshot.fingerprint()), list(snapshot.doubts)]}
@@ -180,7 +181,7 @@ def _name(path: Optional[str]) -> Optional[str]:
 
 
 def _inspection(found: Inspection) -> Dict[str, Any]:
-    return {"exists": found.exists, "bytes": found.bytes, "version": found.server_version}
+    return {"exists": found.exists, "bytes": found.bytes, "version": found.server_version, "source": found.source}
 
 
 def _fingerprint(found: Optional[Fingerprint]) -> Optional[Dict[str, Any]]:
