@@ -12,8 +12,9 @@ short_description: Make, rotate and withdraw keys that read backups
 version_added: 0.1.0
 description:
   - With O(path), makes, rotates or destroys a key pair for the encryption V(aes256-gcm).
-  - Without O(path), changes who can read existing backups in O(repositories), by rewriting their key slots.
-  - Artefacts are never rewritten, and their data keys never leave the module.
+  - Without O(path), changes who can read existing backups in O(repositories), by writing new key slots beside them and
+    removing the old ones.
+  - Artefacts and manifests are never rewritten, and data keys never leave the module.
   - Changes the slots of every backup that it can. It then fails with C(error=partly_done) where it could not change
     all, and names the others, which withdrawn keys still open.
 options:

@@ -289,6 +289,22 @@ def test_every_slot_is_destroyed_without_a_key(world: World) -> None:
     assert rekey(replace(wanted, slots=(own,)), world.host)[0].reason.startswith("It has no slot for")
 
 
+def test_more_generations_than_a_backup_can_have_are_named_and_the_newest_are_read(world: World) -> None:
+    backup = world.backup().manifest.id
+    slots = newest_slots(world, backup)
+    for number in range(2, 9):
+        plant(world, backup, number, ())
+    assert world.catalogue().problems == () and can_read(world, world.private)
+    plant(world, backup, 10, slots)
+    (problem,) = world.catalogue().problems
+    assert problem.name == f"{backup}.slots.1.json" and "has 9 generations of key slots" in problem.reason
+    assert can_read(world, world.private)
+    wanted = change(world, SlotChange.INCLUDE, encryption=replace(world.encryption, recipients=(Person().public,)))
+    assert rekey(wanted, world.host)[0].changed
+    assert [path.name for path in world.directory.glob("*.slots.*")] == [f"{backup}.slots.11.json"]
+    assert world.catalogue().problems == ()
+
+
 class Meanwhile(LocalRepository):
     """A repository in which somebody else gives a backup new slots, and removes the old ones or is about to."""
 

@@ -81,7 +81,7 @@ def written(**fields: Any) -> bytes:
         (written(key_slots=slots(salt=["AAAA"])), "salt is not a whole number"),
         (written(key_slots=slots(n=2**40)), "n is out of range"),
         (written(key_slots=slots(enc="A" * 1_001)), "enc is longer than 1000 characters"),
-        (written(more="x" * SLOTS_LIMIT), "is larger than 262144 bytes"),
+        (written(more="x" * SLOTS_LIMIT), "is larger than 131072 bytes"),
     ],
 )
 def test_slots_that_are_not_as_they_should_be_are_refused(content: bytes, message: str) -> None:

@@ -12,8 +12,8 @@ from datetime import datetime
 from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from .errors import Locked
+from .listing_cache import ListingCache
 from .manifest import MANIFEST_LIMIT, read_manifest
-from .manifest_cache import ManifestCache
 from .memory import Memory, expected, recall, writes
 from .model import Backup, Database, Encryption, Place, Problem
 from .names import MANIFEST, order_of, safe_name
@@ -66,7 +66,7 @@ def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
     A host that writes here expects no backups but its own: others are foreign, and a foreign newest one is a problem.
     So is the newest backup that a host counts on, where it is gone.
     """
-    cache = ManifestCache(host, repository.label, place)
+    cache = ListingCache(host, repository.label, place)
     catalogue = scan(repository, place, host.now(), recall(host, repository, place), cache)
     cache.store()
     # Asked for once more: what this host itself took or removed in between was neither planted nor lost.
@@ -102,7 +102,7 @@ def scan(
     place: Place,
     now: datetime,
     memory: Optional[Memory] = None,
-    cache: Optional[ManifestCache] = None,
+    cache: Optional[ListingCache] = None,
 ) -> Catalogue:
     """What one place holds (scanning.look), whoever wrote it."""
     backups, problems, superseded = look(repository, place, now, memory or {}, cache)

@@ -16,7 +16,7 @@ from .sealed import sealed, unsealed
 from .shapes import Fields, Misshapen, choice, integer, mapping, sequence, text
 
 #: No generation is larger, in bytes.
-SLOTS_LIMIT = 256 << 10
+SLOTS_LIMIT = 128 << 10
 #: Beyond this number, they are taken again from 1 on.
 LAST_GENERATION = 1_000_000
 #: Slots of one artefact: people and escrow, not a crowd; and one passphrase, since to try one takes a second.

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -28,17 +27,16 @@ from typing import (
     Union,
 )
 
-from .databases import check_properties
 from .errors import BadManifest, EngineError
-from .generations import SLOTS_LIMIT, read_generation
-from .manifest import MANIFEST_LIMIT, skim_manifest
-from .manifest_cache import ManifestCache
+from .listing_cache import ListingCache
+from .manifest import MANIFEST_LIMIT
 from .memory import Memory
 from .model import Artefact, Backup, Encryption, Generation, Outcome, Place, Problem, Proof
 from .names import MANIFEST, id_of_file, order_of, parse_proof_name, parse_slots_name, safe_name, slots_name
-from .proofs import PROOF_LIMIT, Judgement, read_stored
-from .repositories.base import Content, Repository
+from .proofs import Judgement
+from .repositories.base import Repository
 from .shapes import Misshapen
+from .small_files import PROOFS, SLOTS, Kind, Skimmed, SmallFiles, manifests
 
 _T = TypeVar("_T")
 #: How far the clocks of hosts may lie apart.
@@ -49,7 +47,7 @@ _MOST_BACKUPS, _MOST_BYTES = 400_000, 2 << 30
 #: What the reading of a small file costs at least, in bytes.
 _LEAST = 4 << 10
 #: How many generations of key slots are read of a backup. Usually there is one, and two where one is being replaced.
-_GENERATIONS = 4
+_GENERATIONS = 8
 
 
 class Found(NamedTuple):
@@ -61,7 +59,7 @@ class Found(NamedTuple):
 
 
 def look(
-    repository: Repository, place: Place, now: datetime, memory: Memory, cache: Optional[ManifestCache] = None
+    repository: Repository, place: Place, now: datetime, memory: Memory, cache: Optional[ListingCache] = None
 ) -> Found:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
 
@@ -70,20 +68,22 @@ def look(
     Backups may be published and removed meanwhile. What the list lacks is asked for by name before it counts as
     missing, and a backup that is being written or removed is neither a backup nor a problem.
     """
-    return _Look(repository, place, now, memory, cache).found()
+    with _collector_paused():
+        return _Look(repository, place, now, memory, cache).found()
 
 
 class _Look:
     """One look at a place, and what it has found so far."""
 
     def __init__(
-        self, repository: Repository, place: Place, now: datetime, memory: Memory, cache: Optional[ManifestCache]
+        self, repository: Repository, place: Place, now: datetime, memory: Memory, cache: Optional[ListingCache]
     ) -> None:
         self._repository, self._place, self._now = repository, place, now
-        self._memory, self._cache = memory, cache
+        self._memory = memory
         self._where = f"{repository.label}/{place.path}"
         self._problems: List[Problem] = []
         entries = repository.entries(place)
+        self._files = SmallFiles(repository, place, entries, cache)
         self._sizes = {entry.name: entry.bytes for entry in entries if entry.regular}
         for entry in entries:
             if not entry.regular:
@@ -94,8 +94,8 @@ class _Look:
         everything = [name for name in self._sizes if name.endswith(MANIFEST)]
         # What lies there instead of a proof hides it: that is not the same as none.
         proofs = _by_backup((entry.name for entry in entries), parse_proof_name)
-        slots = _by_backup(self._sizes, parse_slots_name, _GENERATIONS)
-        self._manifests = _affordable(everything, [(proofs, PROOF_LIMIT), (slots, SLOTS_LIMIT)], self._sizes, memory)
+        slots = _by_backup(self._sizes, parse_slots_name)
+        self._manifests = _affordable(everything, [(proofs, PROOFS.limit), (slots, SLOTS.limit)], self._sizes, memory)
         self._unread(set(everything) - set(self._manifests))
         read = [name[: -len(MANIFEST)] for name in self._manifests]
         self._owned = {name[: -len(MANIFEST)] for name in everything}
@@ -105,15 +105,14 @@ class _Look:
     def found(self) -> Found:
         """The rest of it: the manifests, and what belongs to none."""
         backups: List[Backup] = []
-        with _collector_paused():
-            for name, content in self._repository.read_all(self._place, self._manifests, MANIFEST_LIMIT):
-                try:
-                    backup = self._read_backup(name, content)
-                except EngineError as error:
-                    if self._repository.stat(self._place, name):
-                        self._problems.append(Problem(self._place, name, str(error)))
-                else:
-                    backups += [backup] if backup else []
+        for name, found in self._files.read(self._manifests, manifests(self._where)):
+            try:
+                backup = self._backup(name, found)
+            except EngineError as error:
+                if self._repository.stat(self._place, name):
+                    self._problems.append(Problem(self._place, name, str(error)))
+            else:
+                backups += [backup] if backup else []
         self._find_strays()
         backups = sorted(self._with_slots(backups), key=lambda backup: (backup.time, backup.id))
         superseded = (name for judgement in self._judgements.values() for name in judgement.superseded)
@@ -142,14 +141,11 @@ class _Look:
                 self._tell(name, _stray(name))
                 told |= {backup} if backup else set()
 
-    def _read_backup(self, name: str, content: Content) -> Optional[Backup]:
+    def _backup(self, name: str, found: Union[Skimmed, Exception]) -> Optional[Backup]:
         """A backup as its manifest and the list have it; None where it is gone by now."""
-        if isinstance(content, EngineError):
-            raise content
-        where = f"Manifest {self._where}/{name}"
-        digest = hashlib.sha256(content).hexdigest()
-        cached = self._cache.get(digest) if self._cache else None
-        manifest = cached or skim_manifest(content, where, check_properties)
+        if isinstance(found, Exception):
+            raise found
+        where, (digest, manifest) = f"Manifest {self._where}/{name}", found
         if manifest.id + MANIFEST != name:
             raise BadManifest(f"{where} is that of another backup, {manifest.id}. Find out who renamed it.")
         if Place(safe_name(manifest.host), manifest.engine, safe_name(manifest.database)) != self._place:
@@ -160,8 +156,6 @@ class _Look:
                 f"{where} is not the one that this host wrote or read: it was changed or replaced. Find out by whom; "
                 "restore from another repository."
             )
-        if self._cache and not cached:
-            self._cache.put(digest, manifest)
         judgement = self._judgements.get(manifest.id) or Judgement()
         generations = tuple(self._generations.get(manifest.id, ()))
         backup = Backup(
@@ -181,7 +175,7 @@ class _Look:
     def _read_proofs(self, proofs: Mapping[str, Sequence[str]]) -> Dict[str, Judgement]:
         """How each backup was judged, by its id. What cannot be read is a problem too."""
         judgements: Dict[str, Judgement] = {}
-        for backup, name, found in self._read(proofs, PROOF_LIMIT, read_stored):
+        for backup, name, found in self._owned_by(proofs, PROOFS):
             if not isinstance(found, str) and found.outcome is Outcome.PASSED and found.time - self._now > CLOCKS:
                 # It would take back whatever is found until then.
                 self._tell(
@@ -204,28 +198,31 @@ class _Look:
     def _read_slots(self, slots: Mapping[str, Sequence[str]]) -> Dict[str, List[Generation]]:
         """The generations of each backup's key slots, by its id. What cannot be read is a problem."""
         generations: Dict[str, List[Generation]] = {}
-        for backup, name, found in self._read(slots, SLOTS_LIMIT, read_generation):
+        for names in slots.values():
+            if len(names) > _GENERATIONS:
+                others = f"{len(names)} generations of key slots, of which {_GENERATIONS} were read"
+                self._tell(names[_GENERATIONS], f"was not read: the backup has {others}. Find out who wrote them.")
+        slots = {backup: names[:_GENERATIONS] for backup, names in slots.items()}
+        for backup, name, found in self._owned_by(slots, SLOTS):
             if isinstance(found, str):
                 self._tell(name, f"cannot be read{found}. Its key slots are not used; find out who wrote it.")
             else:
                 generations.setdefault(backup, []).append(found)
         return generations
 
-    def _read(
-        self, names: Mapping[str, Sequence[str]], limit: int, read: Callable[[str, bytes], _T]
+    def _owned_by(
+        self, names: Mapping[str, Sequence[str]], kind: Kind[_T]
     ) -> Iterator[Tuple[str, str, Union[_T, str]]]:
         """Each of these files that is there: its backup, its name, and what it holds, or why that is not known."""
         owners = {name: backup for backup, owned in names.items() for name in owned}
-        for name, content in self._repository.read_all(self._place, list(owners), limit):
-            try:
-                if isinstance(content, EngineError):
-                    # Where it is gone: with its backup, or because a newer one took its place.
-                    if self._repository.stat(self._place, name):
-                        yield owners[name], name, ""
-                else:
-                    yield owners[name], name, read(name, content)
-            except Misshapen as error:
-                yield owners[name], name, f" ({error})"
+        for name, found in self._files.read(list(owners), kind):
+            if not isinstance(found, Exception):
+                yield owners[name], name, found
+            elif isinstance(found, Misshapen):
+                yield owners[name], name, f" ({found})"
+            elif self._repository.stat(self._place, name):
+                # Otherwise it is gone: with its backup, or because a newer one took its place.
+                yield owners[name], name, ""
 
     def _with_slots(self, backups: Sequence[Backup]) -> Iterator[Backup]:
         """The same backups; those whose key slots were not listed, with the ones that there are by now."""
@@ -234,7 +231,7 @@ class _Look:
         if lacking:
             # They appear before their manifest, and newer ones before the older ones go: so another list has them.
             names = (entry.name for entry in self._repository.entries(self._place))
-            there = _by_backup(names, parse_slots_name, _GENERATIONS)
+            there = _by_backup(names, parse_slots_name)
             problems, self._problems = self._problems, []
             found = self._read_slots({backup: there[backup] for backup in lacking if backup in there})
             told = {problem.name for problem in problems}
@@ -255,16 +252,14 @@ def _needs_slots(backup: Backup) -> bool:
     return backup.manifest.main.encryption is Encryption.AES256_GCM
 
 
-def _by_backup(
-    names: Iterable[str], parse: Callable[[str], Optional[Tuple[str, Any]]], most: Optional[int] = None
-) -> Dict[str, List[str]]:
-    """The names of files by the id of their backup, the newest first, at most so many. Pure."""
+def _by_backup(names: Iterable[str], parse: Callable[[str], Optional[Tuple[str, Any]]]) -> Dict[str, List[str]]:
+    """The names of files by the id of their backup, the newest first. Pure."""
     found: Dict[str, List[Tuple[Any, str]]] = {}
     for name in names:
         parsed = parse(name)
         if parsed:
             found.setdefault(parsed[0], []).append((parsed[1], name))
-    return {backup: [name for _key, name in sorted(owned, reverse=True)[:most]] for backup, owned in found.items()}
+    return {backup: [name for _order, name in sorted(owned, reverse=True)] for backup, owned in found.items()}
 
 
 def _affordable(

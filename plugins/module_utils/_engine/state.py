@@ -45,7 +45,7 @@ class Host:
     now: Callable[[], datetime] = _utc_now
     #: Seconds since the machine was started, by a clock that nobody sets; None where ``now`` is no real clock either.
     running: Optional[Callable[[], float]] = None
-    #: Whether listings may keep what they read (manifest_cache.py). Not where nothing is to be changed.
+    #: Whether listings may keep what they read (listing_cache.py). Not where nothing is to be changed.
     caches: bool = False
 
     def uptime(self) -> Optional[float]:

@@ -19,11 +19,16 @@ Content = Union[bytes, EngineError]
 
 
 class Entry(NamedTuple):
-    """A file in a place: its name and its size in bytes. A link, directory or device is not ``regular``."""
+    """A file in a place: its name and its size in bytes. A link, directory or device is not ``regular``.
+
+    ``version`` is another one whenever another file takes its place, or its bytes change by any way that goes through
+    the store; empty where that cannot be said.
+    """
 
     name: str
     bytes: int
     regular: bool = True
+    version: str = ""
 
 
 class Writer(ABC):

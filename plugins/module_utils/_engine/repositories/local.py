@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -42,6 +43,8 @@ from .local_files import (
 from .local_root import denied, opened_root
 
 _DELETING = ".deleting"
+#: How long ago a file must have changed, in seconds: file systems' clocks have steps of up to two (FAT).
+_SETTLED = 2.5
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -260,7 +263,10 @@ def _entry(directory: int, name: str) -> Optional[Entry]:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    return Entry(name, status.st_size, stat.S_ISREG(status.st_mode))
+    # A file that changes twice within a moment of the file system's clock would have one version for both.
+    settled = abs(time.time() - status.st_ctime) > _SETTLED
+    version = f"{status.st_ino:x}.{status.st_ctime_ns:x}" if settled else ""
+    return Entry(name, status.st_size, stat.S_ISREG(status.st_mode), version)
 
 
 def _make_directory(parent: int, name: str) -> None:

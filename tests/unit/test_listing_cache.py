@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,10 +19,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from _engine import manifest_cache, scanning
+from _engine import listing_cache, small_files
 from _engine.catalogue import Catalogue, read_place, whole
+from _engine.generations import write_generation
+from _engine.listing_cache import pack, pack_generation, pack_proof, unpack, unpack_generation, unpack_proof
 from _engine.manifest import skim_manifest, write_manifest
-from _engine.manifest_cache import ManifestCache
 from _engine.model import (
     Artefact,
     Binding,
@@ -29,12 +32,20 @@ from _engine.model import (
     Encryption,
     Fingerprint,
     FingerprintKind,
+    Generation,
+    KeySlot,
+    Level,
     Manifest,
+    Outcome,
     Place,
     Previous,
+    Proof,
+    SlotKind,
     TableFingerprint,
 )
-from _engine.names import make_id
+from _engine.names import make_id, slots_name, stamp
+from _engine.proofs import write_proof
+from _engine.repositories import local
 from _engine.repositories.local import LocalRepository
 from _engine.sealed import sealed
 from _engine.state import Host
@@ -66,13 +77,24 @@ class Repository:
         path = self.place / f"{made.id}.manifest.json"
         path.write_bytes(content or write_manifest(made))
         (self.place / made.main.name).write_bytes(b"content")
+        slots = write_generation(made.id, 1, [KeySlot(made.main.name, SlotKind.X25519, "c" * 64, {"enc": "AA=="})])
+        (self.place / slots_name(made.id, 1)).write_bytes(slots)
+        proof = Proof(Level.CHECKSUM, Outcome.PASSED, NOW, "web1", "", 1.5)
+        (self.place / f"{made.id}.proof.{stamp(NOW)}-2222.json").write_bytes(write_proof(made.id, proof))
         return path
 
     def listed(self) -> Catalogue:
+        """What a listing says once no file is too young to be cached."""
+        while any(time.time() - path.lstat().st_ctime <= local._SETTLED for path in self.place.iterdir()):
+            time.sleep(0.001)
         return read_place(self.host, self.repository, PLACE)
 
     def uncached(self) -> Catalogue:
         return read_place(Host("elsewhere", Path("/nowhere")), self.repository, PLACE)
+
+    def cached(self) -> list[str]:
+        """The names of the files that the cache has something of."""
+        return [line.split("/")[0] for line in self.cache.read_text(encoding="ascii").splitlines()[1:]]
 
     @property
     def cache(self) -> Path:
@@ -81,7 +103,9 @@ class Repository:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Repository:
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    # Some steps of the file system's clock.
+    monkeypatch.setattr(local, "_SETTLED", 0.02)
     shop = Repository(tmp_path)
     for number in range(5):
         shop.add(manifest(number))
@@ -97,7 +121,7 @@ def skimmed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(where)
         return skim_manifest(content, where, check)
 
-    monkeypatch.setattr(scanning, "skim_manifest", skim)
+    monkeypatch.setattr(small_files, "skim_manifest", skim)
     return found
 
 
@@ -138,6 +162,7 @@ def manifests(draw: Any) -> Manifest:
         draw(st.none() | words),
         tuple(Binding(one.name, "b" * 64, draw(st.sampled_from(["", "0" * 32]))) for one in artefacts),
         draw(words),
+        draw(words),
         draw(st.dictionaries(words, words, max_size=3)),
         draw(st.none() | st.just(counted)),
         opaque=draw(st.booleans()),
@@ -150,25 +175,61 @@ def manifests(draw: Any) -> Manifest:
 
 @given(made=manifests())
 def test_any_manifest_comes_back_from_the_cache_as_a_listing_read_it(
-    made: Manifest, tmp_path_factory: pytest.TempPathFactory
+    made: Manifest,
 ) -> None:
     read = skim_manifest(write_manifest(made), "m", lambda *_properties: None)
-    state = tmp_path_factory.mktemp("state")
-    cache = ManifestCache(Host("h", state, caches=True), "r", PLACE)
-    cache.put("e" * 64, read)
-    cache.store()
-    again = ManifestCache(Host("h", state), "r", PLACE)
-    assert vars(again.get("e" * 64)) == vars(read)
-    assert again.get("f" * 64) is None
-    shutil.rmtree(state)
+    assert vars(unpack(*json.loads(json.dumps(pack(read))))) == vars(read)
 
 
-def test_the_second_listing_takes_no_manifest_apart_and_says_the_same(shop: Repository, skimmed: list[str]) -> None:
+@given(
+    st.builds(
+        Proof, st.sampled_from(Level), st.sampled_from(Outcome), moments, words, words, st.floats(0, 1e9).map(float)
+    )
+)
+def test_any_proof_comes_back_from_the_cache(made: Proof) -> None:
+    assert unpack_proof(*json.loads(json.dumps(pack_proof(made)))) == made
+
+
+@given(
+    st.builds(
+        Generation,
+        st.integers(1, 999_999_999),
+        st.lists(
+            st.builds(
+                KeySlot,
+                words,
+                st.sampled_from(SlotKind),
+                words,
+                st.dictionaries(words, words | st.integers(0, 1 << 32), max_size=3),
+            ),
+            max_size=3,
+        ).map(tuple),
+        words,
+    )
+)
+def test_any_key_slots_come_back_from_the_cache(made: Generation) -> None:
+    assert unpack_generation(*json.loads(json.dumps(pack_generation(made)))) == made
+
+
+def test_the_second_listing_reads_no_file_and_says_the_same(
+    shop: Repository, skimmed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = shop.listed()
     assert (len(first.backups), first.problems, len(skimmed)) == (5, (), 5)
-    assert shop.listed() == first
-    assert len(skimmed) == 5
+    assert all(backup.proofs and backup.key_slots for backup in first.backups)
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalRepository, "_read_small", lambda *_arguments: pytest.fail("it was read"))
+        assert shop.listed() == first
     assert shop.uncached() == first
+
+
+def test_a_file_that_changed_a_moment_ago_is_read_each_time(
+    shop: Repository, skimmed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_SETTLED", 3600.0)
+    for number in range(1, 3):
+        read_place(shop.host, shop.repository, PLACE)
+        assert len(skimmed) == 5 * number
 
 
 def test_a_manifest_that_is_new_is_the_only_one_taken_apart_and_what_is_gone_is_forgotten(
@@ -176,12 +237,11 @@ def test_a_manifest_that_is_new_is_the_only_one_taken_apart_and_what_is_gone_is_
 ) -> None:
     shop.listed()
     shop.add(manifest(9))
-    gone = manifest(0)
-    (shop.place / f"{gone.id}.manifest.json").unlink()
-    (shop.place / gone.main.name).unlink()
+    for path in shop.place.glob(f"{manifest(0).id}.*"):
+        path.unlink()
     assert shop.listed() == shop.uncached()
     assert [where.rpartition("/")[2] for where in skimmed[5:6]] == [f"{manifest(9).id}.manifest.json"]
-    assert len(shop.cache.read_bytes().splitlines()) == 1 + 5
+    assert len(shop.cache.read_bytes().splitlines()) == 1 + 3 * 5
 
 
 def test_a_single_bit_that_changes_in_a_manifest_is_noticed_with_the_cache(shop: Repository) -> None:
@@ -223,7 +283,7 @@ def test_no_problem_is_kept(shop: Repository, skimmed: list[str]) -> None:
         assert found == shop.uncached()
         # Those two each time.
         assert {Path(where).name for where in skimmed} >= {damaged.name, properties.name}
-    assert len(shop.cache.read_bytes().splitlines()) == 1 + 5
+    assert len([name for name in shop.cached() if name.endswith(".manifest.json")]) == 5
 
 
 def test_a_manifest_that_was_replaced_is_read_anew(shop: Repository) -> None:
@@ -241,7 +301,7 @@ def damage(path: Path) -> None:
 
 
 def another_version(path: Path) -> None:
-    path.write_bytes(path.read_bytes().replace(b" manifests ", b" manifests 0", 1))
+    path.write_bytes(path.read_bytes().replace(b" listing ", b" listing 0", 1))
 
 
 def a_link(path: Path) -> None:
@@ -286,12 +346,12 @@ def test_a_cache_that_another_account_could_have_written_is_not_used(
     assert len(skimmed) == 10
 
 
-def test_a_line_that_is_none_is_read_anew(shop: Repository) -> None:
+@pytest.mark.parametrize("line", ["[]", "[1, 2", '{"a": 1}', "null", "[" + ",".join(["7"] * 18) + "]", "7", ""])
+def test_a_line_that_is_none_is_read_anew(shop: Repository, line: str) -> None:
     first = shop.listed()
-    digests = [line[:64] for line in shop.cache.read_text(encoding="ascii").splitlines()[1:]]
-    lines = ["[]", "[1, 2", '{"a": 1}', "null", "[" + ",".join(["7"] * 17) + "]"]
-    body = "".join(f"{digest} {line}\n" for digest, line in zip(digests, lines)).encode("ascii")
-    shop.cache.write_bytes(manifest_cache._head(body) + b"\n" + body)
+    keys = [one.partition("\t")[0] for one in shop.cache.read_text(encoding="ascii").splitlines()[1:]]
+    body = "".join(f"{key}\t{line}\n" for key in keys).encode("ascii")
+    shop.cache.write_bytes(listing_cache._head(body) + b"\n" + body)
     assert shop.listed() == first
 
 
@@ -332,12 +392,16 @@ def test_the_cache_keeps_the_newest_that_fit_and_drops_what_was_written_longest_
     shop.listed()
     room = shop.cache.stat().st_size
     shop.cache.unlink()
-    monkeypatch.setattr(manifest_cache, "_MOST", room - 200)
+    monkeypatch.setattr(listing_cache, "_MOST", room - 50)
+    everything = sorted(path.name for path in shop.place.glob("*.json"))
     assert len(shop.listed().backups) == 5
+    # The oldest proof is the quickest to be read again.
+    oldest = next(name for name in everything if ".proof." in name)
+    assert sorted(shop.cached()) == [name for name in everything if name != oldest]
     skimmed.clear()
-    shop.listed()
-    assert [Path(where).name for where in skimmed] == [f"{manifest(4).id}.manifest.json"]
-    monkeypatch.setattr(manifest_cache, "_MOST_IN_ALL", room + 100)
+    assert len(shop.listed().backups) == 5
+    assert skimmed == []
+    monkeypatch.setattr(listing_cache, "_MOST_IN_ALL", room + 100)
     other = LocalRepository(shutil.copytree(shop.path, shop.path.parent / "other"))
     os.utime(shop.cache, (0, 0))
     read_place(shop.host, other, PLACE)
@@ -353,7 +417,7 @@ def test_the_cache_keeps_no_tables_and_no_properties(shop: Repository) -> None:
         assert (newest.manifest.fingerprint, newest.manifest.properties) == (None, {})
         assert newest.manifest.totals == tables.totals
         assert whole(shop.repository, newest).manifest == large
-    assert shop.cache.stat().st_size < 10_000
+    assert shop.cache.stat().st_size < 20_000
 
 
 def test_a_forged_manifest_with_a_right_checksum_is_still_refused_beside_a_warm_cache(shop: Repository) -> None:

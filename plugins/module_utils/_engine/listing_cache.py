@@ -2,15 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What listings read of manifests, kept in this host's state: the next listing takes apart only what is new to it.
+"""What listings read of manifests, key slots and proofs, kept in this host's state: the next one reads what is new.
 
-A listing still reads every manifest, and the SHA-256 of its bytes alone says which one it is: names, sizes and times
-prove nothing in a repository that others can write to. What is kept is what ``skim_manifest`` made of these bytes, and
-never a problem. A file that is missing, damaged, of another version, or that another account could have written, is as
-if it were not there.
+No file of a repository ever changes. Which file it was, its name, its size and its version in the store say
+(repositories.base.Entry): whatever is about to be used is read again, and compared with the digest that is kept here.
+What is kept is what a listing made of a file's bytes, and never a problem. A cache that is missing, damaged, of another
+version, or that another account could have written, is as if it were not there.
 
 One file a place of a repository, with what its last listing saw: a head with the CRC-32 of the rest, against damage,
-and a line for each manifest: its digest and a JSON array.
+and a line for each file: its name, size and version, and a JSON array.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import zlib
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 from . import __version__
 from .errors import EngineError
@@ -36,47 +36,61 @@ from .model import (
     Content,
     Encryption,
     FingerprintKind,
+    Generation,
+    KeySlot,
+    Level,
     Manifest,
+    Outcome,
     Place,
     Previous,
+    Proof,
+    SlotKind,
     Totals,
 )
+from .repositories.base import Entry
 from .state import Host, directory
 
 #: To be counted up whenever a manifest is read or checked differently, or is kept differently.
-_FORMAT = 3
-_HEAD = f"fleet-backup manifests {_FORMAT} {__version__}"
+_FORMAT = 4
+_HEAD = f"fleet-backup listing {_FORMAT} {__version__}"
 #: The most bytes of one place, some 30,000 backups, and of all places.
 _MOST, _MOST_IN_ALL = 32 << 20, 128 << 20
-_DIGEST = 64
-_JSON = json.JSONDecoder()
 _COMPRESSIONS: Mapping[str, Compression] = {one.value: one for one in Compression}
 _ENCRYPTIONS: Mapping[str, Encryption] = {one.value: one for one in Encryption}
 _CONTENTS: Mapping[str, Content] = {one.value: one for one in Content}
+_SLOT_KINDS: Mapping[str, SlotKind] = {one.value: one for one in SlotKind}
+_LEVELS: Mapping[str, Level] = {one.value: one for one in Level}
+_OUTCOMES: Mapping[str, Outcome] = {one.value: one for one in Outcome}
 _KINDS: Mapping[str, FingerprintKind] = {one.value: one for one in FingerprintKind}
 
 
-class ManifestCache:
-    """The manifests of one place in one repository, by the SHA-256 of their bytes in hexadecimal."""
+class ListingCache:
+    """What was read of the files of one place in one repository: an array of plain values each (see ``pack``)."""
 
     def __init__(self, host: Host, repository: str, place: Place) -> None:
         name = hashlib.sha256(f"{repository}\n{place.path}".encode("utf-8", "surrogateescape")).hexdigest()
-        self._host, self._path = host, host.state / "cache" / f"{name}.manifests"
+        self._host, self._path = host, host.state / "cache" / f"{name}.listing"
         self._kept = _load(self._path)
         self._seen: Dict[str, str] = {}
 
-    def get(self, digest: str) -> Optional[Manifest]:
-        """A manifest as ``skim_manifest`` returned it for these bytes; None where it must be read."""
-        line = self._kept.get(digest)
-        manifest = _manifest(line) if line else None
-        if line and manifest:
-            self._seen[digest] = line
-        return manifest
+    def holds(self, entry: Entry) -> bool:
+        """Whether there is something of this very file."""
+        return bool(entry.version) and _key(entry) in self._kept
 
-    def put(self, digest: str, manifest: Manifest) -> None:
-        """Keep what ``skim_manifest`` returned for the bytes that have this digest."""
-        if self._host.caches:
-            self._seen[digest] = f"{digest} {_line(manifest)}"
+    def get(self, entry: Entry) -> Any:
+        """What was put for this file; None where it must be read."""
+        key = _key(entry)
+        try:
+            value = json.loads(self._kept[key])
+        except (KeyError, ValueError):
+            return None
+        self._seen[key] = self._kept[key]
+        return value
+
+    def put(self, entry: Entry, value: Any) -> None:
+        """Keep what a listing made of this file, as JSON."""
+        if self._host.caches and entry.version and entry.name.isascii():
+            self._seen[_key(entry)] = json.dumps(value, separators=(",", ":"))
 
     def store(self) -> None:
         """Keep what this listing saw, and nothing else. Without a place to keep it, listings are slower, and right."""
@@ -89,8 +103,13 @@ class ManifestCache:
             _store(self._path, self._seen)
 
 
+def _key(entry: Entry) -> str:
+    # No name of a file holds a slash.
+    return f"{entry.name}/{entry.bytes}/{entry.version}"
+
+
 def _load(path: Path) -> Dict[str, str]:
-    """The lines of a file by their digests."""
+    """What a file has of each file of the repository."""
     try:
         content = _read(path)
     except (OSError, EngineError):
@@ -98,7 +117,8 @@ def _load(path: Path) -> Dict[str, str]:
     head, _newline, body = content.partition(b"\n")
     if head != _head(body) or not body.isascii():
         return {}
-    return {line[:_DIGEST]: line for line in body.decode("ascii").splitlines()}
+    lines = (line.partition("\t") for line in body.decode("ascii").splitlines())
+    return {key: value for key, _tab, value in lines}
 
 
 def _read(path: Path) -> bytes:
@@ -114,14 +134,15 @@ def _read(path: Path) -> bytes:
 
 
 def _store(path: Path, lines: Mapping[str, str]) -> None:
-    """Write the lines of the newest manifests that fit, whole or not at all. Raises OSError."""
+    """Write the lines of the newest files that fit, whole or not at all. Raises OSError."""
     kept, size = [], len(_HEAD) + 20
-    # Listed by id, so that the newest come last.
-    for line in reversed(list(lines.values())):
-        size += len(line) + 1
+    # Of each kind, the newest come last; and manifests, which take the longest to read, after all others.
+    for key, value in reversed(list(lines.items())):
+        line = f"{key}\t{value}\n"
+        size += len(line)
         if size > _MOST:
             break
-        kept.append(line + "\n")
+        kept.append(line)
     body = "".join(reversed(kept)).encode("ascii")
     temporary = path.with_suffix(".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -155,41 +176,30 @@ def _head(body: bytes) -> bytes:
     return f"{_HEAD} {zlib.crc32(body):08x}".encode("ascii")
 
 
-def _line(manifest: Manifest) -> str:
-    """A manifest as one line of JSON."""
-    return json.dumps(
-        [
-            manifest.id,
-            manifest.host,
-            manifest.engine,
-            manifest.database,
-            manifest.started.isoformat(),
-            manifest.finished.isoformat(),
-            [[*artefact] for artefact in manifest.artefacts],
-            manifest.tier,
-            manifest.binding,
-            manifest.source,
-            manifest.server_version,
-            manifest.tool_versions,
-            manifest.summary,
-            manifest.opaque,
-            manifest.durations,
-            manifest.previous,
-            manifest.labels,
-        ],
-        separators=(",", ":"),
-    )
+def pack(manifest: Manifest) -> List[Any]:
+    """A manifest that ``skim_manifest`` returned, as plain values."""
+    return [
+        manifest.id,
+        manifest.host,
+        manifest.engine,
+        manifest.database,
+        manifest.started.isoformat(),
+        manifest.finished.isoformat(),
+        [[*artefact] for artefact in manifest.artefacts],
+        manifest.tier,
+        manifest.binding,
+        manifest.source,
+        manifest.server_version,
+        manifest.tool_versions,
+        manifest.summary,
+        manifest.opaque,
+        manifest.durations,
+        manifest.previous,
+        manifest.labels,
+    ]
 
 
-def _manifest(line: str) -> Optional[Manifest]:
-    """A manifest of its line; None where the line is none."""
-    try:
-        return _made(*_JSON.raw_decode(line, _DIGEST + 1)[0])
-    except (ValueError, TypeError, KeyError):
-        return None
-
-
-def _made(
+def unpack(
     backup_id: str,
     host: str,
     engine: str,
@@ -208,6 +218,7 @@ def _made(
     previous: Any,
     labels: Mapping[str, str],
 ) -> Manifest:
+    """The manifest again. Raises ValueError, TypeError and KeyError for what is none."""
     return Manifest(
         backup_id,
         host,
@@ -234,3 +245,24 @@ def _made(
         Previous(*previous) if previous else None,
         labels,
     )
+
+
+def pack_generation(generation: Generation) -> List[Any]:
+    """Key slots as plain values."""
+    return [generation.number, [[*slot] for slot in generation.slots], generation.digest]
+
+
+def unpack_generation(number: int, slots: Any, digest: str) -> Generation:
+    """The key slots again. Raises ValueError, TypeError and KeyError for what is none."""
+    found = [KeySlot(artefact, _SLOT_KINDS[kind], reader, values) for artefact, kind, reader, values in slots]
+    return Generation(number, tuple(found), digest)
+
+
+def pack_proof(proof: Proof) -> List[Any]:
+    """A proof as plain values."""
+    return [proof.level, proof.outcome, proof.time.isoformat(), *proof[3:]]
+
+
+def unpack_proof(level: str, outcome: str, time: str, host: str, detail: str, seconds: float) -> Proof:
+    """The proof again. Raises ValueError, TypeError and KeyError for what is none."""
+    return Proof(_LEVELS[level], _OUTCOMES[outcome], datetime.fromisoformat(time), host, detail, seconds)
