@@ -26,7 +26,7 @@ LAYERS: Tuple[Tuple[str, ...], ...] = (
     ("messages", "text"),
     ("errors", "model"),
     ("audit", "command", "interrupts", "leftovers", "names", "primitives", "timespan"),
-    ("host", "shapes"),
+    ("crypto", "host", "shapes"),
     ("sealed",),
     ("generations", "hpke", "manifest", "pem", "process", "proofs", "retention", "scratch", "slots", "state"),
     ("binding", "databases", "keys", "repositories", "stream"),

@@ -166,6 +166,12 @@ class Damaged(EngineError):
     code = "damaged"
 
 
+class BadSignature(EngineError):
+    """A signature is not of the bytes beside it, or its signer may not sign them. The message goes on from its name."""
+
+    code = "bad_signature"
+
+
 class BadManifest(EngineError):
     """A manifest is cut short, of a newer schema, or holds what no manifest may hold."""
 
