@@ -80,7 +80,7 @@ def _listing(directory: Path, count: int, runs: int) -> list[Row]:
         place = repository / "bench" / "postgresql" / item.database
         place.mkdir(parents=True, exist_ok=True)
         (place / f"{item.id}.manifest.json").write_bytes(write_manifest(item))
-        (place / slots_name(item.id, 1)).write_bytes(write_generation(item.id, 1, slots(item)))
+        (place / slots_name(item.id, 1)).write_bytes(write_generation(item.id, 1, NOW, slots(item)))
         (place / item.main.name).write_bytes(b"content")
     cold, warm = [], []
     for _run in range(runs):

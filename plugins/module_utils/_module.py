@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import platform
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
+from ._engine.crypto.signing import Signing
 from ._engine.errors import BadInput, BadManifest, EngineError, Stopped
 from ._engine.host.apart import apart
 from ._engine.interrupts import interruptible
@@ -145,6 +146,21 @@ ACCEPT_ENCRYPTION = ArgumentSpec(
     }
 )
 
+#: For modules that read or write backups.
+SIGNING = ArgumentSpec(
+    {
+        "signing": {
+            "type": "dict",
+            "options": {
+                # Its path: the key itself never leaves its file.
+                "key": {"type": "path", "no_log": False},
+                "allowed_signers": {"type": "path"},
+                "required": {"type": "bool"},
+            },
+        }
+    }
+)
+
 _DEEDS = {"db_backup": "The backup", "db_restore": "The restore", "backup_verify": "The verification"}
 
 SCRATCH_OPTIONS = {
@@ -200,6 +216,11 @@ class Options:
             identities=tuple(given["identities"]),
             accepted=accepted,
         )
+
+    def signing(self) -> Signing:
+        """The shared option ``signing``; without it, nothing is signed and no signature is looked at."""
+        given = self._params.get("signing") or {}
+        return Signing(given.get("key"), given.get("allowed_signers"), given.get("required"))
 
     def span(self, name: str) -> Optional[timedelta]:
         """A duration such as ``26h``."""
@@ -271,7 +292,9 @@ def run_module(spec: ArgumentSpec, act: Callable[[Options, Host, bool], Outcome]
     def work() -> Mapping[str, Any]:
         with interruptible():
             _refuse_empty(module.params)
-            return asdict(act(Options(module.params), this_host(module.check_mode), module.check_mode))
+            options = Options(module.params)
+            host = replace(this_host(module.check_mode), signing=options.signing())
+            return asdict(act(options, host, module.check_mode))
 
     try:
         outcome = Outcome(**apart(work, _label(module), _seconds(module.params.get("timeout"))))

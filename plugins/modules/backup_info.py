@@ -33,6 +33,7 @@ seealso:
 extends_documentation_fragment:
   - fleet.backup.repositories
   - fleet.backup.encryption
+  - fleet.backup.signing
   - fleet.backup.attributes
 author:
   - The fleet.backup contributors (@fleet-backup)
@@ -369,6 +370,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
     ENCRYPTION,
     REPOSITORIES,
+    SIGNING,
     ArgumentSpec,
     Options,
     Outcome,
@@ -377,7 +379,12 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
 )
 
 # Keys are not used here; they are accepted so that module_defaults can set them for the whole action group.
-SPEC = DATABASE_FILTER.merge(REPOSITORIES).merge(ENCRYPTION).merge(ArgumentSpec({"source_host": {"type": "str"}}))
+SPEC = (
+    DATABASE_FILTER.merge(REPOSITORIES)
+    .merge(ENCRYPTION)
+    .merge(SIGNING)
+    .merge(ArgumentSpec({"source_host": {"type": "str"}}))
+)
 
 
 def act(options: Options, host: Host, check_mode: bool) -> Outcome:

@@ -76,6 +76,7 @@ seealso:
   - module: fleet.backup.db_backup
 extends_documentation_fragment:
   - fleet.backup.encryption
+  - fleet.backup.signing
   - fleet.backup.attributes
 author:
   - The fleet.backup contributors (@fleet-backup)
@@ -179,6 +180,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
     ENCRYPTION,
     REPOSITORIES,
+    SIGNING,
     ArgumentSpec,
     Options,
     Outcome,
@@ -190,6 +192,7 @@ _CHANGES = {"present": SlotChange.INCLUDE, "rotated": SlotChange.EXACTLY, "absen
 SPEC = (
     DATABASE_FILTER.merge(REPOSITORIES)
     .merge(ENCRYPTION)
+    .merge(SIGNING)
     .merge(
         ArgumentSpec(
             {

@@ -103,6 +103,7 @@ seealso:
 extends_documentation_fragment:
   - fleet.backup.repositories
   - fleet.backup.encryption
+  - fleet.backup.signing
   - fleet.backup.attributes
 author:
   - The fleet.backup contributors (@fleet-backup)
@@ -234,6 +235,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE_FILTER,
     ENCRYPTION,
     REPOSITORIES,
+    SIGNING,
     ArgumentSpec,
     Options,
     Outcome,
@@ -247,6 +249,7 @@ _COUNTS = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 SPEC = (
     DATABASE_FILTER.merge(REPOSITORIES)
     .merge(ENCRYPTION)
+    .merge(SIGNING)
     .merge(
         ArgumentSpec(
             {

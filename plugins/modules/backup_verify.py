@@ -142,6 +142,7 @@ extends_documentation_fragment:
   - fleet.backup.database
   - fleet.backup.repositories
   - fleet.backup.encryption
+  - fleet.backup.signing
   - fleet.backup.accept_encryption
   - fleet.backup.attributes
 author:
@@ -244,6 +245,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     ENCRYPTION,
     REPOSITORIES,
     SCRATCH_OPTIONS,
+    SIGNING,
     ArgumentSpec,
     Options,
     Outcome,
@@ -260,6 +262,7 @@ _ASSERTION = {
 SPEC = (
     DATABASE.merge(REPOSITORIES)
     .merge(ENCRYPTION)
+    .merge(SIGNING)
     .merge(ACCEPT_ENCRYPTION)
     .merge(
         ArgumentSpec(

@@ -94,6 +94,7 @@ extends_documentation_fragment:
   - fleet.backup.database
   - fleet.backup.repositories
   - fleet.backup.encryption
+  - fleet.backup.signing
   - fleet.backup.attributes
 author:
   - The fleet.backup contributors (@fleet-backup)
@@ -272,6 +273,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     DATABASE,
     ENCRYPTION,
     REPOSITORIES,
+    SIGNING,
     ArgumentSpec,
     Options,
     Outcome,
@@ -281,6 +283,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
 SPEC = (
     DATABASE.merge(REPOSITORIES)
     .merge(ENCRYPTION)
+    .merge(SIGNING)
     .merge(
         ArgumentSpec(
             {

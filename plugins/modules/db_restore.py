@@ -117,6 +117,7 @@ extends_documentation_fragment:
   - fleet.backup.database
   - fleet.backup.repository
   - fleet.backup.encryption
+  - fleet.backup.signing
   - fleet.backup.accept_encryption
   - fleet.backup.attributes
 author:
@@ -355,6 +356,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
     ENCRYPTION,
     REPOSITORIES,
     REPOSITORY,
+    SIGNING,
     ArgumentSpec,
     Options,
     Outcome,
@@ -364,6 +366,7 @@ from ansible_collections.fleet.backup.plugins.module_utils._module import (
 SPEC = (
     DATABASE.merge(REPOSITORY)
     .merge(ENCRYPTION)
+    .merge(SIGNING)
     .merge(ACCEPT_ENCRYPTION)
     .merge(
         ArgumentSpec(

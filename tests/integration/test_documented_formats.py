@@ -11,12 +11,14 @@ import re
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from _engine.backup import BackupResult
+from _engine.crypto.signing import Signing
 from _engine.model import Encryption, EncryptionSettings
 from world import World
 
@@ -72,6 +74,7 @@ def test_every_block_is_tried() -> None:
         "gpg",
         "gpg-passphrase",
         "postgresql",
+        "signature",
         "sqlite",
     ]
 
@@ -92,6 +95,17 @@ def test_several_segments_of_aes256_gcm_are_undone_without_this_project(world: W
     (world.root / "key.pem").write_text(world.private)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     assert holds_the_orders(world, follow(world, "aes256-gcm", result, KEY=world.root / "key.pem", PATH=path))
+
+
+def test_a_signature_is_checked_without_this_project(world: World) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(world.root / "key")], check=True)
+    signers = world.root / "allowed_signers"
+    signers.write_text(f'web1 namespaces="fleet.backup*" {(world.root / "key.pub").read_text()}')
+    world.host = replace(world.host, signing=Signing(str(world.root / "key"), str(signers)))
+    result = world.backup()
+    follow(world, "signature", result, ALLOWED_SIGNERS=signers, HOST="web1")
+    with pytest.raises(subprocess.CalledProcessError):
+        follow(world, "signature", result, ALLOWED_SIGNERS=signers, HOST="web2")
 
 
 def test_gpg_is_undone(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

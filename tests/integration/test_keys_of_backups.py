@@ -211,10 +211,13 @@ def test_new_slots_leave_the_manifest_alone_and_take_the_place_of_the_old_ones(w
     assert world.verify().passed and world.catalogue().problems == ()
 
 
+WRITTEN = datetime(2026, 3, 2, tzinfo=timezone.utc)
+
+
 def plant(world: World, backup: str, number: int, slots: Sequence[KeySlot]) -> Path:
     """Put key slots beside a backup, as anyone can who can write to the repository."""
     path = world.directory / f"{backup}.slots.{number}.json"
-    path.write_bytes(write_generation(backup, number, slots))
+    path.write_bytes(write_generation(backup, number, WRITTEN, slots))
     return path
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime, timezone
 from typing import Any, Dict, List
 
 import pytest
@@ -25,14 +26,15 @@ SLOTS = (
     KeySlot(ARTEFACT, SlotKind.X25519, "c" * 64, {"enc": "AA==", "ciphertext": "AA==", "hmac": "d" * 64}),
     KeySlot(ARTEFACT, SlotKind.PASSPHRASE, "", {"salt": "AA==", "n": 131_072, "r": 8, "p": 1}),
 )
-WRITTEN = write_generation(ID, 3, SLOTS)
+TIME = datetime(2026, 3, 2, tzinfo=timezone.utc)
+WRITTEN = write_generation(ID, 3, TIME, SLOTS)
 
 
 def test_slots_come_back_as_they_were_written() -> None:
     name = slots_name(ID, 3)
     assert (name, parse_slots_name(name)) == (f"{ID}.slots.3.json", (ID, 3))
-    assert read_generation(name, WRITTEN) == Generation(3, SLOTS, hashlib.sha256(WRITTEN).hexdigest())
-    assert read_generation(slots_name(ID, 1), write_generation(ID, 1, ())).slots == ()
+    assert read_generation(name, WRITTEN) == Generation(3, TIME, SLOTS, hashlib.sha256(WRITTEN).hexdigest())
+    assert read_generation(slots_name(ID, 1), write_generation(ID, 1, TIME, ())).slots == ()
 
 
 @pytest.mark.parametrize(
@@ -67,8 +69,9 @@ def written(**fields: Any) -> bytes:
         (b"", "cut short or damaged"),
         (WRITTEN[:-1], "cut short or damaged"),
         (WRITTEN.replace(b"131072", b"131073"), "does not have the SHA-256"),
-        (sealed({"backup": ID, "generation": 3}), "key_slots is missing"),
+        (sealed({"backup": ID, "generation": 3, "time": "2026-03-02T00:00:00Z"}), "key_slots is missing"),
         (written(generation=4), "of another backup, or another generation"),
+        (written(time=3), "time is not a"),
         (written(generation=True), "generation is not a whole number"),
         (written(backup=ID[:-1] + "8"), "of another backup, or another generation"),
         (written(key_slots=slots(artefact="other.dump")), "for files that are not of this backup"),

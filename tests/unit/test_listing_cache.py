@@ -77,7 +77,7 @@ class Repository:
         path = self.place / f"{made.id}.manifest.json"
         path.write_bytes(content or write_manifest(made))
         (self.place / made.main.name).write_bytes(b"content")
-        slots = write_generation(made.id, 1, [KeySlot(made.main.name, SlotKind.X25519, "c" * 64, {"enc": "AA=="})])
+        slots = write_generation(made.id, 1, NOW, [KeySlot(made.main.name, SlotKind.X25519, "c" * 64, {"enc": "AA=="})])
         (self.place / slots_name(made.id, 1)).write_bytes(slots)
         proof = Proof(Level.CHECKSUM, Outcome.PASSED, NOW, "web1", "", 1.5)
         (self.place / f"{made.id}.proof.{stamp(NOW)}-2222.json").write_bytes(write_proof(made.id, proof))
@@ -194,6 +194,7 @@ def test_any_proof_comes_back_from_the_cache(made: Proof) -> None:
     st.builds(
         Generation,
         st.integers(1, 999_999_999),
+        moments,
         st.lists(
             st.builds(
                 KeySlot,

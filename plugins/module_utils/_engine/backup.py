@@ -18,6 +18,7 @@ from .catalogue import place_of, tidy
 from .cipher import Sealer, Stage, sealed_for
 from .clock import note
 from .command import Channel, Command, program_version
+from .crypto.signing import MANIFESTS, SLOTS
 from .databases import open_engine
 from .databases.base import DumpOptions, Engine, Inspection, Snapshot, Stream
 from .errors import BadInput, Contended, Damaged, Refused, Shrunk, ToolFailed
@@ -131,6 +132,8 @@ def _plan(request: BackupRequest, host: Host) -> Tuple[BackupPlan, Survey]:
     engine = open_engine(request.present)
     inspection = engine.inspect() if fresh else engine.check_dump(request.dump_options)
     _require_same_source(request, found, inspection.source)
+    for namespace in (MANIFESTS, SLOTS):
+        host.signing.require_able(request.place.host, namespace, host.now())
     leftovers: List[str] = []
     if not fresh:
         compressing(request.compression, request.compression_level)
@@ -202,11 +205,11 @@ def _attempt_backup(
     with engine.snapshot(request.dump_options) as snapshot:
         _require_same_source(request, found, snapshot.facts.source)
         run = _Run(request, host, started, engine, snapshot, found, progress)
-        with Publication(found.repositories, request.place, found.failures) as publication:
+        with Publication(found.repositories, request.place, host.signing, found.failures) as publication:
             manifest = run.store(publication)
             snapshot.conclude()
             warnings = [*found.disorder, *_misplaced(request), *snapshot.facts.warnings, *run.refuse_shrunk(manifest)]
-            slots = publication.add_slots(manifest.id, run.slots)
+            slots = publication.add_slots(manifest.id, run.slots, manifest.finished)
             digest = publication.describe(manifest)
             # Before it appears: a backup that this host does not know to be its own would never be rotated.
             run.remember(publication, digest, slots, pending=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from .crypto.signing import UNSIGNED, Signing
 from .errors import Locked
 from .listing_cache import ListingCache
 from .manifest import MANIFEST_LIMIT, read_manifest
@@ -67,7 +68,7 @@ def read_place(host: Host, repository: Repository, place: Place) -> Catalogue:
     So is the newest backup that a host counts on, where it is gone.
     """
     cache = ListingCache(host, repository.label, place)
-    catalogue = scan(repository, place, host.now(), recall(host, repository, place), cache)
+    catalogue = scan(repository, place, host.now(), host.signing, recall(host, repository, place), cache)
     cache.store()
     # Asked for once more: what this host itself took or removed in between was neither planted nor lost.
     memory = recall(host, repository, place)
@@ -101,11 +102,12 @@ def scan(
     repository: Repository,
     place: Place,
     now: datetime,
+    signing: Signing = UNSIGNED,
     memory: Optional[Memory] = None,
     cache: Optional[ListingCache] = None,
 ) -> Catalogue:
     """What one place holds (scanning.look), whoever wrote it."""
-    backups, problems, superseded = look(repository, place, now, memory or {}, cache)
+    backups, problems, superseded = look(repository, place, now, signing, memory or {}, cache)
     return Catalogue(backups, problems, superseded=superseded)
 
 

@@ -163,7 +163,7 @@ def opened(settings: EncryptionSettings, backup: Backup, artefact: Artefact) -> 
     """
     manifest, identities = backup.manifest, keys.load_identities(settings.identities)
     origin, failures = manifest.origin(artefact.name), []
-    for generation in backup.generations or (Generation(0, (), ""),):
+    for generation in backup.generations or (Generation(0, manifest.finished, (), ""),):
         try:
             data_key = keys.unwrap(generation.slots, origin, identities, settings.passphrase)
             binding.check_by_key(manifest, artefact, data_key)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import datetime
 from typing import Any, Dict, Sequence, Tuple
 
 from .model import Generation, KeySlot, SlotKind
 from .names import parse_slots_name
 from .sealed import sealed, unsealed
-from .shapes import Fields, Misshapen, choice, integer, mapping, sequence, text
+from .shapes import Fields, Misshapen, choice, integer, mapping, moment, sequence, text
+from .timespan import format_precise
 
 #: No generation is larger, in bytes.
 SLOTS_LIMIT = 128 << 10
@@ -29,9 +31,16 @@ _NUMBER = integer(1, 999_999_999)
 _PARAMETER, _COST = text(1_000), integer(0, 1 << 32)
 
 
-def write_generation(backup_id: str, number: int, slots: Sequence[KeySlot]) -> bytes:
+def write_generation(backup_id: str, number: int, time: datetime, slots: Sequence[KeySlot]) -> bytes:
     """A generation of a backup's key slots, as its file holds it."""
-    return sealed({"backup": backup_id, "generation": number, "key_slots": [_document(slot) for slot in slots]})
+    return sealed(
+        {
+            "backup": backup_id,
+            "generation": number,
+            "time": format_precise(time),
+            "key_slots": [_document(slot) for slot in slots],
+        }
+    )
 
 
 def read_generation(name: str, content: bytes) -> Generation:
@@ -42,7 +51,7 @@ def read_generation(name: str, content: bytes) -> Generation:
         raise Misshapen("is of another backup, or another generation, than its name says")
     slots = fields.take("key_slots", _SLOTS_OF)
     _check(slots, backup_id)
-    return Generation(number, slots, hashlib.sha256(content).hexdigest())
+    return Generation(number, fields.take("time", moment), slots, hashlib.sha256(content).hexdigest())
 
 
 def _document(slot: KeySlot) -> Dict[str, Any]:

@@ -24,7 +24,7 @@ import zlib
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 from . import __version__
 from .errors import EngineError
@@ -73,13 +73,13 @@ class ListingCache:
         self._kept = _load(self._path)
         self._seen: Dict[str, str] = {}
 
-    def holds(self, entry: Entry) -> bool:
-        """Whether there is something of this very file."""
-        return bool(entry.version) and _key(entry) in self._kept
+    def holds(self, *entries: Entry) -> bool:
+        """Whether there is something of this very file, beside which lies this very signature where there is one."""
+        return _key(entries) in self._kept
 
-    def get(self, entry: Entry) -> Any:
+    def get(self, *entries: Entry) -> Any:
         """What was put for this file; None where it must be read."""
-        key = _key(entry)
+        key = _key(entries)
         try:
             value = json.loads(self._kept[key])
         except (KeyError, ValueError):
@@ -87,10 +87,10 @@ class ListingCache:
         self._seen[key] = self._kept[key]
         return value
 
-    def put(self, entry: Entry, value: Any) -> None:
+    def put(self, value: Any, *entries: Entry) -> None:
         """Keep what a listing made of this file, as JSON."""
-        if self._host.caches and entry.version and entry.name.isascii():
-            self._seen[_key(entry)] = json.dumps(value, separators=(",", ":"))
+        if self._host.caches and all(entry.version and entry.name.isascii() for entry in entries):
+            self._seen[_key(entries)] = json.dumps(value, separators=(",", ":"))
 
     def store(self) -> None:
         """Keep what this listing saw, and nothing else. Without a place to keep it, listings are slower, and right."""
@@ -103,9 +103,9 @@ class ListingCache:
             _store(self._path, self._seen)
 
 
-def _key(entry: Entry) -> str:
+def _key(entries: Sequence[Entry]) -> str:
     # No name of a file holds a slash.
-    return f"{entry.name}/{entry.bytes}/{entry.version}"
+    return "/".join(f"{entry.name}/{entry.bytes}/{entry.version}" for entry in entries)
 
 
 def _load(path: Path) -> Dict[str, str]:
@@ -249,13 +249,14 @@ def unpack(
 
 def pack_generation(generation: Generation) -> List[Any]:
     """Key slots as plain values."""
-    return [generation.number, [[*slot] for slot in generation.slots], generation.digest]
+    slots = [[*slot] for slot in generation.slots]
+    return [generation.number, generation.time.isoformat(), slots, generation.digest]
 
 
-def unpack_generation(number: int, slots: Any, digest: str) -> Generation:
+def unpack_generation(number: int, time: str, slots: Any, digest: str) -> Generation:
     """The key slots again. Raises ValueError, TypeError and KeyError for what is none."""
     found = [KeySlot(artefact, _SLOT_KINDS[kind], reader, values) for artefact, kind, reader, values in slots]
-    return Generation(number, tuple(found), digest)
+    return Generation(number, datetime.fromisoformat(time), tuple(found), digest)
 
 
 def pack_proof(proof: Proof) -> List[Any]:

@@ -239,9 +239,10 @@ class KeySlot(NamedTuple):
 
 
 class Generation(NamedTuple):
-    """One generation of a backup's key slots: its number, from 1 on, and the SHA-256 of its file's bytes."""
+    """One generation of a backup's key slots: its number, from 1 on, when it was written, and its file's SHA-256."""
 
     number: int
+    time: datetime
     slots: Tuple[KeySlot, ...]
     digest: str
 

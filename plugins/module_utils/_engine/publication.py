@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import ExitStack
+from datetime import datetime
 from types import TracebackType
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Type
 
 from .apiece import partly_done
+from .crypto.signing import MANIFESTS, SIGNATURE, SLOTS, Signing
 from .errors import BadInput, BadManifest, EngineError
 from .generations import write_generation
 from .interrupts import finish
@@ -29,8 +31,10 @@ from .repositories.base import Repository, Writer
 class Publication:
     """A backup that is being written. Leaving the context before ``publish`` removes all of it."""
 
-    def __init__(self, repositories: Sequence[Repository], place: Place, failures: Sequence[EngineError] = ()) -> None:
-        self._place = place
+    def __init__(
+        self, repositories: Sequence[Repository], place: Place, signing: Signing, failures: Sequence[EngineError] = ()
+    ) -> None:
+        self._place, self._signing = place, signing
         self._stack = ExitStack()
         self._writers: Dict[Repository, List[Writer]] = {repository: [] for repository in repositories}
         self._names: List[str] = []
@@ -68,18 +72,24 @@ class Publication:
         """Make the file that was begun last durable."""
         self._each(lambda repository: self._writers[repository][-1].finish())
 
-    def add_slots(self, backup_id: str, slots: Sequence[KeySlot]) -> str:
+    def add_slots(self, backup_id: str, slots: Sequence[KeySlot], time: datetime) -> str:
         """Write the first generation of the key slots, still hidden, where there are any; their SHA-256."""
-        return self._add(slots_name(backup_id, 1), write_generation(backup_id, 1, slots)) if slots else ""
+        if not slots:
+            return ""
+        return self._add(slots_name(backup_id, 1), write_generation(backup_id, 1, time, slots), SLOTS)
 
     def describe(self, manifest: Manifest) -> str:
         """Write the manifest, still hidden; its SHA-256."""
-        return self._add(manifest.id + MANIFEST, _readable(manifest))
+        return self._add(manifest.id + MANIFEST, _readable(manifest), MANIFESTS)
 
-    def _add(self, name: str, content: bytes) -> str:
-        self.begin(name)
-        self.write(content)
-        self.finish()
+    def _add(self, name: str, content: bytes, namespace: str) -> str:
+        """Write a small file, and before it its signature where this host signs; its SHA-256."""
+        signature = self._signing.sign(namespace, content)
+        for file, held in ((name + SIGNATURE, signature), (name, content)):
+            if held is not None:
+                self.begin(file)
+                self.write(held)
+                self.finish()
         return hashlib.sha256(content).hexdigest()
 
     @property

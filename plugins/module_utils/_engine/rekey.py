@@ -17,6 +17,7 @@ from . import keys
 from .apiece import Apiece
 from .catalogue import read_place, unchanged, whole
 from .cipher import opened, opened_with
+from .crypto.signing import SIGNATURE, SLOTS
 from .errors import BadInput, BadManifest, Locked, PartlyDone, Refused
 from .generations import LAST_GENERATION, write_generation
 from .interrupts import interruptible
@@ -24,6 +25,7 @@ from .memory import recall, remember
 from .model import Artefact, Backup, Encryption, EncryptionSettings, KeySlot, Place, SlotKind
 from .names import MANIFEST, id_of_file, parse_slots_name, safe_name, slots_name
 from .repositories.base import Repository
+from .small_files import store
 from .state import Host, audit, audit_failure, locked
 from .text import shortened
 
@@ -78,7 +80,7 @@ class Rekeyed:
 
 def plan_rekeying(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
     """What a run would change. Changes nothing; raises what a run would raise."""
-    _check_request(request)
+    _check_request(request, host)
     planned: List[Rekeyed] = []
     apiece = Apiece()
     for repository, place in _places(request, apiece):
@@ -92,7 +94,7 @@ def rekey(request: RekeyRequest, host: Host) -> Tuple[Rekeyed, ...]:
     Each backup is for itself: one that another planted or damaged must not keep a withdrawn key in all others. Raises
     PartlyDone, which names the backups that are as they were, and the error itself where that is all.
     """
-    _check_request(request)
+    _check_request(request, host)
     done, apiece = [], Apiece()
     with interruptible():
         for repository, place in _places(request, apiece):
@@ -159,8 +161,8 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
         unchanged(repository, backup)
         replaced = _slots_files(repository, backup)
         number = _next_generation(backup, replaced)
-        content = write_generation(backup.id, number, item.slots)
-        repository.store(place, slots_name(backup.id, number), content)
+        content = write_generation(backup.id, number, host.now(), item.slots)
+        store(host, repository, place, slots_name(backup.id, number), content, SLOTS)
         repository.discard(place, replaced)
         # Who may read it says nothing of who wrote it: what this host does not know, or not like this, stays so.
         known = recall(host, repository, place).get(backup.id)
@@ -175,17 +177,24 @@ def _write(request: RekeyRequest, host: Host, repository: Repository, item: Reke
 def _slots_files(repository: Repository, backup: Backup) -> List[str]:
     """All files with key slots of a backup. Raises Locked where those that were listed are not among them any more."""
     names = [entry.name for entry in repository.entries(backup.place)]
-    found = [name for name in names if (parse_slots_name(name) or ("", 0))[0] == backup.id]
+    found = [name for name in names if _slots_of(name) == backup.id]
     if {slots_name(backup.id, one.number) for one in backup.generations} - set(found):
         raise Locked(f"The key slots of {backup.id} were changed while this worked on them. Run this again.")
     return found
+
+
+def _slots_of(name: str) -> Optional[str]:
+    """The id of the backup whose key slots, or their signature, a file has."""
+    parsed = parse_slots_name(name[: -len(SIGNATURE)] if name.endswith(SIGNATURE) else name)
+    return parsed[0] if parsed else None
 
 
 def _next_generation(backup: Backup, names: Sequence[str]) -> int:
     """The number of the next key slots: above that of the newest, unless somebody has used the numbers up."""
     newest = backup.generations[0].number
     numbers = count(newest + 1 if newest < LAST_GENERATION else 1)
-    return next(number for number in numbers if slots_name(backup.id, number) not in names)
+    taken = {name[: -len(SIGNATURE)] if name.endswith(SIGNATURE) else name for name in names}
+    return next(number for number in numbers if slots_name(backup.id, number) not in taken)
 
 
 def _rekey(request: RekeyRequest, repository: Repository, backup: Backup) -> Rekeyed:
@@ -261,7 +270,8 @@ def _places(request: RekeyRequest, apiece: Apiece) -> List[Tuple[Repository, Pla
     return apiece.places(request.repositories, is_wanted)
 
 
-def _check_request(request: RekeyRequest) -> None:
+def _check_request(request: RekeyRequest, host: Host) -> None:
+    host.signing.require_able(safe_name(request.source_host), SLOTS, host.now())
     if request.change is SlotChange.EXCLUDE:
         if not request.slots:
             raise BadInput("There is no slot to remove. Name recipients' ids in slots; backup_info lists them.")

@@ -13,6 +13,7 @@ from typing import Collection, Dict, Iterator, List, Optional, Sequence, Tuple
 from .apiece import Apiece
 from .catalogue import Catalogue, in_future, place_of, read_place, scan, tidy, unchanged
 from .clock import note, require_trustworthy
+from .crypto.signing import SIGNATURE
 from .errors import BadInput, EngineError, NotFound, PartlyDone
 from .interrupts import interruptible
 from .memory import adopt, dismiss, forget, recall
@@ -160,7 +161,7 @@ def _carry_out(request: RotateRequest, host: Host, repository: Repository, rotat
     if rotation.superseded:
         facts = {"repository": repository.label, "files": list(rotation.superseded)}
         audit(host, "tidy", place.path, "removing", facts)
-        repository.discard(place, rotation.superseded)
+        repository.discard(place, [file for name in rotation.superseded for file in (name, name + SIGNATURE)])
     if rotation.leftovers:
         audit(host, "tidy", place.path, "removing", {"repository": repository.label, "files": list(rotation.leftovers)})
         tidy(host, repository, place, dry_run=False)
@@ -242,7 +243,8 @@ def _stale(superseded: Sequence[str], removed: Collection[str]) -> Iterator[str]
 
 def _adopted(host: Host, repository: Repository, place: Place) -> Catalogue:
     """What lies there, all of it as this host's own: how it remembered what is not the same any more is forgotten."""
-    catalogue, memory = scan(repository, place, host.now()), recall(host, repository, place)
+    catalogue = scan(repository, place, host.now(), host.signing)
+    memory = recall(host, repository, place)
     backups = []
     for backup in catalogue.backups:
         known = memory.get(backup.id)

@@ -27,7 +27,8 @@ from typing import (
     Union,
 )
 
-from .errors import BadManifest, EngineError
+from .crypto.signing import Signing
+from .errors import BadManifest, BadSignature, EngineError
 from .listing_cache import ListingCache
 from .manifest import MANIFEST_LIMIT
 from .memory import Memory
@@ -59,7 +60,12 @@ class Found(NamedTuple):
 
 
 def look(
-    repository: Repository, place: Place, now: datetime, memory: Memory, cache: Optional[ListingCache] = None
+    repository: Repository,
+    place: Place,
+    now: datetime,
+    signing: Signing,
+    memory: Memory,
+    cache: Optional[ListingCache] = None,
 ) -> Found:
     """Read what one place holds. A manifest that cannot be read becomes a problem, and hides no other backup.
 
@@ -69,21 +75,27 @@ def look(
     missing, and a backup that is being written or removed is neither a backup nor a problem.
     """
     with _collector_paused():
-        return _Look(repository, place, now, memory, cache).found()
+        return _Look(repository, place, now, signing, memory, cache).found()
 
 
 class _Look:
     """One look at a place, and what it has found so far."""
 
     def __init__(
-        self, repository: Repository, place: Place, now: datetime, memory: Memory, cache: Optional[ListingCache]
+        self,
+        repository: Repository,
+        place: Place,
+        now: datetime,
+        signing: Signing,
+        memory: Memory,
+        cache: Optional[ListingCache],
     ) -> None:
         self._repository, self._place, self._now = repository, place, now
         self._memory = memory
         self._where = f"{repository.label}/{place.path}"
         self._problems: List[Problem] = []
         entries = repository.entries(place)
-        self._files = SmallFiles(repository, place, entries, cache)
+        self._files = SmallFiles(repository, place, entries, signing, cache)
         self._sizes = {entry.name: entry.bytes for entry in entries if entry.regular}
         for entry in entries:
             if not entry.regular:
@@ -220,6 +232,9 @@ class _Look:
                 yield owners[name], name, found
             elif isinstance(found, Misshapen):
                 yield owners[name], name, f" ({found})"
+            elif isinstance(found, BadSignature):
+                # It counts for nothing, whatever it says: neither does it hide what is signed.
+                self._problems.append(Problem(self._place, name, str(found)))
             elif self._repository.stat(self._place, name):
                 # Otherwise it is gone: with its backup, or because a newer one took its place.
                 yield owners[name], name, ""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional
 
 from .audit import append, caller, tell_journal
+from .crypto.signing import UNSIGNED, Signing
 from .errors import BadInput, EngineError, Locked, NoSpace, PermissionDenied, Stopped
 from .host.small import read_small
 from .host.unexpected import explained_stop
@@ -45,6 +46,7 @@ class Host:
     now: Callable[[], datetime] = _utc_now
     #: Seconds since the machine was started, by a clock that nobody sets; None where ``now`` is no real clock either.
     running: Optional[Callable[[], float]] = None
+    signing: Signing = UNSIGNED
     #: Whether listings may keep what they read (listing_cache.py). Not where nothing is to be changed.
     caches: bool = False
 

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Un
 
 from .catalogue import Catalogue, dated_in_future, in_future, place_of, read_place, whole
 from .cipher import check_accepted, opened, opened_with, opening
+from .crypto.signing import PROOFS, SIGNATURE
 from .databases import open_engine
 from .databases.base import Engine, Staging
 from .errors import (
@@ -55,6 +56,7 @@ from .repositories.base import Repository
 from .retention import as_judged_here
 from .scanning import confirmed
 from .scratch import Purpose, unprivileged_directory
+from .small_files import store
 from .state import Host, Progress, audit, audit_failure, locked
 from .timespan import format_span
 
@@ -126,13 +128,13 @@ class VerifyResult:
 
 def plan_verification(request: VerifyRequest, host: Host) -> Tuple[Union[Check, Tuple[Repository, Backup]], ...]:
     """The backups that a run would verify, and the checks that have failed already. Changes nothing."""
-    _check_request(request)
+    _check_request(request, host)
     return tuple(_selection(request, host))
 
 
 def verify(request: VerifyRequest, host: Host) -> VerifyResult:
     """Verify, and record a proof beside each backup. A backup that fails is in the result, and stops no other."""
-    _check_request(request)
+    _check_request(request, host)
     subject = request.place.path
     checks: List[Check] = []
     used: Set[str] = set()
@@ -167,7 +169,8 @@ def _facts(request: VerifyRequest, result: VerifyResult, used: Set[str]) -> Dict
     return dict(facts, reason=reasons[0]) if reasons else facts
 
 
-def _check_request(request: VerifyRequest) -> None:
+def _check_request(request: VerifyRequest, host: Host) -> None:
+    host.signing.require_able(request.place.host, PROOFS, host.now())
     if not request.repositories:
         raise BadInput("There is no repository to verify. Give at least one in repositories.")
     if request.assertions and request.level is not Level.RESTORE:
@@ -301,10 +304,10 @@ def _prove(
         # First where nobody else writes: a failure must not be forgotten because a store does not take it.
         _remember(request, host, repository, backup, proof)
         name = make_proof_name(backup.id, proof.time)
-        repository.store(backup.place, name, write_proof(backup.id, proof))
+        store(host, repository, backup.place, name, write_proof(backup.id, proof), PROOFS)
         if not repository.stat(backup.place, backup.id + MANIFEST):
             # It was removed while this was written.
-            repository.discard(backup.place, [name])
+            repository.discard(backup.place, [name, name + SIGNATURE])
     except EngineError as error:
         unrecorded = Unverifiable(f"{check.outcome.value}, but the proof could not be recorded: {error}")
         if check.outcome is Outcome.FAILED:

@@ -12,6 +12,7 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...crypto.signing import UNSIGNED, Signing
 from ...errors import BadInput, PermissionDenied
 from ...host.small import read_small
 from ...shapes import once
@@ -51,7 +52,12 @@ def read_settings(path: Path, required: bool) -> Settings:
     state = fields.text("state")
     jobs = Path(fields.text("jobs") or path.parent / "jobs.d")
     notifications = Path(fields.text("notifications") or path.parent / "notifications.json")
+    signing = fields.object("signing", _signing) or UNSIGNED
     fields.end()
-    if state is not None and "FLEET_BACKUP_STATE" not in os.environ:
-        return Settings(Host(host, Path(state), caches=True), jobs, notifications)
-    return Settings(Host(host, default_state(), caches=True), jobs, notifications)
+    chosen = Path(state) if state is not None and "FLEET_BACKUP_STATE" not in os.environ else default_state()
+    return Settings(Host(host, chosen, signing=signing, caches=True), jobs, notifications)
+
+
+def _signing(fields: Fields) -> Signing:
+    allowed = fields.text("allowed_signers")
+    return Signing(fields.text("key"), allowed, fields.flag("required", allowed is not None))
