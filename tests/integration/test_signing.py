@@ -20,6 +20,7 @@ from _engine import keys
 from _engine.catalogue import Catalogue, read_place
 from _engine.crypto.signing import UNSIGNED, Signing
 from _engine.errors import BadInput, BadManifest, EngineError
+from _engine.generations import write_generation
 from _engine.model import Level, Outcome, Policy, Proof
 from _engine.names import stamp
 from _engine.rekey import RekeyRequest, SlotChange, rekey
@@ -208,6 +209,15 @@ def test_slots_that_nobody_signed_are_named_and_not_used(signed: Signed) -> None
     assert signed.catalogue().backups[0].known_bad == "its key slots are missing"
     signed.sign_with(signed.own.path, required=False)
     assert signed.catalogue().problems == () and signed.catalogue().good
+
+
+def test_slots_that_nobody_signed_keep_no_signed_ones_from_being_read(signed: Signed) -> None:
+    backup = signed.world.backup().manifest.id
+    for number in range(2, 60):
+        content = write_generation(backup, number, signed.world.clock(), ())
+        signed.file(backup, f".slots.{number}.json").write_bytes(content)
+    assert len(signed.catalogue().problems) == 58
+    assert signed.world.verify(level=Level.RESTORE, backup=backup).passed
 
 
 def test_new_slots_are_signed(signed: Signed) -> None:

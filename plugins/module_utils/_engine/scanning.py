@@ -47,8 +47,9 @@ CLOCKS = timedelta(minutes=5)
 _MOST_BACKUPS, _MOST_BYTES = 400_000, 2 << 30
 #: What the reading of a small file costs at least, in bytes.
 _LEAST = 4 << 10
-#: How many generations of key slots are read of a backup. Usually there is one, and two where one is being replaced.
-_GENERATIONS = 8
+#: How many generations of key slots are read of a backup, where any may be tried with a passphrase, and where only
+#: those are tried that are signed. Usually there is one, and two where one is being replaced.
+_GENERATIONS, _SIGNED_GENERATIONS = 8, 200
 
 
 class Found(NamedTuple):
@@ -91,7 +92,7 @@ class _Look:
         cache: Optional[ListingCache],
     ) -> None:
         self._repository, self._place, self._now = repository, place, now
-        self._memory = memory
+        self._memory, self._signing = memory, signing
         self._where = f"{repository.label}/{place.path}"
         self._problems: List[Problem] = []
         entries = repository.entries(place)
@@ -210,11 +211,12 @@ class _Look:
     def _read_slots(self, slots: Mapping[str, Sequence[str]]) -> Dict[str, List[Generation]]:
         """The generations of each backup's key slots, by its id. What cannot be read is a problem."""
         generations: Dict[str, List[Generation]] = {}
+        most = _SIGNED_GENERATIONS if self._signing.required else _GENERATIONS
         for names in slots.values():
-            if len(names) > _GENERATIONS:
-                others = f"{len(names)} generations of key slots, of which {_GENERATIONS} were read"
-                self._tell(names[_GENERATIONS], f"was not read: the backup has {others}. Find out who wrote them.")
-        slots = {backup: names[:_GENERATIONS] for backup, names in slots.items()}
+            if len(names) > most:
+                others = f"{len(names)} generations of key slots, of which {most} were read"
+                self._tell(names[most], f"was not read: the backup has {others}. Find out who wrote them.")
+        slots = {backup: names[:most] for backup, names in slots.items()}
         for backup, name, found in self._owned_by(slots, SLOTS):
             if isinstance(found, str):
                 self._tell(name, f"cannot be read{found}. Its key slots are not used; find out who wrote it.")
