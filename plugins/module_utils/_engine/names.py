@@ -113,7 +113,8 @@ def id_of_file(name: str) -> Optional[str]:
 
 def parse_proof_name(name: str) -> Optional[Tuple[str, str]]:
     """The id of the backup that a file with this name is a proof of, and the time in the name; None for other files."""
-    match = _PROOF.fullmatch(name)
+    # Most files of a place are others, and a listing asks for all of them.
+    match = _PROOF.fullmatch(name) if ".proof." in name else None
     return (match.group("backup"), match.group("stamp")) if match and is_id(match.group("backup")) else None
 
 
@@ -124,7 +125,7 @@ def slots_name(backup_id: str, generation: int) -> str:
 
 def parse_slots_name(name: str) -> Optional[Tuple[str, int]]:
     """The id of the backup whose key slots a file with this name has, and their generation; None for other files."""
-    match = _GENERATION.fullmatch(name)
+    match = _GENERATION.fullmatch(name) if ".slots." in name else None
     found = match and is_id(match.group("backup"))
     return (match.group("backup"), int(match.group("number"))) if match and found else None
 
