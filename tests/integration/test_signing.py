@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from contextlib import suppress
@@ -19,7 +20,7 @@ import pytest
 from _engine import keys
 from _engine.catalogue import Catalogue, read_place
 from _engine.crypto.signing import UNSIGNED, Signing
-from _engine.errors import BadInput, BadManifest, EngineError
+from _engine.errors import BadInput, BadManifest, EngineError, Refused
 from _engine.generations import write_generation
 from _engine.model import Level, Outcome, Policy, Proof
 from _engine.names import stamp
@@ -316,6 +317,25 @@ def test_a_listing_with_the_cache_believes_no_longer_who_is_believed_no_more(
         signed.world.host = replace(signed.world.host, caches=True)
         found = signed.catalogue()
     assert (found.backups, len(found.problems)) == ((), 3)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another account")
+@pytest.mark.parametrize("how", ["a mode", "an owner", "its directory"])
+def test_a_file_of_allowed_signers_that_others_can_change_is_not_believed(signed: Signed, how: str) -> None:
+    signed.world.backup()
+    if how == "a mode":
+        signed.signers.chmod(0o666)
+    elif how == "an owner":
+        os.chown(signed.signers, 65534, 65534)
+    else:
+        open_to_all = signed.root / "open"
+        open_to_all.mkdir()
+        open_to_all.chmod(0o777)
+        signed.signers = signed.signers.rename(open_to_all / "allowed_signers")
+    signed.sign_with(signed.own.path)
+    for act in (signed.catalogue, signed.world.backup, signed.world.restore):
+        with pytest.raises(Refused, match="who could decide by it whom this host believes"):
+            act()
 
 
 @pytest.mark.parametrize(

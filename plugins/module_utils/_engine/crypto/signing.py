@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Optional
 from ..errors import BadInput, PermissionDenied
 from ..host.private_file import read_private
 from ..host.small import read_small
+from ..host.trust import check_decisive
 from ..primitives import cryptography_needed
 from .signers import SIGNERS_LIMIT, Signers, objection, read_signers
 from .sshsig import sign
@@ -85,6 +86,7 @@ class Signing:
         if self._signers is None:
             path = self.allowed_signers or ""
             try:
+                check_decisive(path, f"signing.allowed_signers: {path}")
                 content = read_small(Path(path), SIGNERS_LIMIT)
             except OSError as error:
                 raise BadInput(

@@ -77,6 +77,23 @@ def check_trust(path: str, account: Optional[Account]) -> None:
     _check_all(_walk(path), account or account_of(os.geteuid()), path)
 
 
+def check_decisive(path: str, called: str) -> None:
+    """Raise Refused where others than root and this account can change what a file says that decides whom to trust."""
+    account = account_of(os.geteuid())
+    for step in _walk(path).steps:
+        objection = _objection(step, account, final=False)
+        status = step.status
+        if stat.S_ISREG(status.st_mode):
+            if status.st_uid not in (0, account.uid):
+                objection = Objection(step.path, f"it belongs to {_name(status.st_uid)}", f"chown root {step.path}")
+            elif status.st_mode & _OTHERS_WRITE and _writers(step, account):
+                why = f"it can be changed by {_writers(step, account)}"
+                objection = Objection(step.path, why, f"chmod go-w {step.path}")
+        if objection:
+            fix = f"Run {objection.fix}." if objection.fix else "Name a file in another directory."
+            raise Refused(f"{called}: {objection.why}, who could decide by it whom this host believes. {fix}")
+
+
 def check_place(directory: str) -> None:
     """Raise Refused where another account than root could exchange what root makes in a directory and works on."""
     root = account_of(0)
