@@ -96,16 +96,20 @@ def _apart(jobs: Sequence[Job], directory: Path) -> Tuple[Tuple[Job, ...], Tuple
     first: Dict[Tuple[str, Place], Job] = {}
     sharing: Dict[str, BrokenJob] = {}
     for job in sorted(jobs, key=lambda one: (one.since or _EPOCH, one.name)):
-        for target in job.targets:
-            where = os.path.normpath(target.repository.label)
-            other = first.setdefault((where, job.backup.place), job)
-            if other.database.server.address != job.database.server.address:
-                error = BadInput(
-                    f'{directory / job.name}.json: the job "{other.name}" keeps its backups in the same place, '
-                    f"{where}/{job.backup.place.path}, and those are of another server. Give one of the two a "
-                    "source_host of its own; if both are one server, write its address the same."
-                )
-                sharing[job.name] = BrokenJob(job.name, error)
+        places = [(os.path.normpath(target.repository.label), job.backup.place) for target in job.targets]
+        address = job.database.server.address
+        taken = next((one for one in places if one in first and first[one].database.server.address != address), None)
+        if taken:
+            where = f"{taken[0]}/{taken[1].path}"
+            error = BadInput(
+                f'{directory / job.name}.json: the job "{first[taken].name}" keeps its backups in the same place, '
+                f"{where}, and those are of another server. Give one of the two a source_host of its own; if both are "
+                "one server, write its address the same."
+            )
+            sharing[job.name] = BrokenJob(job.name, error)
+            continue
+        for place in places:
+            first.setdefault(place, job)
     return tuple(job for job in jobs if job.name not in sharing), tuple(sharing.values())
 
 
