@@ -106,7 +106,7 @@ def scan(
     memory: Optional[Memory] = None,
     cache: Optional[ListingCache] = None,
 ) -> Catalogue:
-    """What one place holds (scanning.look), whoever wrote it."""
+    """What one place holds (scanning.look), without a comparison with what this host remembers."""
     backups, problems, superseded = look(repository, place, now, signing, memory or {}, cache)
     return Catalogue(backups, problems, superseded=superseded)
 

@@ -78,7 +78,7 @@ def objection(signers: Signers, key: bytes, principal: str, namespace: str, at: 
 
 
 def _signer(line: str) -> Optional[Signer]:
-    """One line; None for what is none, or names a key that nothing here is accepted for."""
+    """One line; None for a blank line, a comment, and a key of a kind that this program does not accept."""
     if not line or line.startswith("#"):
         return None
     principals, rest = _word(line)

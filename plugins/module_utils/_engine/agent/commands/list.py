@@ -61,7 +61,7 @@ def act(parsed: argparse.Namespace) -> Exit:
 
 
 def _lines(problems: Sequence[Tuple[str, EngineError]]) -> Iterator[str]:
-    """What is wrong, a line each, of each job no more than somebody reads."""
+    """What is wrong, a line each; for each job, only the first ones and how many more there are."""
     told: Dict[str, List[str]] = {}
     for name, why in problems:
         told.setdefault(name, []).append(str(why))

@@ -94,7 +94,7 @@ def act(parsed: argparse.Namespace) -> Exit:
         with showing(selection.host, job.name, wanted=not parsed.json):
             work = partial(restore_for, job, options, selection.host, parsed.dry_run)
             report = report_apart(job.name, "restore", selection.host, work, options.timeout)
-        # The person at the terminal sees why the restore was refused. A scheduled one has nobody there.
+        # The person at the terminal sees why the restore was refused. Nobody sees it of a scheduled one.
         if not (parsed.dry_run or (report.refused and asked)):
             report = conclude(job, report, selection.settings)
     if parsed.json:
